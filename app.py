@@ -1,0 +1,89 @@
+"""A commit to your dataset trains your model; a commit to your model evaluates it.
+
+Change the settings and the two functions below. Each function is a webhook: the Hub posts an event to
+/webhooks/<its name>, and what it returns is the answer.
+"""
+
+from typing import Annotated
+
+from dotenv import load_dotenv
+from pydantic import BaseModel, StringConstraints
+
+from webhooks import Delivery, WebhookPayload, WebhooksServer, read_settings
+from webhooks.jobs import launch_job
+
+RepoId = Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
+Duration = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?[smhd]$")]
+
+
+class Settings(BaseModel):
+    """Each can also be set as a variable of the Space or in .env, in capitals: TRAINING_DATASET=me/data."""
+
+    training_dataset: RepoId = "username/my-dataset"
+    base_model: RepoId = "Qwen/Qwen3-0.6B"
+    trained_model: RepoId = "username/my-model"
+    training_flavor: str = "a10g-small"
+    training_timeout: Duration = "2h"
+
+    evaluation_tasks: str = "gsm8k|0"
+    evaluation_flavor: str = "a10g-small"
+    evaluation_timeout: Duration = "1h"
+    results_org: str = "username"
+
+    jobs_namespace: str | None = None  # who pays: a user or an organization; by default the token's owner
+
+
+load_dotenv()
+settings = read_settings(Settings)
+server = WebhooksServer()
+
+
+@server.add_webhook
+def trigger_training(payload: WebhookPayload, delivery: Delivery):
+    """Fine-tunes the base model when the training dataset has a new commit."""
+    if not payload.updates("dataset", settings.training_dataset):
+        return {"skipped": f"not a new commit on main of the dataset {settings.training_dataset}"}
+    return launch_job(
+        delivery,
+        "trl",
+        [
+            "sft",
+            f"--model_name_or_path={settings.base_model}",
+            f"--dataset_name={settings.training_dataset}",
+            f"--hub_model_id={settings.trained_model}",
+            "--push_to_hub",
+            "--output_dir=trained",
+        ],
+        dependencies=["trl"],
+        flavor=settings.training_flavor,
+        timeout=settings.training_timeout,
+        namespace=settings.jobs_namespace,
+        cancel_running=True,
+    )
+
+
+@server.add_webhook
+def trigger_evaluation(payload: WebhookPayload, delivery: Delivery):
+    """Evaluates the trained model at the commit that was just pushed."""
+    if not payload.updates("model", settings.trained_model):
+        return {"skipped": f"not a new commit on main of the model {settings.trained_model}"}
+    return launch_job(
+        delivery,
+        "lighteval",
+        [
+            "accelerate",
+            f"model_name={settings.trained_model},revision={payload.revision()}",
+            settings.evaluation_tasks,
+            f"--results-org={settings.results_org}",
+            "--push-to-hub",
+            "--output-dir=results",
+        ],
+        dependencies=["lighteval[accelerate]"],
+        flavor=settings.evaluation_flavor,
+        timeout=settings.evaluation_timeout,
+        namespace=settings.jobs_namespace,
+    )
+
+
+if __name__ == "__main__":
+    server.launch()

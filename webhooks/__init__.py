@@ -1,0 +1,37 @@
+"""A small server for the Hugging Face Hub's webhooks, to be copied into any Gradio repository."""
+
+from .delivery import Delivery
+from .payload import (
+    ObjectId,
+    WebhookPayload,
+    WebhookPayloadComment,
+    WebhookPayloadDiscussion,
+    WebhookPayloadDiscussionChanges,
+    WebhookPayloadEvent,
+    WebhookPayloadMovedTo,
+    WebhookPayloadRepo,
+    WebhookPayloadUpdatedRef,
+    WebhookPayloadUrl,
+    WebhookPayloadWebhook,
+)
+from .server import WebhooksServer, webhook_endpoint
+from .settings import SetupError, read_settings
+
+__all__ = [
+    "Delivery",
+    "ObjectId",
+    "SetupError",
+    "WebhookPayload",
+    "WebhookPayloadComment",
+    "WebhookPayloadDiscussion",
+    "WebhookPayloadDiscussionChanges",
+    "WebhookPayloadEvent",
+    "WebhookPayloadMovedTo",
+    "WebhookPayloadRepo",
+    "WebhookPayloadUpdatedRef",
+    "WebhookPayloadUrl",
+    "WebhookPayloadWebhook",
+    "WebhooksServer",
+    "read_settings",
+    "webhook_endpoint",
+]

@@ -1,0 +1,75 @@
+"""Runs a function when the script's own code has come to its end."""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
+
+
+def when_script_ends(start: Callable[[], object]) -> None:
+    """Call `start` once the last line of the `__main__` script has run, and not if the script raises or exits.
+
+    `atexit` is too late for a server: by then the interpreter starts no threads and takes no executor jobs
+    ("can't register atexit after shutdown"). The return of the script's code is seen from inside, while all
+    still works. In a notebook or at a prompt there is no script, and nothing is called.
+    """
+    frame = _script_frame()
+    if frame is None or at_prompt():
+        return
+    if sys.version_info >= (3, 12):
+        _when_code_returns(frame.f_code, start)
+    else:
+        _when_frame_returns(frame, start)
+
+
+def at_prompt() -> bool:
+    """Tell whether somebody sits at a Python prompt or in a notebook, where nothing may block."""
+    return hasattr(sys, "ps1")
+
+
+def _script_frame() -> FrameType | None:
+    script = vars(sys.modules["__main__"])
+    found = None
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals is script and frame.f_code.co_name == "<module>":
+            found = frame
+        frame = frame.f_back
+    return found
+
+
+if sys.version_info >= (3, 12):
+
+    def _when_code_returns(code: CodeType, start: Callable[[], object]) -> None:
+        monitoring = sys.monitoring
+        tool = next(number for number in (4, 3, 2, 1, 0) if monitoring.get_tool(number) is None)
+        monitoring.use_tool_id(tool, "webhooks")
+
+        def returned(*_: object) -> None:
+            monitoring.free_tool_id(tool)
+            start()
+
+        monitoring.register_callback(tool, monitoring.events.PY_RETURN, returned)
+        monitoring.set_local_events(tool, code, monitoring.events.PY_RETURN)
+
+else:
+
+    def _when_frame_returns(frame: FrameType, start: Callable[[], object]) -> None:
+        debugger = frame.f_trace
+        return_value = dis.opmap["RETURN_VALUE"]
+
+        def trace(frame: FrameType, event: str, arg: Any) -> Any:
+            if debugger is not None:
+                debugger(frame, event, arg)
+            # An exception that leaves the frame is a "return" too, but not from a return instruction.
+            if event == "return" and frame.f_code.co_code[frame.f_lasti] == return_value:
+                sys.settrace(None)
+                start()
+            return trace
+
+        frame.f_trace = trace
+        if sys.gettrace() is None:
+            sys.settrace(lambda *_: None)

@@ -1,0 +1,72 @@
+"""What arrived: the request as the sender made it, and the delivery that a handler sees."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from starlette.requests import Request
+
+from .payload import WebhookPayload
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+# Credentials are needed to judge a request, and by nobody after that.
+_CREDENTIALS = frozenset({b"x-webhook-secret", b"authorization", b"proxy-authorization", b"cookie"})
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An accepted request, in the bytes that came over the wire, without the sender's credentials."""
+
+    path: str
+    query: bytes
+    headers: Headers
+    body: bytes
+
+    @staticmethod
+    def keep(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+        return tuple((name, value) for name, value in headers if name.lower() not in _CREDENTIALS)
+
+    def request(self) -> Request:
+        """Build the request again, for a handler that asks for one. It can be read any number of times."""
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": self.body, "more_body": False}
+
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": self.path,
+            "raw_path": self.path.encode(),
+            "root_path": "",
+            "query_string": self.query,
+            "headers": list(self.headers),
+        }
+        return Request(scope, receive)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One event on its way to one handler.
+
+    Attributes:
+        id: 16 hexadecimal digits, also sent back to the Hub as `X-Delivery-Id`.
+        endpoint: the path it was posted to, such as `/webhooks/trigger_training`.
+        payload: the event; `None` only where the handler does not ask for a payload and the body was none.
+        received_at: when it arrived, in UTC.
+        attempt: 1 for the first run of the handler.
+        replay_of: the id of the delivery that this one repeats, or `None`.
+    """
+
+    endpoint: str
+    payload: WebhookPayload | None
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    received_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    attempt: int = 1
+    replay_of: str | None = None

@@ -1,0 +1,176 @@
+"""What a visitor sees: the endpoints, how to call them, and what is still to be set up."""
+
+from __future__ import annotations
+
+import html
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import gradio as gr
+
+from .endpoints import Endpoint
+from .settings import Settings
+
+WEBHOOK_SETTINGS = "https://huggingface.co/settings/webhooks"
+TOKEN_SETTINGS = "https://huggingface.co/settings/tokens"
+
+EXAMPLE_PAYLOAD = """{
+  "event": {"action": "update", "scope": "repo.content"},
+  "repo": {"type": "dataset", "name": "username/my-dataset", "id": "1", "private": false,
+           "url": {"web": "https://huggingface.co/datasets/username/my-dataset"}, "owner": {"id": "2"}},
+  "updatedRefs": [{"ref": "refs/heads/main", "oldSha": null, "newSha": "575db8b7"}],
+  "webhook": {"id": "3", "version": 3}
+}"""
+
+CSS = """
+.webhooks-card { background: var(--block-background-fill); }
+.webhooks-card a { text-decoration: underline; color: inherit; margin: 0 !important; padding: 0 !important; }
+.webhooks-card h1, .webhooks-card h3, .webhooks-card b { font-weight: 600; }
+.webhooks-card p, .webhooks-card span { margin: 0; color: var(--neutral-600); }
+.dark .webhooks-card p, .dark .webhooks-card span { color: var(--neutral-300); }
+.webhooks-card h1 { font-size: 2rem; margin: 0 0 .3rem; line-height: 1.2; }
+.webhooks-card h3 { font-size: 1.05rem; margin: 0 0 .15rem; font-family: var(--font-mono); overflow-wrap: anywhere; }
+.webhooks-state { display: inline-block; margin-top: .9rem; padding: .15rem .8rem; border-radius: 999px;
+  font-size: .9rem; font-weight: 600; }
+.webhooks-state.good { background: #16a34a1f; color: #166534; }
+.webhooks-state.warn { background: #f59e0b2b; color: #92400e; }
+.dark .webhooks-state.good { color: #4ade80; }
+.dark .webhooks-state.warn { color: #fbbf24; }
+.webhooks-steps { list-style: none; margin: 0 !important; padding: .3rem .8rem !important;
+  border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); }
+.webhooks-steps li { display: flex; gap: .8rem; margin: 0; padding: .8rem 0;
+  border-top: 1px solid var(--border-color-primary); }
+.webhooks-steps li:first-child { border-top: 0; }
+.webhooks-steps b { display: block; }
+.webhooks-steps .mark { flex: none; width: 1.6rem; height: 1.6rem; line-height: 1.6rem; border-radius: 999px;
+  text-align: center; font-size: .85rem; font-weight: 600; background: var(--border-color-primary); }
+.webhooks-steps .done .mark { background: #16a34a2b; color: #16a34a; }
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to set up, with where to do it. `text` is HTML."""
+
+    done: bool
+    title: str
+    text: str
+
+
+def setup_steps(settings: Settings) -> list[Step]:
+    """List what this server needs before the Hub's events do real work, done or not."""
+    return [_secret_step(settings), _token_step(settings), _register_step(settings)]
+
+
+def _secret_step(settings: Settings) -> Step:
+    if settings.secrets:
+        return Step(True, "The webhook secret is set", "Only calls that carry it are taken.")
+    if settings.closed:
+        return Step(
+            False,
+            "Add the secret WEBHOOK_SECRET",
+            f"Until then this Space answers every call with 503. {_where(settings)} Any long random text will do.",
+        )
+    return Step(
+        False,
+        "No webhook secret: anyone who knows an address below can call it",
+        f"Set <code>WEBHOOK_SECRET</code> to close it. {_where(settings)}",
+    )
+
+
+def _token_step(settings: Settings) -> Step:
+    if settings.dry_run:
+        return Step(True, "Dry run", "<code>DRY_RUN</code> is set: handlers say what they would start.")
+    if settings.hf_token:
+        return Step(True, "The Hub token is set", "Handlers can act on the Hub.")
+    return Step(
+        False,
+        "Add the secret HF_TOKEN to start Jobs",
+        f"Without it handlers only say what they would start. {_where(settings)} "
+        f"{_link(TOKEN_SETTINGS, 'Create a token')} that may write to your repositories and start Jobs.",
+    )
+
+
+def _register_step(settings: Settings) -> Step:
+    secret = " and the same secret" if settings.secrets else ""
+    text = f"{_link(WEBHOOK_SETTINGS, 'Add a webhook')} with an address from below{secret}, and what it should watch."
+    return Step(False, "Tell the Hub where to call", text)
+
+
+def _where(settings: Settings) -> str:
+    if settings.on_space:
+        url = f"https://huggingface.co/spaces/{settings.space_id}/settings"
+        return f"{_link(url, 'Settings')}, “Variables and secrets”."
+    return "Put it into the file <code>.env</code> and start again."
+
+
+def _link(url: str, text: str) -> str:
+    return f'<a href="{html.escape(url)}" target="_blank" rel="noopener">{html.escape(text)}</a>'
+
+
+def curl(url: str, settings: Settings) -> str:
+    """Write the command that posts an example payload to an endpoint. It names the secret, and never shows it."""
+    secret = '  -H "X-Webhook-Secret: $WEBHOOK_SECRET" \\\n' if settings.secrets or settings.closed else ""
+    return (
+        f"curl -X POST {shlex.quote(url)} \\\n"
+        f'  -H "Content-Type: application/json" \\\n{secret}'
+        f"  -d {shlex.quote(EXAMPLE_PAYLOAD)}"
+    )
+
+
+def landing_page(endpoints: Sequence[Endpoint], settings: Settings, base_url: Callable[[], str]) -> gr.Blocks:
+    """Build the page.
+
+    Args:
+        base_url: gives the address that the Hub can reach; asked when the page is opened, since the share
+            link exists only after the launch.
+    """
+    page: gr.Blocks
+    with gr.Blocks(title="Webhooks") as page:
+        gr.HTML(_head(settings), elem_classes="webhooks-card")
+        gr.HTML(_steps(setup_steps(settings)), elem_classes="webhooks-card")
+        gr.Markdown("## Endpoints")
+        addresses: list[gr.Textbox | gr.Code] = []
+        for endpoint in endpoints:
+            with gr.Group():
+                gr.HTML(_endpoint(endpoint), padding=True, elem_classes="webhooks-card")
+                address = gr.Textbox(
+                    label="Address", interactive=False, buttons=["copy"], elem_classes="webhooks-address"
+                )
+                with gr.Accordion("Try it", open=False):
+                    command = gr.Code(language="shell", show_label=False, interactive=False, lines=1)
+            addresses += [address, command]
+
+        def fill() -> list[str]:
+            urls = [base_url() + endpoint.path for endpoint in endpoints]
+            return [text for url in urls for text in (url, curl(url, settings))]
+
+        page.load(fill, outputs=addresses, show_progress="hidden", api_visibility="private")
+    return page
+
+
+def _head(settings: Settings) -> str:
+    kind, state = ("good", "Receiving")
+    if settings.closed:
+        kind, state = ("warn", "Not receiving yet")
+    elif not settings.secrets:
+        kind, state = ("warn", "Open to everyone")
+    return (
+        "<div><h1>Webhooks</h1>"
+        "<p>Runs your code when a dataset, model or Space changes on the Hub.</p>"
+        f'<div class="webhooks-state {kind}">{state}</div></div>'
+    )
+
+
+def _steps(steps: Sequence[Step]) -> str:
+    items = [
+        f'<li class="{"done" if step.done else "todo"}"><div class="mark">{"✓" if step.done else number}</div>'
+        f"<div><b>{html.escape(step.title)}</b><span>{step.text}</span></div></li>"
+        for number, step in enumerate(steps, start=1)
+    ]
+    return f'<ul class="webhooks-steps">{"".join(items)}</ul>'
+
+
+def _endpoint(endpoint: Endpoint) -> str:
+    return f"<div><h3>{html.escape(endpoint.path)}</h3><p>{html.escape(endpoint.description)}</p></div>"

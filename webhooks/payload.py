@@ -1,0 +1,160 @@
+"""What the Hub sends: pydantic models of a webhook payload, version 3.
+
+The fields are those of the Hub's documentation (https://huggingface.co/docs/hub/webhooks) and bear the
+names that `huggingface_hub` gives them. What the documentation does not list yet is kept, not refused:
+actions, scopes, repository types and statuses are plain strings, and unknown fields stay readable as
+attributes, because a payload that is refused is an event that is lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAIN = "refs/heads/main"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+class ObjectId(_Part):
+    id: str
+
+
+class WebhookPayloadUrl(_Part):
+    web: str
+    api: str | None = None
+
+
+class WebhookPayloadWebhook(ObjectId):
+    version: int
+
+
+class WebhookPayloadMovedTo(_Part):
+    name: str
+    owner: ObjectId
+
+
+class WebhookPayloadUpdatedRef(_Part):
+    """A branch, tag or pull request that now points elsewhere.
+
+    `oldSha` is `None` for a ref that was created, `newSha` for one that was deleted.
+    """
+
+    ref: str
+    oldSha: str | None = None
+    newSha: str | None = None
+
+
+class WebhookPayloadEvent(_Part):
+    action: str
+    scope: str
+
+    def matches(self, scope: str, action: str | None = None) -> bool:
+        """Tell whether this event belongs to a scope, narrower scopes included.
+
+        The Hub adds scopes over time and asks its users to take any action on a narrower scope for an
+        `update` of the broader one: `repo.config.dois` is an update of `repo.config` and of `repo`.
+
+        Args:
+            scope: `repo`, `repo.content`, `repo.config`, `discussion`, `discussion.comment`, or any other.
+            action: `create`, `update`, `delete` or `move`; `None` for any.
+
+        Example:
+            ```python
+            if payload.event.matches("discussion.comment", action="create"):
+                ...
+            ```
+        """
+        if self.scope == scope:
+            return action in (None, self.action)
+        return self.scope.startswith(scope + ".") and action in (None, "update")
+
+
+class WebhookPayloadRepo(ObjectId):
+    """The repository. `head_sha` (the Hub's `headSha`) is the last commit of `main`; discussions lack it."""
+
+    type: str
+    name: str
+    private: bool
+    url: WebhookPayloadUrl
+    owner: ObjectId
+    head_sha: str | None = Field(default=None, alias="headSha")
+    subdomain: str | None = None
+    tags: list[str] | None = Field(default=None, fail_fast=True)
+
+    @property
+    def headSha(self) -> str | None:
+        """The same as `head_sha`, under the name that the Hub's documentation uses."""
+        return self.head_sha
+
+
+class WebhookPayloadDiscussionChanges(_Part):
+    base: str
+    mergeCommitId: str | None = None
+
+
+class WebhookPayloadDiscussion(ObjectId):
+    """A discussion or a pull request. Any Hub user may have written its title."""
+
+    num: int
+    title: str
+    status: str
+    isPullRequest: bool
+    author: ObjectId
+    url: WebhookPayloadUrl
+    changes: WebhookPayloadDiscussionChanges | None = None
+    pinned: bool | None = None
+
+
+class WebhookPayloadComment(ObjectId):
+    """A comment. Any Hub user may have written its `content`, which is `None` once it is hidden."""
+
+    author: ObjectId
+    hidden: bool
+    url: WebhookPayloadUrl
+    content: str | None = None
+
+
+class WebhookPayload(_Part):
+    """One event, as the Hub reports it."""
+
+    event: WebhookPayloadEvent
+    repo: WebhookPayloadRepo
+    webhook: WebhookPayloadWebhook
+    updatedRefs: list[WebhookPayloadUpdatedRef] | None = Field(default=None, fail_fast=True)
+    updatedConfig: dict[str, Any] | None = None
+    movedTo: WebhookPayloadMovedTo | None = None
+    discussion: WebhookPayloadDiscussion | None = None
+    comment: WebhookPayloadComment | None = None
+
+    def updates(self, repo_type: str, name: str | None = None, ref: str = MAIN) -> bool:
+        """Tell whether this event brings new content to a ref of a repository.
+
+        False for anything that would start a job for nothing, or start itself again: pull requests (they
+        have refs of their own), tags, deleted refs, settings and discussions.
+
+        Args:
+            repo_type: `model`, `dataset`, `space` or `bucket`.
+            name: `username/repository`, in any case; `None` for every repository of that type.
+            ref: the branch, as a full Git ref.
+
+        Example:
+            ```python
+            if payload.updates("dataset", "username/my-dataset"):
+                ...
+            ```
+        """
+        return (
+            self.repo.type == repo_type
+            and (name is None or self.repo.name.lower() == name.lower())
+            and self.revision(ref) is not None
+        )
+
+    def revision(self, ref: str = MAIN) -> str | None:
+        """Return the commit that this event put on a ref, or `None` if it put none there."""
+        if not self.event.matches("repo.content", action="update"):
+            return None
+        return next((updated.newSha for updated in self.updatedRefs or () if updated.ref == ref), None)

@@ -1,0 +1,167 @@
+"""The door: who may deliver, what is a delivery, and what the sender is told.
+
+The decisions are functions over headers and bytes that raise `Refused`; `Receiver` does the talking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from . import answers
+from .delivery import Arrival, Delivery
+from .dispatcher import Dispatcher, Overloaded
+from .endpoints import Endpoint
+from .payload import WebhookPayload
+from .settings import Settings
+
+MAX_BODY = 1024 * 1024  # bytes; the Hub's payloads are a few kilobytes, the longest comment is 64 KiB
+BODY_WITHIN = 10.0  # seconds
+RETRY_AFTER = "30"  # seconds
+
+
+class Refused(Exception):
+    """The request is answered with this status and error, and goes no further."""
+
+    def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
+        super().__init__(error)
+        self.answer = answers.answer(status, {"error": error, **more}, headers)
+
+
+class ClientLeft(Exception):
+    """The sender hung up before its request was complete; nobody is there to be answered."""
+
+
+def find_endpoint(endpoints: Mapping[str, Endpoint], path: str, method: str) -> Endpoint:
+    endpoint = endpoints.get(path.rstrip("/"))
+    if endpoint is None:
+        raise Refused(404, "There is no such webhook endpoint.")
+    if method != "POST":
+        raise Refused(405, "A webhook endpoint takes POST only.", {"Allow": "POST"})
+    return endpoint
+
+
+def check_sender(settings: Settings, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    """Let the request pass if it carries a secret of ours, or if none is needed.
+
+    The Hub sends the secret as it is in `X-Webhook-Secret`; nothing is signed
+    (https://huggingface.co/docs/hub/webhooks#webhook-secret).
+    """
+    if settings.closed:
+        raise Refused(
+            503,
+            "This Space has no WEBHOOK_SECRET yet, so it takes no webhooks. Its owner can add the secret in "
+            "the Space's settings, under 'Variables and secrets'.",
+        )
+    if not settings.secrets:
+        return
+    sent = next((value for name, value in headers if name.lower() == b"x-webhook-secret"), None)
+    if sent is None:
+        raise Refused(401, "The X-Webhook-Secret header is missing.")
+    # Every secret is compared, in constant time: the answer's delay tells nothing.
+    if not sum([hmac.compare_digest(sent, secret) for secret in settings.secrets]):
+        raise Refused(403, "The X-Webhook-Secret header is not the secret of this server.")
+
+
+def parse_payload(body: bytes) -> WebhookPayload:
+    """Read a payload. The refusal names what is wrong and where, and repeats nothing of the body."""
+    try:
+        return WebhookPayload.model_validate_json(body)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+    if problems[0]["type"] == "json_invalid":
+        raise Refused(400, "The body is not JSON.")
+    fields = [
+        {"field": ".".join(map(str, problem["loc"])) or "body", "reason": problem["msg"]} for problem in problems
+    ]
+    raise Refused(422, "The body is not a webhook payload of the Hub.", fields=fields)
+
+
+class Receiver:
+    """The ASGI application behind `/webhooks/`.
+
+    Args:
+        endpoints: by path; read at each request, so one that is added later is reachable at once.
+        dispatcher: runs what is accepted.
+        settings: who may deliver.
+        reply_within: seconds that a sender waits for the handler's own answer; after that it gets a 202.
+    """
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        dispatcher: Dispatcher,
+        settings: Settings,
+        reply_within: float,
+    ) -> None:
+        self.endpoints = endpoints
+        self.dispatcher = dispatcher
+        self.settings = settings
+        self.reply_within = reply_within
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._answer(scope, receive)
+        except Refused as refused:
+            response = refused.answer
+        except ClientLeft:
+            return
+        await response(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        endpoint = find_endpoint(self.endpoints, scope["path"].removeprefix(scope["root_path"]), scope["method"])
+        check_sender(self.settings, scope["headers"])
+        body = await _read_body(receive)
+        payload = _payload_for(endpoint, body)
+        arrival = Arrival(endpoint.path, scope["query_string"], Arrival.keep(scope["headers"]), body)
+        return await self._deliver(endpoint, Delivery(endpoint.path, payload), arrival)
+
+    async def _deliver(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Response:
+        try:
+            outcome = asyncio.wrap_future(self.dispatcher.dispatch(endpoint, delivery, arrival))
+        except Overloaded:
+            raise Refused(
+                503,
+                "Too many deliveries are waiting. This one was not taken: send it again later.",
+                {"Retry-After": RETRY_AFTER},
+            ) from None
+        await asyncio.wait([outcome], timeout=self.reply_within)
+        response = outcome.result().answer if outcome.done() else answers.accepted(delivery, "running")
+        response.headers["X-Delivery-Id"] = delivery.id
+        return response
+
+
+def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
+    """A handler that takes no payload accepts any body; if the body is one, its delivery shows it all the same."""
+    try:
+        return parse_payload(body)
+    except Refused:
+        if endpoint.takes_payload:
+            raise
+        return None
+
+
+async def _read_body(receive: Receive) -> bytes:
+    try:
+        return await asyncio.wait_for(_whole_body(receive), BODY_WITHIN)
+    except asyncio.TimeoutError:
+        raise Refused(408, f"The body was not complete within {BODY_WITHIN:g} seconds.") from None
+
+
+async def _whole_body(receive: Receive) -> bytes:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
+            raise Refused(413, f"The body is over {MAX_BODY} bytes.")
+        if not message.get("more_body", False):
+            return bytes(body)

@@ -1,0 +1,87 @@
+"""Every setting of the server, read once from the environment, and the one way to say that one is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class SetupError(SystemExit, ValueError):
+    """A mistake in the set-up: a setting, a handler or a port.
+
+    It is a `ValueError` to whoever catches it. Left alone it ends the script with its sentence, exit code 1
+    and no traceback, since the mistake is not where the traceback would point.
+    """
+
+
+def read_settings(model: type[_Model], environ: Mapping[str, str] | None = None) -> _Model:
+    """Fill a pydantic model from environment variables named like its fields, in capitals.
+
+    A variable that is empty counts as not set, the way a line `NAME=` in a `.env` file is meant.
+
+    Raises:
+        SetupError: one line for each variable that does not fit. It shows no value, as it may be a secret.
+    """
+    environ = os.environ if environ is None else environ
+    given = {name: environ.get(name.upper(), "").strip() for name in model.model_fields}
+    try:
+        return model.model_validate({name: value for name, value in given.items() if value})
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, problem['loc'])).upper()} is wrong: {problem['msg'].removeprefix('Value error, ')}."
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        raise SetupError("\n".join(problems)) from None
+
+
+def _sendable(secret: SecretStr) -> SecretStr:
+    """Refuse a secret that can never arrive: a header carries printable ASCII, and so does the Hub."""
+    if not (secret.get_secret_value().isascii() and secret.get_secret_value().isprintable()):
+        raise ValueError("the Hub sends only printable ASCII characters in a secret; choose another one")
+    return secret
+
+
+_Secret = Annotated[SecretStr, AfterValidator(_sendable)]
+
+
+class Settings(BaseModel):
+    """What the environment says about this server; `.env.example` explains each one.
+
+    The `space_*` variables are set by the platform (https://huggingface.co/docs/hub/spaces-overview).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    webhook_secret: _Secret | None = None
+    webhook_secret_previous: _Secret | None = None
+    webhooks_allow_unauthenticated: bool = False
+    gradio_share: bool = True
+    hf_token: SecretStr | None = None
+    dry_run: bool = False
+    space_id: str | None = None
+    space_host: str | None = None
+
+    @property
+    def on_space(self) -> bool:
+        return self.space_id is not None
+
+    @property
+    def secrets(self) -> tuple[bytes, ...]:
+        """The secrets that a sender may present: the present one, and the last one while it is rotated."""
+        both = (self.webhook_secret, self.webhook_secret_previous)
+        return tuple(secret.get_secret_value().encode() for secret in both if secret)
+
+    @property
+    def closed(self) -> bool:
+        """A Space is public: without a secret it takes nothing, unless it is told to."""
+        return self.on_space and not self.secrets and not self.webhooks_allow_unauthenticated
+
+    @property
+    def public_url(self) -> str | None:
+        """The Space's own address. With a custom domain `SPACE_HOST` is a list; its first name is used."""
+        return f"https://{self.space_host.split(',')[0].strip()}" if self.space_host else None
