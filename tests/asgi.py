@@ -1,0 +1,70 @@
+"""A client without a network: calls an ASGI application and keeps what it sends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import ASGIApp, Message
+
+
+@dataclass
+class Exchange:
+    """One request and its answer. `received` counts how often the application asked for a piece of the body."""
+
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    received: int = 0
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def exchange(
+    app: ASGIApp,
+    path: str,
+    chunks: Iterable[bytes | None] = (b"",),
+    *,
+    method: str = "POST",
+    headers: Mapping[str, str | bytes] | None = None,
+) -> Exchange:
+    """Send a request in pieces. A `None` among them is a sender that hangs up; none at all, one that stalls."""
+    result = Exchange()
+    pieces = list(chunks)
+
+    async def receive() -> Message:
+        result.received += 1
+        if not pieces:
+            await asyncio.Event().wait()
+        piece = pieces.pop(0)
+        if piece is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            assert result.status is None, "two answers to one request"
+            result.status = message["status"]
+            result.headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in message["headers"]}
+        else:
+            result.body += message["body"]
+
+    raw = [(k.lower().encode(), v if isinstance(v, bytes) else v.encode()) for k, v in (headers or {}).items()]
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "root_path": "",
+        "query_string": b"",
+        "headers": raw,
+    }
+    await app(scope, receive, send)
+    return result
+
+
+def post(app: ASGIApp, path: str, *chunks: bytes | None, **options: Any) -> Exchange:
+    return asyncio.run(exchange(app, path, chunks or (b"",), **options))
