@@ -25,28 +25,40 @@ EXAMPLE_PAYLOAD = """{
 
 CSS = """
 .webhooks-card { background: var(--block-background-fill); }
+.webhooks-bare { background: none; }
+.webhooks-bare .html-container { padding: 0; }
 .webhooks-card a { text-decoration: underline; color: inherit; margin: 0 !important; padding: 0 !important; }
-.webhooks-card h1, .webhooks-card h3, .webhooks-card b { font-weight: 600; }
+.webhooks-card h1, .webhooks-card h3, .webhooks-card b { font-weight: 700; }
 .webhooks-card p, .webhooks-card span { margin: 0; color: var(--neutral-600); }
-.dark .webhooks-card p, .dark .webhooks-card span { color: var(--neutral-300); }
+.dark .webhooks-card p { color: var(--neutral-300); }
+.dark .webhooks-card span { color: var(--neutral-300); }
 .webhooks-card h1 { font-size: 2rem; margin: 0 0 .3rem; line-height: 1.2; }
 .webhooks-card h3 { font-size: 1.05rem; margin: 0 0 .15rem; font-family: var(--font-mono); overflow-wrap: anywhere; }
 .webhooks-state { display: inline-block; margin-top: .9rem; padding: .15rem .8rem; border-radius: 999px;
-  font-size: .9rem; font-weight: 600; }
+  font-size: .9rem; font-weight: 700; }
 .webhooks-state.good { background: #16a34a1f; color: #166534; }
 .webhooks-state.warn { background: #f59e0b2b; color: #92400e; }
 .dark .webhooks-state.good { color: #4ade80; }
 .dark .webhooks-state.warn { color: #fbbf24; }
 .webhooks-steps { list-style: none; margin: 0 !important; padding: .3rem .8rem !important;
+  background: var(--block-background-fill);
   border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); }
 .webhooks-steps li { display: flex; gap: .8rem; margin: 0; padding: .8rem 0;
   border-top: 1px solid var(--border-color-primary); }
 .webhooks-steps li:first-child { border-top: 0; }
 .webhooks-steps b { display: block; }
 .webhooks-steps .mark { flex: none; width: 1.6rem; height: 1.6rem; line-height: 1.6rem; border-radius: 999px;
-  text-align: center; font-size: .85rem; font-weight: 600; background: var(--border-color-primary); }
-.webhooks-steps .done .mark { background: #16a34a2b; color: #16a34a; }
+  text-align: center; font-size: .85rem; font-weight: 700; background: var(--border-color-primary); }
+.webhooks-steps .done .mark { background: #16a34a1f; color: #166534; }
+.dark .webhooks-steps .done .mark { color: #4ade80; }
 """
+
+
+# Gradio's own semibold files hold a few letters only (6.31.0); its bold ones are whole.
+THEME = gr.themes.Default(
+    font=[gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"],
+    font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "Consolas", "monospace"],
+)
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,9 @@ def _link(url: str, text: str) -> str:
 
 def curl(url: str, settings: Settings) -> str:
     """Write the command that posts an example payload to an endpoint. It names the secret, and never shows it."""
-    secret = '  -H "X-Webhook-Secret: $WEBHOOK_SECRET" \\\n' if settings.secrets or settings.closed else ""
+    # Read from a file that the shell makes up, the secret is in no process list.
+    header = '-H @<(echo "X-Webhook-Secret: $WEBHOOK_SECRET")'
+    secret = f"  {header} \\\n" if settings.secrets or settings.closed else ""
     return (
         f"curl -X POST {shlex.quote(url)} \\\n"
         f'  -H "Content-Type: application/json" \\\n{secret}'
@@ -128,8 +142,8 @@ def landing_page(endpoints: Sequence[Endpoint], settings: Settings, base_url: Ca
     """
     page: gr.Blocks
     with gr.Blocks(title="Webhooks") as page:
-        gr.HTML(_head(settings), elem_classes="webhooks-card")
-        gr.HTML(_steps(setup_steps(settings)), elem_classes="webhooks-card")
+        gr.HTML(_head(settings), elem_classes=["webhooks-card", "webhooks-bare"])
+        gr.HTML(_steps(setup_steps(settings)), elem_classes=["webhooks-card", "webhooks-bare"])
         gr.Markdown("## Endpoints")
         addresses: list[gr.Textbox | gr.Code] = []
         for endpoint in endpoints:
@@ -139,7 +153,14 @@ def landing_page(endpoints: Sequence[Endpoint], settings: Settings, base_url: Ca
                     label="Address", interactive=False, buttons=["copy"], elem_classes="webhooks-address"
                 )
                 with gr.Accordion("Try it", open=False):
-                    command = gr.Code(language="shell", show_label=False, interactive=False, lines=1)
+                    command = gr.Code(
+                        language="shell",
+                        show_label=False,
+                        interactive=False,
+                        lines=1,
+                        buttons=["copy"],
+                        show_line_numbers=False,
+                    )
             addresses += [address, command]
 
         def fill() -> list[str]:

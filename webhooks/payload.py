@@ -8,9 +8,10 @@ attributes, because a payload that is refused is an event that is lost.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MAIN = "refs/heads/main"
 
@@ -158,3 +159,24 @@ class WebhookPayload(_Part):
         if not self.event.matches("repo.content", action="update"):
             return None
         return next((updated.newSha for updated in self.updatedRefs or () if updated.ref == ref), None)
+
+
+def parse_payload(body: bytes) -> WebhookPayload:
+    """Read a payload from the bytes that the Hub sent.
+
+    Half of a character, as in a title that was cut within an emoji, is legal in JSON (`"\\ud83e"`) and in no Python
+    text. It becomes a question mark, so that the event is not lost for it.
+
+    Raises:
+        pydantic.ValidationError: the bytes are no JSON (its only error is of type `json_invalid`), or no payload.
+    """
+    try:
+        return WebhookPayload.model_validate_json(body)
+    except ValidationError as error:
+        if error.errors(include_url=False)[0]["type"] != "json_invalid" or b"\\u" not in body:
+            raise
+        try:
+            mended = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
+        except (ValueError, RecursionError):
+            raise error from None
+    return WebhookPayload.model_validate_json(mended)

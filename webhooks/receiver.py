@@ -18,7 +18,7 @@ from . import answers
 from .delivery import Arrival, Delivery
 from .dispatcher import Dispatcher, Overloaded
 from .endpoints import Endpoint
-from .payload import WebhookPayload
+from .payload import WebhookPayload, parse_payload
 from .settings import Settings
 
 MAX_BODY = 1024 * 1024  # bytes; the Hub's payloads are a few kilobytes, the longest comment is 64 KiB
@@ -69,10 +69,10 @@ def check_sender(settings: Settings, headers: Iterable[tuple[bytes, bytes]]) -> 
         raise Refused(403, "The X-Webhook-Secret header is not the secret of this server.")
 
 
-def parse_payload(body: bytes) -> WebhookPayload:
+def check_payload(body: bytes) -> WebhookPayload:
     """Read a payload. The refusal names what is wrong and where, and repeats nothing of the body."""
     try:
-        return WebhookPayload.model_validate_json(body)
+        return parse_payload(body)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
     if problems[0]["type"] == "json_invalid":
@@ -140,7 +140,7 @@ class Receiver:
 def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
     """A handler that takes no payload accepts any body; if the body is one, its delivery shows it all the same."""
     try:
-        return parse_payload(body)
+        return check_payload(body)
     except Refused:
         if endpoint.takes_payload:
             raise

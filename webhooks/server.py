@@ -134,7 +134,7 @@ class WebhooksServer:
     run = launch
 
     def _start(self, options: dict[str, Any]) -> None:
-        from .pages import CSS, landing_page
+        from .pages import CSS, THEME, landing_page
 
         if not self._endpoints:
             raise SetupError("There is no webhook to serve. Put @webhook_endpoint above a function first.")
@@ -144,6 +144,7 @@ class WebhooksServer:
         if self._ui is None:
             self._ui = landing_page(list(self._endpoints.values()), self._settings, lambda: self._url)
             options.setdefault("css", CSS)
+            options.setdefault("theme", THEME)
             options.setdefault("footer_links", ["gradio", "settings"])
         # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards
         # Gradio's own routes only: the Hub would get a 405.

@@ -1,0 +1,221 @@
+"""Settings: what `.env.example` says about them is true, and a wrong one is reported so that it can be put right."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from typing import Any
+
+import pytest
+from conftest import ROOT, clean_environment
+from dotenv import dotenv_values
+from pydantic import BaseModel, SecretStr
+
+from webhooks import SetupError, read_settings
+from webhooks.settings import Settings
+
+SET_BY_THE_PLATFORM = {"SPACE_ID", "SPACE_HOST"}
+
+
+@pytest.fixture
+def app_settings(monkeypatch: pytest.MonkeyPatch) -> type[BaseModel]:
+    """The settings of app.py, imported as a fresh checkout would import it: no variables, no .env."""
+    for name in os.environ.keys() - clean_environment().keys():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHON_DOTENV_DISABLED", "1")
+    spec = importlib.util.spec_from_file_location("app_as_checked_out", ROOT / "app.py")
+    assert spec is not None
+    assert spec.loader is not None
+    app = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, app)
+    spec.loader.exec_module(app)
+    return app.Settings
+
+
+# --- .env.example
+
+
+def documented() -> list[tuple[str, str, str]]:
+    """Read .env.example: each setting with its default and the line above it."""
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    found = []
+    for above, line in zip(["", *lines], lines, strict=False):
+        if setting := re.fullmatch(r"(?:# ?)?([A-Z][A-Z0-9_]*)=(.*)", line):
+            found.append((setting[1], setting[2].strip(), above))
+    return found
+
+
+def defaults(*models: type[BaseModel]) -> dict[str, str]:
+    def written(value: Any) -> str:
+        return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+    fields = [item for model in models for item in model.model_fields.items()]
+    return {name.upper(): written(field.default) for name, field in fields}
+
+
+def test_env_example_names_every_setting_once_and_no_other(app_settings: type[BaseModel]) -> None:
+    names = [name for name, _, _ in documented()]
+    assert sorted(names) == sorted(defaults(Settings, app_settings).keys() - SET_BY_THE_PLATFORM)
+
+
+def test_env_example_gives_the_default_of_every_setting(app_settings: type[BaseModel]) -> None:
+    expected = defaults(Settings, app_settings)
+    given = {name: value.strip("\"'") for name, value, _ in documented()}
+    assert given
+    for name, value in given.items():
+        assert (value.lower() if expected[name] in ("true", "false") else value) == expected[name], name
+
+
+def test_env_example_explains_every_setting_in_the_line_above() -> None:
+    settings = documented()
+    assert settings
+    unexplained = [name for name, _, above in settings if not re.fullmatch(r"# \S+( \S+){2,}\.", above)]
+    assert unexplained == []
+
+
+def test_env_example_copied_to_env_changes_nothing(app_settings: type[BaseModel]) -> None:
+    copied = {name: value or "" for name, value in dotenv_values(ROOT / ".env.example").items()}
+    for model in (Settings, app_settings):
+        assert read_settings(model, copied) == read_settings(model, {})
+
+
+# --- read_settings
+
+
+class Example(BaseModel):
+    color: str = "red"
+    size: int = 1
+    strict: bool = False
+    key: SecretStr | None = None
+
+
+def test_a_variable_is_read_by_the_name_of_the_field_in_capitals() -> None:
+    environ = {"COLOR": "blue", "SIZE": "2", "STRICT": "true", "KEY": "k", "size": "3", "OTHER": "4"}
+    assert read_settings(Example, environ) == Example(color="blue", size=2, strict=True, key=SecretStr("k"))
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\t\n"])
+def test_an_empty_variable_counts_as_not_set(empty: str) -> None:
+    assert read_settings(Example, dict.fromkeys(["COLOR", "SIZE", "STRICT", "KEY"], empty)) == Example()
+
+
+def test_spaces_around_a_value_are_not_part_of_it() -> None:
+    assert read_settings(Example, {"COLOR": " dark blue\n", "SIZE": " 2 "}) == Example(color="dark blue", size=2)
+
+
+def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLOR", "green")
+    assert read_settings(Example).color == "green"
+
+
+def test_every_wrong_variable_gets_a_line_that_names_it_and_shows_no_value() -> None:
+    with pytest.raises(SetupError) as error:
+        read_settings(Example, {"COLOR": "blue", "SIZE": "hunter2", "STRICT": "hunter3"})
+    lines = str(error.value).splitlines()
+    assert [line.partition(" is wrong: ")[0] for line in lines] == ["SIZE", "STRICT"]
+    assert all(line.endswith(".") for line in lines)
+    assert "hunter" not in str(error.value)
+
+
+def test_a_wrong_setting_is_a_value_error_and_ends_the_script_with_its_sentence() -> None:
+    with pytest.raises(ValueError, match="SIZE") as error:
+        read_settings(Example, {"SIZE": "big"})
+    assert isinstance(error.value, SystemExit)
+    assert error.value.code == str(error.value)
+    assert error.value.__suppress_context__
+
+
+@pytest.mark.parametrize("name", ["WEBHOOK_SECRET", "WEBHOOK_SECRET_PREVIOUS"])
+@pytest.mark.parametrize("secret", ["hunter2ä", "hunter2\nhunter2", "hunter2\x00x", "hunter2\t2", "hunter2🤗"])
+def test_a_secret_that_the_hub_cannot_send_is_refused_without_showing_it(name: str, secret: str) -> None:
+    with pytest.raises(SetupError) as error:
+        read_settings(Settings, {name: secret})
+    assert str(error.value).startswith(f"{name} is wrong: the Hub sends only printable ASCII")
+    assert "hunter" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TRAINING_DATASET", "my-dataset"),
+        ("TRAINING_DATASET", "me/data --push"),
+        ("BASE_MODEL", "https://huggingface.co/Qwen/Qwen3-0.6B"),
+        ("TRAINED_MODEL", "me/model,revision=main"),
+        ("TRAINING_TIMEOUT", "2 hours"),
+        ("TRAINING_TIMEOUT", "7200"),
+        ("EVALUATION_TIMEOUT", "h"),
+    ],
+)
+def test_a_setting_of_the_app_that_no_job_could_use_is_refused(
+    app_settings: type[BaseModel], name: str, value: str
+) -> None:
+    with pytest.raises(SetupError, match=f"^{name} is wrong: "):
+        read_settings(app_settings, {name: value})
+
+
+# --- what the settings mean
+
+
+def settings(**environ: str) -> Settings:
+    return read_settings(Settings, {name.upper(): value for name, value in environ.items()})
+
+
+@pytest.mark.parametrize(
+    ("environ", "secrets"),
+    [
+        ({}, ()),
+        ({"webhook_secret": "new"}, (b"new",)),
+        ({"webhook_secret": "new", "webhook_secret_previous": "old"}, (b"new", b"old")),
+        ({"webhook_secret_previous": "old"}, (b"old",)),
+        ({"webhook_secret": "", "webhook_secret_previous": ""}, ()),
+    ],
+)
+def test_the_previous_secret_stays_good_while_it_is_changed(
+    environ: dict[str, str], secrets: tuple[bytes, ...]
+) -> None:
+    assert settings(**environ).secrets == secrets
+
+
+def test_secrets_do_not_show_when_settings_are_printed() -> None:
+    printed = settings(webhook_secret="hunter1", webhook_secret_previous="hunter2", hf_token="hf_hunter3")
+    assert "hunter" not in repr(printed) + str(printed) + str(printed.model_dump()) + printed.model_dump_json()
+
+
+def test_settings_do_not_change_while_the_server_runs() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        settings().dry_run = True
+
+
+@pytest.mark.parametrize(
+    ("environ", "closed"),
+    [
+        ({"space_id": "me/hooks"}, True),
+        ({"space_id": "me/hooks", "webhook_secret": ""}, True),
+        ({"space_id": "me/hooks", "webhooks_allow_unauthenticated": "false"}, True),
+        ({"space_id": "me/hooks", "webhooks_allow_unauthenticated": "true"}, False),
+        ({"space_id": "me/hooks", "webhook_secret": "s"}, False),
+        ({"space_id": "me/hooks", "webhook_secret_previous": "s"}, False),
+        ({}, False),
+        ({"webhook_secret": "s"}, False),
+    ],
+)
+def test_a_space_without_a_secret_is_closed_unless_it_is_told_to_be_open(
+    environ: dict[str, str], closed: bool
+) -> None:
+    assert settings(**environ).closed is closed
+    assert settings(**environ).on_space is ("space_id" in environ)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("", None),
+        ("me-hooks.hf.space", "https://me-hooks.hf.space"),
+        ("me-hooks.hf.space,hooks.example.org", "https://me-hooks.hf.space"),
+        (" me-hooks.hf.space , hooks.example.org ", "https://me-hooks.hf.space"),
+    ],
+)
+def test_the_public_url_is_the_first_host_of_the_space(host: str, url: str | None) -> None:
+    assert settings(space_host=host).public_url == url
