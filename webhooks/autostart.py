@@ -9,20 +9,23 @@ from types import CodeType, FrameType
 from typing import Any
 
 
-def when_script_ends(start: Callable[[], object]) -> None:
+def when_script_ends(start: Callable[[], object]) -> Callable[[], None]:
     """Call `start` once the last line of the `__main__` script has run, and not if the script raises or exits.
 
     `atexit` is too late for a server: by then the interpreter starts no threads and takes no executor jobs
     ("can't register atexit after shutdown"). The return of the script's code is seen from inside, while all
-    still works. In a notebook or at a prompt there is no script, and nothing is called.
+    still works. In a notebook or at a prompt there is no script, and nothing is called. Call what is returned
+    to call it off: before Python 3.12 the script's own thread runs at a third of its speed until then, and a
+    debugger that is told to continue ends it too.
     """
     frame = _script_frame()
-    if frame is None or at_prompt():
-        return
+    # A test run imports handlers and then ends, in some editors as a script that returns: it must not hang there.
+    if frame is None or at_prompt() or "_pytest" in sys.modules:
+        return lambda: None
     if sys.version_info >= (3, 12):
-        _when_code_returns(frame.f_code, start)
+        return _when_code_returns(frame.f_code, start)
     else:
-        _when_frame_returns(frame, start)
+        return _when_frame_returns(frame, start)
 
 
 def at_prompt() -> bool:
@@ -43,23 +46,37 @@ def _script_frame() -> FrameType | None:
 
 if sys.version_info >= (3, 12):
 
-    def _when_code_returns(code: CodeType, start: Callable[[], object]) -> None:
+    def _when_code_returns(code: CodeType, start: Callable[[], object]) -> Callable[[], None]:
         monitoring = sys.monitoring
         tool = next(number for number in (4, 3, 2, 1, 0) if monitoring.get_tool(number) is None)
         monitoring.use_tool_id(tool, "webhooks")
 
+        def call_off() -> None:
+            if monitoring.get_tool(tool) == "webhooks":
+                monitoring.set_local_events(tool, code, monitoring.events.NO_EVENTS)
+                monitoring.free_tool_id(tool)
+
         def returned(*_: object) -> None:
-            monitoring.free_tool_id(tool)
+            call_off()
             start()
 
         monitoring.register_callback(tool, monitoring.events.PY_RETURN, returned)
         monitoring.set_local_events(tool, code, monitoring.events.PY_RETURN)
+        return call_off
 
 else:
 
-    def _when_frame_returns(frame: FrameType, start: Callable[[], object]) -> None:
+    def _when_frame_returns(frame: FrameType, start: Callable[[], object]) -> Callable[[], None]:
         debugger = frame.f_trace
         return_value = dis.opmap["RETURN_VALUE"]
+
+        def switch_on(*_: object) -> None:
+            """Trace no function: that one is set at all makes Python look at `f_trace`."""
+
+        def call_off() -> None:
+            frame.f_trace = debugger
+            if sys.gettrace() is switch_on:
+                sys.settrace(None)
 
         def trace(frame: FrameType, event: str, arg: Any) -> Any:
             if debugger is not None:
@@ -72,4 +89,5 @@ else:
 
         frame.f_trace = trace
         if sys.gettrace() is None:
-            sys.settrace(lambda *_: None)
+            sys.settrace(switch_on)
+        return call_off
