@@ -1,0 +1,400 @@
+"""The delivery log: everything that arrived and what became of it, in one SQLite file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from .delivery import Arrival, Delivery
+from .payload import WebhookPayload, parse_payload
+from .settings import SetupError
+
+logger = logging.getLogger("webhooks")
+
+UNFINISHED = ("queued", "running", "scheduled")
+FINISHED = ("succeeded", "failed", "superseded")
+
+INTERRUPTED = "Interrupted: the server stopped during this attempt."
+
+MAX_RESULT = 64 * 1024  # bytes of a handler's answer that are kept
+
+_APPLICATION_ID = 0x77686B73  # "whks", in the header of the file, tells a log from any other SQLite database
+
+# Each entry brings a log from the version of its index to the next; PRAGMA user_version says where a log stands.
+_MIGRATIONS = [
+    """
+    CREATE TABLE deliveries (
+        number        INTEGER PRIMARY KEY,  -- in the order of arrival
+        id            TEXT NOT NULL UNIQUE,
+        endpoint      TEXT NOT NULL,
+        repo          TEXT,                 -- type/name, such as dataset/username/my-dataset
+        received_at   REAL NOT NULL,        -- this and all other times: seconds since 1970, UTC
+        query         BLOB NOT NULL,
+        headers       TEXT NOT NULL,        -- JSON: [[name, value], ...], without credentials
+        body          BLOB NOT NULL,
+        replay_of     TEXT,
+        status        TEXT NOT NULL,
+        due_at        REAL,                 -- when a scheduled one runs
+        subject       TEXT,                 -- what a debounced one is about; a newer one about the same replaces it
+        burst_at      REAL,                 -- when the burst of events that it belongs to began
+        superseded_by TEXT,
+        attempts      INTEGER NOT NULL DEFAULT 0,
+        failures      INTEGER NOT NULL DEFAULT 0,
+        finished_at   REAL,
+        answer_status INTEGER,
+        answer        BLOB
+    );
+    CREATE INDEX deliveries_by_status ON deliveries (status, number);
+    CREATE UNIQUE INDEX one_per_subject ON deliveries (subject) WHERE status = 'scheduled' AND subject IS NOT NULL;
+    CREATE TABLE attempts (
+        delivery   TEXT NOT NULL REFERENCES deliveries (id) ON DELETE CASCADE,
+        attempt    INTEGER NOT NULL,
+        started_at REAL NOT NULL,
+        ended_at   REAL,
+        error      TEXT,
+        PRIMARY KEY (delivery, attempt)
+    ) WITHOUT ROWID;
+    """,
+]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a handler. `error` is `None` for one that succeeded or still runs; times are in UTC."""
+
+    attempt: int
+    started_at: datetime
+    ended_at: datetime | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A delivery as the log has it."""
+
+    delivery: Delivery
+    arrival: Arrival
+    status: str
+    failures: int
+    attempts: tuple[Attempt, ...]
+    superseded_by: str | None
+    answer_status: int | None
+    answer: bytes | None
+
+
+class DeliveryLog:
+    """A log in a folder, held by one process at a time.
+
+    What a transaction wrote has reached the disk when it ends (`synchronous=FULL`). All methods that write
+    belong inside `transaction()`, and all of them into one thread.
+
+    Args:
+        folder: made if it is not there.
+        shared_disk: the folder is a Storage Bucket's mount, which has no shared memory and so no WAL.
+        keep: how many finished deliveries `prune` leaves.
+        keep_days: for how many days it leaves them.
+
+    Raises:
+        SetupError: the folder cannot be used, or another process uses it.
+    """
+
+    def __init__(self, folder: Path, *, shared_disk: bool = False, keep: int = 10_000, keep_days: float = 30) -> None:
+        self.path = folder / "deliveries.db"
+        self.keep, self.keep_days = keep, keep_days
+        self._journal_mode = "DELETE" if shared_disk else "WAL"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.ExitStack() as undo:
+                self._lock = undo.enter_context(contextlib.closing(_lock(folder / "lock")))
+                self._database = self._open()
+                undo.pop_all()
+        except (OSError, sqlite3.Error) as error:
+            raise SetupError(
+                f"The delivery log in {folder} cannot be used: {error}. Free the disk or give the folder's "
+                "permissions, or set WEBHOOKS_DATA_DIR to another folder."
+            ) from None
+
+    def close(self) -> None:
+        self._database.close()
+        self._lock.close()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # a full disk or a missing permission, no damage
+                raise
+            aside = _move_aside(self.path)
+            logger.error(
+                "THE DELIVERY LOG IS DAMAGED (%s). It is kept as %s, and a new one begins: what was unfinished in "
+                "it does not run. Deliveries can be sent again from the webhook's Activity tab on the Hub.",
+                error,
+                aside,
+            )
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(database)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        database.row_factory = sqlite3.Row
+        is_new = _one(database, "SELECT count(*) FROM sqlite_schema") == 0
+        if not is_new and _one(database, "PRAGMA application_id") != _APPLICATION_ID:
+            raise sqlite3.DatabaseError("it is the database of another program")
+        if _one(database, "PRAGMA user_version") > len(_MIGRATIONS):
+            raise sqlite3.DatabaseError("it was written by a later version of this server")
+        database.execute(f"PRAGMA journal_mode = {self._journal_mode}")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA foreign_keys = ON")
+        fault = _one(database, "PRAGMA quick_check(1)")
+        if fault != "ok":
+            raise sqlite3.DatabaseError(" ".join(fault.split()))
+        version = _one(database, "PRAGMA user_version")
+        for number, migration in enumerate(_MIGRATIONS[version:], start=version + 1):
+            database.executescript(
+                f"BEGIN IMMEDIATE; PRAGMA application_id = {_APPLICATION_ID}; {migration}; "
+                f"PRAGMA user_version = {number}; COMMIT"
+            )
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Do all or nothing, on the disk when it ends.
+
+        Raises:
+            sqlite3.Error: the disk is full or fails; nothing was written.
+        """
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    # What arrives
+
+    def add(
+        self,
+        delivery: Delivery,
+        arrival: Arrival,
+        status: str,
+        *,
+        due_at: float | None = None,
+        subject: str | None = None,
+        burst_at: float | None = None,
+    ) -> None:
+        repo = delivery.payload.repo if delivery.payload else None
+        headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in arrival.headers]
+        self._database.execute(
+            "INSERT INTO deliveries (id, endpoint, repo, received_at, query, headers, body, replay_of, status, "
+            "due_at, subject, burst_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                delivery.id,
+                delivery.endpoint,
+                f"{repo.type}/{repo.name}" if repo else None,
+                delivery.received_at.timestamp(),
+                arrival.query,
+                json.dumps(headers),
+                arrival.body,
+                delivery.replay_of,
+                status,
+                due_at,
+                subject,
+                burst_at,
+            ),
+        )
+
+    def supersede(self, subject: str, by: str) -> tuple[str, float] | None:
+        """Replace the scheduled delivery about this subject; return its id and when its burst began."""
+        row = self._database.execute(
+            "UPDATE deliveries SET status = 'superseded', superseded_by = ?, finished_at = ?, due_at = NULL "
+            "WHERE subject = ? AND status = 'scheduled' RETURNING id, burst_at",
+            (by, time.time(), subject),
+        ).fetchone()
+        return (row["id"], row["burst_at"]) if row else None
+
+    # What becomes of it
+
+    def start_attempt(self, delivery: Delivery) -> None:
+        now = time.time()
+        self._database.execute(
+            "INSERT INTO attempts (delivery, attempt, started_at) VALUES (?, ?, ?)",
+            (delivery.id, delivery.attempt, now),
+        )
+        self._database.execute(
+            "UPDATE deliveries SET status = 'running', due_at = NULL, attempts = ? WHERE id = ?",
+            (delivery.attempt, delivery.id),
+        )
+
+    def end_attempt(self, delivery: Delivery, error: str | None, *, failed: bool | None = None) -> int | None:
+        """Write down how an attempt ended, and return how many have failed by now; `None` if it had ended before.
+
+        Args:
+            failed: whether it counts as a failure; by default if there is an error.
+        """
+        ended = self._database.execute(
+            "UPDATE attempts SET ended_at = ?, error = ? WHERE delivery = ? AND attempt = ? AND ended_at IS NULL",
+            (time.time(), error, delivery.id, delivery.attempt),
+        )
+        if not ended.rowcount:
+            return None
+        row = self._database.execute(
+            "UPDATE deliveries SET failures = failures + ? WHERE id = ? RETURNING failures",
+            (error is not None if failed is None else failed, delivery.id),
+        ).fetchone()
+        return int(row["failures"])
+
+    def schedule(self, id: str, due_at: float) -> None:
+        self._database.execute("UPDATE deliveries SET status = 'scheduled', due_at = ? WHERE id = ?", (due_at, id))
+
+    def finish(self, id: str, status: str, answer_status: int, answer: bytes) -> None:
+        self._database.execute(
+            "UPDATE deliveries SET status = ?, finished_at = ?, due_at = NULL, answer_status = ?, answer = ? "
+            "WHERE id = ?",
+            (status, time.time(), answer_status, answer[:MAX_RESULT], id),
+        )
+
+    def interrupt_running(self) -> None:
+        """Put back what ran when the last process ended. Its attempt counts as begun, and not as failed."""
+        self._database.execute(
+            "UPDATE attempts SET ended_at = ?, error = ? WHERE ended_at IS NULL", (time.time(), INTERRUPTED)
+        )
+        self._database.execute("UPDATE deliveries SET status = 'queued' WHERE status = 'running'")
+
+    def prune(self, excess: int, at_most: int = 50) -> Counter[str]:
+        """Delete a few finished deliveries, oldest first; return how many by status.
+
+        Args:
+            excess: how many there are over the limit; those that are past their days go too.
+            at_most: how many to delete now, so that it never takes long.
+        """
+        too_old = time.time() - self.keep_days * 24 * 60 * 60
+        rows = self._database.execute(
+            "WITH oldest AS (SELECT number, finished_at, row_number() OVER (ORDER BY number) AS position "
+            "FROM (SELECT number, finished_at FROM deliveries WHERE finished_at IS NOT NULL ORDER BY number LIMIT ?)) "
+            "DELETE FROM deliveries WHERE number IN "
+            "(SELECT number FROM oldest WHERE position <= ? OR finished_at < ?) RETURNING status",
+            (at_most, excess, too_old),
+        )
+        return Counter(row["status"] for row in rows.fetchall())
+
+    def touch(self) -> None:
+        """Write something that changes nothing, to learn whether the log can be written."""
+        self._database.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+
+    # What it knows
+
+    def counts(self) -> Counter[str]:
+        rows = self._database.execute("SELECT status, count(*) FROM deliveries GROUP BY status")
+        return Counter(dict(rows.fetchall()))
+
+    def unfinished(self) -> list[tuple[str, float]]:
+        """List what is still to be done, as id and when it is due."""
+        rows = self._database.execute(
+            "SELECT id, coalesce(due_at, 0) FROM deliveries WHERE status IN ('queued', 'running', 'scheduled') "
+            "ORDER BY number"
+        )
+        return [(row[0], row[1]) for row in rows]
+
+    def find(self, id: str) -> Record:
+        """Return a delivery.
+
+        Raises:
+            KeyError: the log has none with this id.
+        """
+        return find(self._database, id)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a log to look into it, from any thread, while another one writes."""
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        database.row_factory = sqlite3.Row
+        yield database
+
+
+def find(database: sqlite3.Connection, id: str) -> Record:
+    """Return a delivery; see `DeliveryLog.find`."""
+    row = database.execute("SELECT * FROM deliveries WHERE id = ?", (id,)).fetchone()
+    if row is None:
+        raise KeyError(id)
+    attempts = database.execute("SELECT * FROM attempts WHERE delivery = ? ORDER BY attempt", (id,))
+    headers = tuple((n.encode("latin-1"), v.encode("latin-1")) for n, v in json.loads(row["headers"]))
+    return Record(
+        delivery=Delivery(
+            endpoint=row["endpoint"],
+            payload=_payload(row["body"]),
+            id=row["id"],
+            received_at=_utc(row["received_at"]),
+            attempt=row["attempts"],
+            replay_of=row["replay_of"],
+        ),
+        arrival=Arrival(row["endpoint"], row["query"], headers, row["body"]),
+        status=row["status"],
+        failures=row["failures"],
+        attempts=tuple(
+            Attempt(a["attempt"], _utc(a["started_at"]), _utc(a["ended_at"]) if a["ended_at"] else None, a["error"])
+            for a in attempts
+        ),
+        superseded_by=row["superseded_by"],
+        answer_status=row["answer_status"],
+        answer=row["answer"],
+    )
+
+
+def _lock(path: Path) -> sqlite3.Connection:
+    """Hold a lock that ends with this process, however it ends; SQLite knows how on every system."""
+    lock = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        lock.close()
+        if "locked" not in str(error):
+            raise
+        raise SetupError(
+            f"Another process already works with the delivery log in {path.parent}. Stop that one first, or give this "
+            "one a folder of its own with WEBHOOKS_DATA_DIR."
+        ) from None
+    return lock
+
+
+def _move_aside(path: Path) -> Path:
+    name = f"{path.name}.damaged-{datetime.now(timezone.utc):%Y%m%d-%H%M%S-%f}"
+    for suffix in ("-wal", "-shm", "-journal", ""):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(f"{path}{suffix}", path.with_name(name + suffix))
+    return path.with_name(name)
+
+
+def _one(database: sqlite3.Connection, query: str) -> Any:
+    return database.execute(query).fetchone()[0]
+
+
+def _payload(body: bytes) -> WebhookPayload | None:
+    try:
+        return parse_payload(body)
+    except ValidationError:
+        return None
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)
