@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("webhooks", deadline=None, print_blob=True)  # the disk may take its time
+hypothesis.settings.load_profile("webhooks")
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -33,7 +37,12 @@ def load(name: str) -> dict[str, Any]:
 
 def clean_environment(**extra: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
-    defaults = {"GRADIO_SHARE": "False", "GRADIO_ANALYTICS_ENABLED": "False", "PYTHONPATH": str(ROOT)}
+    defaults = {
+        "GRADIO_SHARE": "False",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_NUM_PORTS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     return {**kept, **defaults, "PYTHONUNBUFFERED": "1", **extra}
 
 

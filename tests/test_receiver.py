@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import json
+import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,20 +19,28 @@ from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
+import webhooks.dispatcher
 import webhooks.receiver
 from webhooks import Delivery, WebhookPayload
 from webhooks.dispatcher import Dispatcher
 from webhooks.endpoints import Endpoint
+from webhooks.log import DeliveryLog
 from webhooks.receiver import Receiver
 from webhooks.settings import Settings
 
 UPDATE = json.dumps(load("repo.content-update")).encode()
 
 
+_logs = tempfile.TemporaryDirectory()
+_log_numbers = itertools.count()
+
+
 def receiver(*handlers: Any, reply_within: float = 5, max_pending: int = 1000, **settings: Any) -> Receiver:
-    endpoints = [Endpoint(handler) for handler in handlers]
-    by_path = {endpoint.path: endpoint for endpoint in endpoints}
-    return Receiver(by_path, Dispatcher(max_pending), Settings(**settings), reply_within)
+    endpoints = {endpoint.path: endpoint for endpoint in map(Endpoint, handlers)}
+    log = DeliveryLog(Path(_logs.name, str(next(_log_numbers))))
+    dispatcher = Dispatcher(endpoints, log, max_pending, hide=str)
+    dispatcher.start()
+    return Receiver(endpoints, dispatcher, Settings(**settings), reply_within)
 
 
 def hello(payload: WebhookPayload) -> dict[str, str]:
@@ -400,13 +411,19 @@ def test_a_task_that_a_handler_left_behind_cannot_stop_the_others() -> None:
     assert [type(task.exception()) for task in tasks] == [SystemExit, SystemExit]
 
 
-def test_a_machine_without_threads_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = receiver(nothing, max_pending=1)
+def test_a_handler_that_the_machine_cannot_start_runs_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = threading.Event()
+
+    def handler() -> None:
+        ran.set()
+
+    monkeypatch.setattr(webhooks.dispatcher, "POSTPONE", 0.05)
+    app = receiver(handler)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", _no_thread)
-        answer = post(app, "/webhooks/nothing")
-    assert answer.status == 503
-    assert post(app, "/webhooks/nothing").status == 200, "its place was not given back"
+        answer = post(app, "/webhooks/handler")
+    assert (answer.status, answer.json()["status"]) == (202, "scheduled")
+    assert ran.wait(10)
 
 
 def nothing() -> None: ...

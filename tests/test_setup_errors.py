@@ -50,7 +50,7 @@ MISTAKES: dict[str, tuple[str, dict[str, str], str]] = {
     "max_pending below 1": (
         IMPORT + "WebhooksServer(max_pending=0)",
         {},
-        "max_pending must be a number of 1 or more, not 0",
+        "max_pending must be a whole number of 1 or more, not 0",
     ),
     "a switch neither on nor off": (
         ONE_ENDPOINT,
@@ -106,8 +106,8 @@ def port_in_use() -> Iterator[int]:
 
 
 def test_a_port_in_use_ends_the_script_with_one_sentence(port_in_use: int, run: Run) -> None:
-    by_hand = run(ONE_ENDPOINT + f"trigger.launch(server_port={port_in_use})")
-    by_itself = run(ONE_ENDPOINT, port=port_in_use, GRADIO_NUM_PORTS="1")  # or Gradio would take the next port
+    by_hand = run(ONE_ENDPOINT + f"trigger.launch(server_port={port_in_use})", WEBHOOKS_DATA_DIR="by-hand")
+    by_itself = run(ONE_ENDPOINT, port=port_in_use, WEBHOOKS_DATA_DIR="by-itself")
     for process in (by_hand, by_itself):
         assert process.wait_for_exit() == 1
         assert "in use by another program" in process.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from .payload import WebhookPayload
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-# Credentials are needed to judge a request, and by nobody after that.
-_CREDENTIALS = frozenset({b"x-webhook-secret", b"authorization", b"proxy-authorization", b"cookie"})
+# Credentials are needed to judge a request, and by nobody after that. Spaces add some of their own (X-IP-Token).
+_CREDENTIAL = re.compile(rb"secret|token|auth|cookie|api-?key", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Arrival:
 
     @staticmethod
     def keep(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-        return tuple((name, value) for name, value in headers if name.lower() not in _CREDENTIALS)
+        return tuple((name, value) for name, value in headers if not _CREDENTIAL.search(name))
 
     def request(self) -> Request:
         """Build the request again, for a handler that asks for one. It can be read any number of times."""

@@ -1,146 +1,424 @@
-"""Runs handlers, each where it can block nobody but itself: async ones on a loop of their own, others in threads."""
+"""Decides what becomes of each delivery, writes it down, and has its handler run.
+
+One thread does the bookkeeping. Everybody else hands it steps (something arrived, an attempt ended, somebody wants a
+replay), and it takes all that are waiting together: their changes to the log are one commit, and only after it do
+their consequences happen (a handler starts, a sender is answered). So nothing happens that a crash could undo.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import inspect
+import contextlib
+import functools
+import heapq
+import itertools
 import logging
+import queue
 import threading
 import time
-import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from starlette.responses import Response
 
-from . import answers
+from . import answers, life
 from .delivery import Arrival, Delivery
 from .endpoints import Endpoint
+from .log import FINISHED, UNFINISHED, DeliveryLog
+from .runner import Result, Runner, escaped, quoted_traceback
 
 logger = logging.getLogger("webhooks")
 
+RETRY_WRITE = 1.0  # seconds between two tries to write what could not be written
+POSTPONE = 1.0  # seconds until a handler that the machine could not start is started again
+PRUNE_EVERY = 60.0  # seconds
+BATCH = 256  # steps that share a commit, at most
 
-class Overloaded(Exception):
-    """As many deliveries as allowed are waiting already; this one was not taken."""
+_UNWRITABLE = "The delivery log cannot be written."
+
+
+class NotTaken(Exception):
+    """A delivery was neither recorded nor run; the text says why."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a delivery ended, and what its sender is told."""
+    """What became of a delivery, as far as its sender can wait for it."""
 
-    status: Literal["succeeded", "failed"]
+    status: str
     answer: Response
 
 
-class Dispatcher:
-    """Takes deliveries and runs their handlers.
+@dataclass(frozen=True)
+class Ticket:
+    """What the sender of a delivery may wait for.
 
-    Args:
-        max_pending: how many deliveries may be unfinished at once.
+    Attributes:
+        recorded: its status, once it is in the log for good. Raises `NotTaken`.
+        outcome: how its first attempt ended.
     """
 
-    def __init__(self, max_pending: int) -> None:
-        self.max_pending = max_pending
-        self._pending = 0
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+    delivery: Delivery
+    recorded: Future[str] = field(default_factory=lambda: _promise())
+    outcome: Future[Outcome] = field(default_factory=lambda: _promise())
 
-    def dispatch(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Future[Outcome]:
-        """Start the handler and return at once. The future always gets an outcome, whatever the handler does.
+
+@dataclass(eq=False)
+class _Run:
+    """An attempt that has been started."""
+
+    endpoint: Endpoint
+    delivery: Delivery
+    arrival: Arrival
+    outcome: Future[Outcome] | None = None
+    started: float = field(default_factory=time.monotonic)
+    give_up: Callable[[], object] = lambda: None
+
+
+@dataclass
+class _Change:
+    """What a commit changes beside the log: the counts, and what is to happen when it is done."""
+
+    counts: Counter[str]
+    then: list[Callable[[], object]] = field(default_factory=list)
+
+    def move(self, old: str | None, new: str | None) -> None:
+        if old:
+            self.counts[old] -= 1
+        if new:
+            self.counts[new] += 1
+
+    def total(self, statuses: tuple[str, ...]) -> int:
+        return sum(self.counts[status] for status in statuses)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A piece of bookkeeping. One that cannot be written is refused, or else kept until it can."""
+
+    apply: Callable[[_Change], object]
+    refuse: Callable[[], object] | None = None
+
+
+class Dispatcher:
+    """Takes deliveries and sees them through.
+
+    Args:
+        endpoints: by path.
+        log: where all is written down; the dispatcher closes it when it stops.
+        max_pending: how many deliveries may be unfinished at once.
+        hide: takes secrets out of what is logged and recorded.
+    """
+
+    def __init__(
+        self, endpoints: Mapping[str, Endpoint], log: DeliveryLog, max_pending: int, hide: Callable[[str], str]
+    ) -> None:
+        self._endpoints = endpoints
+        self._log = log
+        self._hide = hide
+        self._max_pending = max_pending
+        self._runner = Runner()
+        self._steps: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
+        self._timers: list[tuple[float, int, _Step]] = []
+        self._timer_numbers = itertools.count()
+        self._running: set[_Run] = set()
+        self._counts = log.counts()
+        self._writable = True
+        self._stopping = False
+        self._closed = False
+        self._idle = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="webhook bookkeeping", daemon=True)
+
+    # For everybody else, from any thread
+
+    def start(self) -> None:
+        """Begin to take deliveries."""
+        self._steps.put(_Step(self._prune_old))
+        self._thread.start()
+
+    def recover(self) -> None:
+        """Go on with everything that the last process left unfinished."""
+        self._steps.put(_Step(self._recover))
+
+    def take(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Ticket:
+        """Record a delivery and have its handler run."""
+        ticket = Ticket(delivery)
+        self._steps.put(
+            _Step(
+                lambda change: self._arrive(change, ticket, endpoint, arrival),
+                lambda: ticket.recorded.set_exception(NotTaken(_UNWRITABLE)),
+            )
+        )
+        return ticket
+
+    def replay(self, id: str) -> str:
+        """Run a recorded delivery again as a new one; return the new one's id.
 
         Raises:
-            Overloaded: nothing was started.
+            KeyError: there is none with this id.
+            NotTaken: nothing more can be taken now.
         """
-        with self._lock:
-            if self._pending >= self.max_pending:
-                raise Overloaded
-            self._pending += 1
-        outcome: Future[Outcome] = Future()
-        outcome.set_running_or_notify_cancel()
-        outcome.add_done_callback(self._finished)
-        run = _Run(endpoint, delivery, arrival, outcome)
+        new_id: Future[str] = _promise()
+        self._steps.put(
+            _Step(
+                lambda change: self._replay(change, id, new_id),
+                lambda: new_id.set_exception(NotTaken(_UNWRITABLE)),
+            )
+        )
+        return new_id.result()
+
+    def health(self) -> tuple[bool, dict[str, int]]:
+        """Tell whether deliveries are taken, and how many there are by status."""
+        counts = self._counts
+        pending = sum(counts[status] for status in UNFINISHED)
+        taking = self._writable and not self._stopping and pending < self._max_pending
+        return taking, {status: counts[status] for status in (*UNFINISHED, *FINISHED)}
+
+    def stop(self, grace: float) -> bool:
+        """Take nothing more, wait up to `grace` seconds for running handlers, and close the log.
+
+        Returns:
+            Whether all of them ended. The others, and all that waits, go on at the next start.
+        """
+        self._stopping = True
+        self._steps.put(_Step(lambda change: None))
+        all_ended = self._idle.wait(grace)
+        self._steps.put(None)
+        self._thread.join()
+        return all_ended
+
+    # The bookkeeping thread
+
+    def _work(self) -> None:
+        while not self._closed:
+            if steps := self._next_steps():
+                self._write(steps)
+            if self._stopping and not self._running:
+                self._idle.set()
+        self._log.close()
+
+    def _next_steps(self) -> list[_Step]:
+        """Wait until there is something to do, and return all of it that is there."""
+        steps: list[_Step] = []
+        wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+        with contextlib.suppress(queue.Empty):
+            step = self._steps.get(timeout=wait)
+            while step is not None and len(steps) < BATCH:
+                steps.append(step)
+                step = self._steps.get_nowait()
+            self._closed = step is None
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            steps.append(heapq.heappop(self._timers)[2])
+        return steps
+
+    def _write(self, steps: list[_Step]) -> None:
+        change = _Change(self._counts.copy())
         try:
-            if endpoint.is_async:
-                asyncio.run_coroutine_threadsafe(run.on_loop(), self._handler_loop())
+            with self._log.transaction():
+                for step in steps:
+                    step.apply(change)
+                excess = change.total(FINISHED) - self._log.keep
+                if excess > 0:
+                    change.counts -= self._log.prune(excess)
+        except Exception as error:
+            if len(steps) > 1:  # one that cannot be written must not keep the others from it
+                for step in steps:
+                    self._write([step])
             else:
-                threading.Thread(target=run.in_thread, name=f"webhook {delivery.id}", daemon=True).start()
+                self._not_written(steps[0], error)
+            return
+        self._counts = change.counts
+        if not self._writable:
+            self._writable = True
+            logger.info("The delivery log can be written again.")
+        for happen in change.then:
+            happen()
+
+    def _not_written(self, step: _Step, error: Exception) -> None:
+        if self._writable:
+            self._writable = False
+            logger.error(
+                "The delivery log cannot be written (%s). New deliveries get a 503 until it can. Is the disk full?",
+                error,
+            )
+            self._after(RETRY_WRITE, _Step(lambda change: self._log.touch()))
+        if step.refuse:
+            step.refuse()
+        else:
+            self._after(RETRY_WRITE, step)
+
+    def _after(self, seconds: float, step: _Step) -> None:
+        heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), step))
+
+    def _run_at(self, due_at: float, id: str) -> None:
+        self._after(max(0.0, due_at - time.time()), _Step(lambda change: self._due(change, id)))
+
+    # The steps
+
+    def _arrive(self, change: _Change, ticket: Ticket, endpoint: Endpoint, arrival: Arrival) -> None:
+        delivery = ticket.delivery
+        if reason := self._refusal(change):
+            change.then.append(lambda: ticket.recorded.set_exception(NotTaken(reason)))
+            return
+        subject = life.subject(endpoint.path, delivery.payload) if endpoint.debounce else None
+        if subject:
+            now = time.time()
+            replaced = self._log.supersede(subject, by=delivery.id)
+            if replaced:
+                change.move("scheduled", "superseded")
+            burst_at = replaced[1] if replaced else now
+            due_at = life.debounced_until(now, burst_at, endpoint.debounce)
+            self._log.add(delivery, arrival, "scheduled", due_at=due_at, subject=subject, burst_at=burst_at)
+            change.move(None, "scheduled")
+            change.then.append(lambda: self._run_at(due_at, delivery.id))
+            change.then.append(lambda: ticket.recorded.set_result("scheduled"))
+        else:
+            self._log.add(delivery, arrival, "running")
+            change.move(None, "running")
+            change.then.append(lambda: ticket.recorded.set_result("running"))
+            self._begin(change, _Run(endpoint, delivery, arrival, ticket.outcome))
+
+    def _refusal(self, change: _Change) -> str | None:
+        if self._stopping:
+            return "The server is stopping."
+        if change.total(UNFINISHED) >= self._max_pending:
+            return "Too many deliveries are waiting."
+        return None
+
+    def _begin(self, change: _Change, run: _Run) -> None:
+        self._log.start_attempt(run.delivery)
+        change.then.append(lambda: self._start(run))
+
+    def _start(self, run: _Run) -> None:
+        self._running.add(run)
+        try:
+            run.give_up = self._runner.start(
+                run.endpoint,
+                run.delivery,
+                run.arrival,
+                lambda result: self._steps.put(_Step(lambda change: self._ended(change, run, result))),
+            )
         except RuntimeError as error:  # the machine gives no more threads
-            self._finished(outcome)
-            raise Overloaded from error
-        return outcome
+            reason = f"Not started: {error}."
+            self._steps.put(_Step(lambda change: self._postpone(change, run, reason)))
+            return
+        if run.endpoint.timeout is not None:
+            self._after(run.endpoint.timeout, _Step(lambda change: self._timed_out(change, run)))
 
-    def _finished(self, _: Future[Outcome]) -> None:
-        with self._lock:
-            self._pending -= 1
+    def _postpone(self, change: _Change, run: _Run, reason: str) -> None:
+        self._log.end_attempt(run.delivery, reason, failed=False)
+        due_at = time.time() + POSTPONE
+        self._log.schedule(run.delivery.id, due_at)
+        change.move("running", "scheduled")
+        change.then.append(lambda: self._running.discard(run))
+        change.then.append(lambda: logger.error("%s: %s It runs later.", _title(run.delivery), reason))
+        change.then.append(lambda: self._run_at(due_at, run.delivery.id))
+        if run.outcome:
+            outcome = Outcome("scheduled", answers.accepted(run.delivery, "scheduled"))
+            change.then.append(functools.partial(run.outcome.set_result, outcome))
 
-    def _handler_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                threading.Thread(target=_run_forever, args=(loop,), name="webhooks", daemon=True).start()
-                self._loop = loop
-            return self._loop
+    def _timed_out(self, change: _Change, run: _Run) -> None:
+        if run in self._running:
+            error = TimeoutError(f"The handler took longer than its timeout of {run.endpoint.timeout:g} seconds.")
+            self._ended(change, run, Result(answers.failed(run.delivery, error), error))
+            change.then.append(lambda: run.give_up())
 
+    def _ended(self, change: _Change, run: _Run, result: Result) -> None:
+        delivery, endpoint = run.delivery, run.endpoint
+        seconds = time.monotonic() - run.started
+        error = self._hide(quoted_traceback(result.error)) if result.error else None
+        failures = self._log.end_attempt(delivery, error)
+        if failures is None:  # it has timed out before, and this is its thread coming back
+            return
+        if result.error is not None and failures < endpoint.max_attempts:
+            due_at = time.time() + life.backoff(failures)
+            self._log.schedule(delivery.id, due_at)
+            outcome = Outcome("scheduled", answers.accepted(delivery, "scheduled"))
+            change.then.append(lambda: self._run_at(due_at, delivery.id))
+        else:
+            outcome = Outcome("failed" if result.error else "succeeded", result.answer)
+            self._log.finish(delivery.id, outcome.status, result.answer.status_code, bytes(result.answer.body))
+        change.move("running", outcome.status)
+        change.then.append(lambda: self._running.discard(run))
+        change.then.append(lambda: _log_end(delivery, error, seconds))
+        if run.outcome:
+            change.then.append(functools.partial(run.outcome.set_result, outcome))
 
-class _Run:
-    """One attempt of one handler."""
-
-    def __init__(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival, outcome: Future[Outcome]) -> None:
-        self.endpoint, self.delivery, self.arrival, self.outcome = endpoint, delivery, arrival, outcome
-        self.started = time.monotonic()
-
-    def in_thread(self) -> None:
+    def _due(self, change: _Change, id: str) -> None:
+        if self._stopping:
+            return
         try:
-            result = self.endpoint.call(self.delivery, self.arrival)
-            if inspect.isawaitable(result) or isinstance(result, Response):
-                result = asyncio.run(_settled(result))
-            self._succeed(result)
-        except BaseException as error:  # sys.exit() in a handler ends the handler, not the server
-            self._fail(error)
+            record = self._log.find(id)
+        except KeyError:
+            return
+        if record.status not in ("queued", "scheduled"):
+            return
+        delivery = replace(record.delivery, attempt=len(record.attempts) + 1)
+        endpoint = self._endpoints.get(delivery.endpoint)
+        if endpoint is None or (endpoint.takes_payload and delivery.payload is None):
+            self._abandon(change, record.status, delivery, endpoint)
+            return
+        change.move(record.status, "running")
+        self._begin(change, _Run(endpoint, delivery, record.arrival))
 
-    async def on_loop(self) -> None:
+    def _abandon(self, change: _Change, status: str, delivery: Delivery, endpoint: Endpoint | None) -> None:
+        reason = (
+            f"No handler is registered at {delivery.endpoint} any more."
+            if endpoint is None
+            else f"The handler at {delivery.endpoint} takes a payload now, and the body of this delivery is none."
+        )
+        answer = answers.answer(500, {"error": reason, "delivery": delivery.id})
+        self._log.finish(delivery.id, "failed", answer.status_code, bytes(answer.body))
+        change.move(status, "failed")
+        change.then.append(lambda: logger.error("%s failed: %s", _title(delivery), reason))
+
+    def _replay(self, change: _Change, id: str, new_id: Future[str]) -> None:
         try:
-            self._succeed(await _settled(self.endpoint.call(self.delivery, self.arrival)))
-        except BaseException as error:
-            self._fail(error)
+            record = self._log.find(id)
+        except KeyError as error:
+            change.then.append(functools.partial(new_id.set_exception, error))
+            return
+        if reason := self._refusal(change):
+            change.then.append(lambda: new_id.set_exception(NotTaken(reason)))
+            return
+        delivery = Delivery(record.delivery.endpoint, record.delivery.payload, replay_of=id)
+        self._log.add(delivery, record.arrival, "queued")
+        change.move(None, "queued")
+        change.then.append(lambda: self._run_at(0, delivery.id))
+        change.then.append(lambda: new_id.set_result(delivery.id))
 
-    def _succeed(self, result: Any) -> None:
-        answer = answers.succeeded(self.delivery, result)
-        logger.info("%s succeeded in %.2f s", self._title(), time.monotonic() - self.started)
-        self.outcome.set_result(Outcome("succeeded", answer))
+    def _recover(self, change: _Change) -> None:
+        unfinished = self._log.unfinished()
+        self._log.interrupt_running()
+        change.counts["queued"] += change.counts.pop("running", 0)
+        if unfinished:
+            change.then.append(lambda: logger.info("%d unfinished deliveries go on.", len(unfinished)))
+        change.then += [functools.partial(self._run_at, due_at, id) for id, due_at in unfinished]
 
-    def _fail(self, error: BaseException) -> None:
-        seconds = time.monotonic() - self.started
-        logger.error("%s failed after %.2f s\n%s", self._title(), seconds, _quoted_traceback(error))
-        self.outcome.set_result(Outcome("failed", answers.failed(self.delivery, error)))
-
-    def _title(self) -> str:
-        payload = self.delivery.payload
-        about = f" ({payload.repo.type} {payload.repo.name})" if payload else ""
-        return f"delivery {self.delivery.id}: {self.endpoint.path}{_escaped(about)}"
-
-
-def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
-    while True:
-        try:
-            loop.run_forever()
-        except BaseException as error:  # sys.exit() in a task that a handler left behind
-            logger.error("A task that a handler started has failed\n%s", _quoted_traceback(error))
+    def _prune_old(self, change: _Change) -> None:
+        change.counts -= self._log.prune(0)
+        change.then.append(lambda: self._after(PRUNE_EVERY, _Step(self._prune_old)))
 
 
-async def _settled(result: Any) -> Any:
-    if inspect.isawaitable(result):
-        result = await result
-    return await answers.collected(result) if isinstance(result, Response) else result
+def _promise() -> Future[Any]:
+    """A future that whoever waits for it cannot cancel, only stop waiting for."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
 
 
-def _escaped(text: str) -> str:
-    """Keep text that a stranger wrote on one line, and what it does to a terminal off."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _log_end(delivery: Delivery, error: str | None, seconds: float) -> None:
+    title = f"{_title(delivery)}, attempt {delivery.attempt}"
+    if error is None:
+        logger.info("%s: succeeded in %.2f s", title, seconds)
+    else:
+        logger.error("%s: failed after %.2f s\n%s", title, seconds, error)
 
 
-def _quoted_traceback(error: BaseException) -> str:
-    """Indent a traceback behind bars, so that no text in it can pass for a line of this log."""
-    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).split("\n")
-    return "\n".join(f"    | {_escaped(line)}" for line in lines if line)
+def _title(delivery: Delivery) -> str:
+    repo = delivery.payload.repo if delivery.payload else None
+    about = f" ({repo.type} {repo.name})" if repo else ""
+    return f"delivery {delivery.id}: {delivery.endpoint}{escaped(about)}"

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from .delivery import Arrival, Delivery
 from .payload import WebhookPayload
-from .settings import SetupError
+from .settings import SetupError, at_least
 
 PREFIX = "/webhooks/"
 
@@ -31,17 +31,31 @@ class Endpoint:
     Args:
         function: a `def` or `async def` that takes any of a payload, a delivery and a request.
         path: where to reach it under `/webhooks/`; by default the name of the function.
+        max_attempts: how often it may run for one delivery, until it does not fail.
+        timeout: seconds for one attempt; `None` for no limit.
+        debounce: seconds to wait for a newer event about the same; 0 for not at all.
 
     Raises:
-        SetupError: a parameter that cannot be filled, or a path that cannot be called.
+        SetupError: a parameter that cannot be filled, a path that cannot be called, or a number that makes no sense.
     """
 
-    def __init__(self, function: Handler, path: str | None = None) -> None:
+    def __init__(
+        self,
+        function: Handler,
+        path: str | None = None,
+        *,
+        max_attempts: int = 1,
+        timeout: float | None = None,
+        debounce: float = 0,
+    ) -> None:
         if not callable(function):
             raise SetupError(f"A webhook handler must be a function, not {function!r}.")
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
         self.path = _full_path(self.name if path is None else path)
+        self.max_attempts = int(at_least(1, "max_attempts", max_attempts, whole=True))
+        self.timeout = None if timeout is None else at_least(0.001, "timeout", timeout)
+        self.debounce = at_least(0, "debounce", debounce)
         self.description = (inspect.getdoc(function) or "").partition("\n\n")[0].replace("\n", " ")
         self.is_async = _is_async(function)
         self._sources = _sources(function, self.name)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from .console import WEBHOOK_SETTINGS
 from .endpoints import Endpoint
 from .settings import Settings
 
-WEBHOOK_SETTINGS = "https://huggingface.co/settings/webhooks"
 TOKEN_SETTINGS = "https://huggingface.co/settings/tokens"
 
 EXAMPLE_PAYLOAD = """{
@@ -72,7 +72,8 @@ class Step:
 
 def setup_steps(settings: Settings) -> list[Step]:
     """List what this server needs before the Hub's events do real work, done or not."""
-    return [_secret_step(settings), _token_step(settings), _register_step(settings)]
+    steps = [_secret_step(settings), _token_step(settings), _register_step(settings)]
+    return [*steps, _storage_step(settings)] if settings.on_space else steps
 
 
 def _secret_step(settings: Settings) -> Step:
@@ -108,6 +109,18 @@ def _register_step(settings: Settings) -> Step:
     secret = " and the same secret" if settings.secrets else ""
     text = f"{_link(WEBHOOK_SETTINGS, 'Add a webhook')} with an address from below{secret}, and what it should watch."
     return Step(False, "Tell the Hub where to call", text)
+
+
+def _storage_step(settings: Settings) -> Step:
+    if settings.has_bucket:
+        return Step(True, "A Storage Bucket is attached", "Deliveries are kept when the Space restarts.")
+    command = f"hf spaces volumes set {settings.space_id} -v hf://buckets/&lt;you&gt;/hooks:/data"
+    return Step(
+        False,
+        "Attach a Storage Bucket",
+        "Until then, deliveries that wait or run are lost when the Space restarts, and so is their history. "
+        f"In a terminal: <code>{command}</code>",
+    )
 
 
 def _where(settings: Settings) -> str:

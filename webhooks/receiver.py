@@ -11,12 +11,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from . import answers
 from .delivery import Arrival, Delivery
-from .dispatcher import Dispatcher, Overloaded
+from .dispatcher import Dispatcher, NotTaken
 from .endpoints import Endpoint
 from .payload import WebhookPayload, parse_payload
 from .settings import Settings
@@ -114,6 +115,11 @@ class Receiver:
             return
         await response(scope, receive, send)
 
+    async def health(self, _: Request) -> Response:
+        """Answer a monitor: 200 while deliveries are taken, 503 while they are not, with the counts by status."""
+        taking, counts = self.dispatcher.health()
+        return answers.answer(200 if taking and not self.settings.closed else 503, counts)
+
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         endpoint = find_endpoint(self.endpoints, scope["path"].removeprefix(scope["root_path"]), scope["method"])
         check_sender(self.settings, scope["headers"])
@@ -123,16 +129,18 @@ class Receiver:
         return await self._deliver(endpoint, Delivery(endpoint.path, payload), arrival)
 
     async def _deliver(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Response:
+        ticket = self.dispatcher.take(endpoint, delivery, arrival)
         try:
-            outcome = asyncio.wrap_future(self.dispatcher.dispatch(endpoint, delivery, arrival))
-        except Overloaded:
-            raise Refused(
-                503,
-                "Too many deliveries are waiting. This one was not taken: send it again later.",
-                {"Retry-After": RETRY_AFTER},
-            ) from None
-        await asyncio.wait([outcome], timeout=self.reply_within)
-        response = outcome.result().answer if outcome.done() else answers.accepted(delivery, "running")
+            status = await asyncio.wrap_future(ticket.recorded)
+        except NotTaken as reason:
+            error = f"{reason} This delivery was not taken: send it again later."
+            raise Refused(503, error, {"Retry-After": RETRY_AFTER}) from None
+        response = answers.accepted(delivery, status)
+        if status == "running":
+            outcome = asyncio.wrap_future(ticket.outcome)
+            await asyncio.wait([outcome], timeout=self.reply_within)
+            if outcome.done():
+                response = outcome.result().answer
         response.headers["X-Delivery-Id"] = delivery.id
         return response
 

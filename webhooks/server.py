@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import math
+import contextlib
 import os
+import signal
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from starlette.routing import Route
 
+from . import console
 from .autostart import at_prompt, when_script_ends
 from .dispatcher import Dispatcher
 from .endpoints import PREFIX, Endpoint, Handler
+from .log import DeliveryLog
 from .receiver import Receiver
-from .settings import Settings, SetupError, read_settings
+from .settings import Settings, SetupError, at_least, read_settings
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Handler)
 
-_ONLY_LOCAL = "Public:    none; only this machine reaches the addresses below. share=True makes a public link."
+GRACE = 10.0  # seconds that running handlers get when the server stops
 
 
 class WebhooksServer:
@@ -34,6 +37,8 @@ class WebhooksServer:
             `WEBHOOK_SECRET`. While a secret is being changed, `WEBHOOK_SECRET_PREVIOUS` is accepted too.
         reply_within: seconds that the Hub waits for a handler. One that takes longer goes on after a 202.
         max_pending: how many deliveries may be unfinished; those above are answered 503.
+        data_dir: the folder of the delivery log; by default `WEBHOOKS_DATA_DIR`, else `/data/webhooks` on a Space
+            with a Storage Bucket, else `.webhooks`.
 
     Raises:
         SetupError: a `ValueError` that says which setting is wrong.
@@ -59,18 +64,19 @@ class WebhooksServer:
         *,
         reply_within: float = 5.0,
         max_pending: int = 1000,
+        data_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        given = {"WEBHOOK_SECRET": webhook_secret} if webhook_secret else {}
+        given = {"WEBHOOK_SECRET": str(webhook_secret)} if webhook_secret else {}
+        if data_dir is not None:
+            given["WEBHOOKS_DATA_DIR"] = os.fspath(data_dir)
         self._settings = read_settings(Settings, {**os.environ, **given})
         self._endpoints: dict[str, Endpoint] = {}
-        self._receiver = Receiver(
-            self._endpoints,
-            Dispatcher(int(_at_least(1, "max_pending", max_pending))),
-            self._settings,
-            _at_least(0, "reply_within", reply_within),
-        )
+        self._max_pending = int(at_least(1, "max_pending", max_pending, whole=True))
+        self._reply_within = at_least(0, "reply_within", reply_within)
+        self._dispatcher: Dispatcher | None = None
         self._ui = ui
         self.fastapi_app: FastAPI | None = None
+        self._call_off_autostart: Callable[[], None] = lambda: None
 
     @property
     def registered_webhooks(self) -> dict[str, Handler]:
@@ -81,9 +87,23 @@ class WebhooksServer:
     def add_webhook(self, path: F) -> F: ...
 
     @overload
-    def add_webhook(self, path: str | None = None) -> Callable[[F], F]: ...
+    def add_webhook(
+        self,
+        path: str | None = None,
+        *,
+        max_attempts: int = 1,
+        timeout: float | None = None,
+        debounce: float = 0,
+    ) -> Callable[[F], F]: ...
 
-    def add_webhook(self, path: F | str | None = None) -> F | Callable[[F], F]:
+    def add_webhook(
+        self,
+        path: F | str | None = None,
+        *,
+        max_attempts: int = 1,
+        timeout: float | None = None,
+        debounce: float = 0,
+    ) -> F | Callable[[F], F]:
         """Register a handler; use it as `@server.add_webhook` or `@server.add_webhook("/path")`.
 
         The handler is a `def` or an `async def`, and takes any of a `WebhookPayload`, a `Delivery` and a
@@ -91,9 +111,16 @@ class WebhooksServer:
 
         Args:
             path: where to reach it under `/webhooks/`; by default the function's name.
+            max_attempts: how often to run it for one delivery until it does not raise. Between two attempts there
+                is about 1 second at first and up to 5 minutes later.
+            timeout: seconds for one attempt, which then counts as failed. An `async def` handler is cancelled; the
+                thread of a `def` handler cannot be stopped and is left behind.
+            debounce: seconds to wait for a newer event of the same kind in the same repository, which then takes the
+                place of this one. A stream that never pauses still runs at least every ten times that long.
 
         Raises:
-            SetupError: a `ValueError`: the path is taken or unusable, or a parameter cannot be filled.
+            SetupError: a `ValueError`: the path is taken or unusable, a parameter cannot be filled, or a number
+                makes no sense.
         """
         if callable(path):
             return self.add_webhook()(path)
@@ -101,7 +128,7 @@ class WebhooksServer:
             raise SetupError(f'The path of a webhook must be text such as "/my-webhook", not {path!r}.')
 
         def register(function: F) -> F:
-            endpoint = Endpoint(function, path)
+            endpoint = Endpoint(function, path, max_attempts=max_attempts, timeout=timeout, debounce=debounce)
             if endpoint.path in self._endpoints:
                 raise SetupError(
                     f"There already is a webhook at {endpoint.path}. Rename the function, or give one of the "
@@ -115,6 +142,9 @@ class WebhooksServer:
     def launch(self, prevent_thread_lock: bool = False, **gradio_launch_kwargs: Any) -> None:
         """Start serving, print where, and wait until the server is stopped. A second call only prints.
 
+        It stops at Ctrl-C or SIGTERM: new deliveries are answered 503, running handlers get 10 seconds, and the rest
+        waits in the log for the next start.
+
         Args:
             prevent_thread_lock: return at once; the server goes on as long as the script does. At a prompt
                 or in a notebook it always does.
@@ -122,63 +152,114 @@ class WebhooksServer:
                 unless `share=False` or `GRADIO_SHARE=False` says otherwise.
 
         Raises:
-            SetupError: no handler is registered, or the port is in use.
+            SetupError: no handler is registered, the port is in use, or the delivery log cannot be used.
         """
-        if self.fastapi_app is None:
+        self._call_off_autostart()
+        if self._dispatcher is None:
             self._start(gradio_launch_kwargs)
-        self._print_summary()
+        print(console.summary(self._settings, self._endpoints, self._local_url, self._url), flush=True)
         if not (prevent_thread_lock or at_prompt()):
-            assert self._ui is not None
-            self._ui.block_thread()
+            self._wait_until_stopped()
 
     run = launch
 
-    def _start(self, options: dict[str, Any]) -> None:
-        from .pages import CSS, THEME, landing_page
+    def replay(self, delivery_id: str) -> str:
+        """Run a recorded delivery again, at once and as a new one; return the new one's id.
 
+        Raises:
+            KeyError: the log has no delivery with this id.
+            NotTaken: too many deliveries are waiting, or the log cannot be written.
+            SetupError: the server is not running.
+        """
+        if self._dispatcher is None:
+            raise SetupError("Nothing can be replayed before the server runs: launch() it first.")
+        return self._dispatcher.replay(delivery_id)
+
+    def close(self, grace: float = GRACE) -> bool:
+        """Stop taking deliveries, wait up to `grace` seconds for running handlers, and stop serving.
+
+        Returns:
+            Whether every handler ended. What did not end, or was still to run, goes on at the next launch.
+        """
+        if self._dispatcher is None or self._ui is None:
+            return True
+        all_ended = self._dispatcher.stop(grace)
+        self._ui.close(verbose=False)
+        self._dispatcher = self.fastapi_app = None
+        return all_ended
+
+    def _start(self, options: dict[str, Any]) -> None:
         if not self._endpoints:
             raise SetupError("There is no webhook to serve. Put @webhook_endpoint above a function first.")
-        _log_to_console()
-        options.setdefault("share", self._settings.gradio_share and not self._settings.on_space)
-        options.setdefault("quiet", True)
+        console.show_log()
+        log = DeliveryLog(self._settings.data_dir, shared_disk=self._settings.has_bucket)
+        self._dispatcher = Dispatcher(self._endpoints, log, self._max_pending, self._settings.hide)
+        self._dispatcher.start()
+        try:
+            self.fastapi_app, _, _ = self._launch_gradio(self._dispatcher, options)
+        except BaseException as error:
+            self._dispatcher.stop(grace=0)
+            self._dispatcher = None
+            if isinstance(error, OSError) and "empty port" in str(error):
+                raise SetupError(
+                    f"{_ports(options)} in use by another program. Stop that program, or choose another port with "
+                    "GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
+                ) from None
+            raise
+        self._dispatcher.recover()
+
+    def _launch_gradio(self, dispatcher: Dispatcher, options: dict[str, Any]) -> Any:
+        from .pages import CSS, THEME, landing_page
+
         if self._ui is None:
             self._ui = landing_page(list(self._endpoints.values()), self._settings, lambda: self._url)
-            options.setdefault("css", CSS)
-            options.setdefault("theme", THEME)
-            options.setdefault("footer_links", ["gradio", "settings"])
-        # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards
-        # Gradio's own routes only: the Hub would get a 405.
-        options["ssr_mode"] = False
-        # Handed over before Gradio serves, so the webhooks are there from the first moment.
-        routes = [Route(PREFIX + "{name:path}", self._receiver), Route(PREFIX.rstrip("/"), self._receiver)]
+            options = {"css": CSS, "theme": THEME, "footer_links": ["gradio", "settings"], **options}
+        receiver = Receiver(self._endpoints, dispatcher, self._settings, self._reply_within)
+        routes = [
+            Route(PREFIX + "{name:path}", receiver),
+            Route(PREFIX.rstrip("/"), receiver),
+            Route("/health", receiver.health),
+        ]
         app_kwargs = options.pop("app_kwargs", None) or {}
-        app_kwargs["routes"] = [*routes, *app_kwargs.get("routes", [])]
+        defaults = {"share": self._settings.gradio_share and not self._settings.on_space, "quiet": True}
+        fixed = {
+            "prevent_thread_lock": True,
+            # Handed over before Gradio serves, so the webhooks are there from the first moment.
+            "app_kwargs": {**app_kwargs, "routes": [*routes, *app_kwargs.get("routes", [])]},
+            # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
+            # own routes only: the Hub would get a 405.
+            "ssr_mode": False,
+        }
+        return self._ui.launch(**{**defaults, **options, **fixed})
+
+    def _wait_until_stopped(self) -> None:
+        stopped = threading.Event()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: stopped.set())
         try:
-            self.fastapi_app, _, _ = self._ui.launch(prevent_thread_lock=True, app_kwargs=app_kwargs, **options)
-        except OSError as error:
-            if "empty port" not in str(error):
-                raise
-            raise SetupError(
-                f"{_ports(options)} in use by another program. Stop that program, or choose another port with "
-                "GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
-            ) from None
+            while not stopped.wait(1.0):
+                if self._dispatcher is None:  # closed from elsewhere
+                    return
+        except KeyboardInterrupt:
+            pass
+        print(f"Stopping: nothing new is taken, running handlers have {GRACE:g} seconds.", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C does not want to wait
+            if self.close():
+                return
+        # A handler that does not end may also hold threads that Python would wait for without end.
+        print("Some handlers did not end. They run again at the next start.", flush=True)
+        os._exit(0)
+
+    @property
+    def _local_url(self) -> str:
+        assert self._ui is not None
+        return (self._ui.local_url or "").rstrip("/")
 
     @property
     def _url(self) -> str:
-        """The address that the Hub can reach, as far as it is known."""
+        """The address that the Hub can reach, or else the local one."""
         assert self._ui is not None
-        return (self._settings.public_url or self._ui.share_url or self._ui.local_url or "").rstrip("/")
-
-    def _print_summary(self) -> None:
-        from .pages import WEBHOOK_SETTINGS
-
-        assert self._ui is not None
-        local = (self._ui.local_url or "").rstrip("/")
-        lines = ["", _secret_state(self._settings), "", f"Local:     {local}"]
-        lines += [f"Public:    {self._url}"] if self._url != local else [_ONLY_LOCAL]
-        lines += ["Webhooks:", *(f"  POST {self._url}{path}" for path in self._endpoints)]
-        lines += ["", f"Tell the Hub about them at {WEBHOOK_SETTINGS}"]
-        print("\n".join(lines), flush=True)
+        return (self._settings.public_url or self._ui.share_url or self._local_url).rstrip("/")
 
 
 class Launchable(Protocol):
@@ -198,10 +279,12 @@ def webhook_endpoint(path: Handler) -> Launchable: ...
 
 
 @overload
-def webhook_endpoint(path: str | None = None) -> Callable[[Handler], Launchable]: ...
+def webhook_endpoint(
+    path: str | None = None, *, max_attempts: int = 1, timeout: float | None = None, debounce: float = 0
+) -> Callable[[Handler], Launchable]: ...
 
 
-def webhook_endpoint(path: Any = None) -> Any:
+def webhook_endpoint(path: Any = None, **options: Any) -> Any:
     """Register a handler on one shared server, which starts by itself when the script ends.
 
     Use it as `@webhook_endpoint` or `@webhook_endpoint("/path")`. The function comes back as it was, with
@@ -210,6 +293,7 @@ def webhook_endpoint(path: Any = None) -> Any:
 
     Args:
         path: where to reach it under `/webhooks/`; by default the function's name.
+        options: `max_attempts`, `timeout` and `debounce`, as in `WebhooksServer.add_webhook`.
 
     Raises:
         SetupError: see `WebhooksServer.add_webhook`.
@@ -229,53 +313,17 @@ def webhook_endpoint(path: Any = None) -> Any:
         return webhook_endpoint()(path)
     if _shared_server is None:
         _shared_server = WebhooksServer()
-        when_script_ends(_launch_shared_server)
+        _shared_server._call_off_autostart = when_script_ends(_shared_server.launch)
     server = _shared_server
 
     def register(function: Any) -> Any:
-        server.add_webhook(path)(function)
+        server.add_webhook(path, **options)(function)
         function.launch = function.run = server.launch
         return function
 
     return register
 
 
-def _launch_shared_server() -> None:
-    if _shared_server is not None and _shared_server.fastapi_app is None:
-        _shared_server.launch()
-
-
-def _at_least(minimum: float, name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not minimum <= value < math.inf:
-        raise SetupError(f"{name} must be a number of {minimum:g} or more, not {value!r}.")
-    return value
-
-
-def _secret_state(settings: Settings) -> str:
-    if settings.secrets:
-        previous = " (and the previous one is still accepted)" if len(settings.secrets) > 1 else ""
-        return f"The webhook secret is set{previous}."
-    if settings.closed:
-        return (
-            "No webhook secret is set, so every delivery is answered 503. Add WEBHOOK_SECRET in the settings "
-            f"of this Space: https://huggingface.co/spaces/{settings.space_id}/settings"
-        )
-    return (
-        "No webhook secret is set: anyone who knows an address below can call it. Set WEBHOOK_SECRET in the "
-        "environment or in .env to close it."
-    )
-
-
 def _ports(options: dict[str, Any]) -> str:
     port = options.get("server_port")
     return f"Port {port} is" if port else "All the ports that Gradio tries are"
-
-
-def _log_to_console() -> None:
-    """Show the log of deliveries on the console, unless the program has set up logging itself."""
-    logger = logging.getLogger("webhooks")
-    if not logger.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)

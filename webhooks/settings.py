@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError
+
+BUCKET = Path("/data")  # where a Space's Storage Bucket is attached
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -17,6 +21,18 @@ class SetupError(SystemExit, ValueError):
     It is a `ValueError` to whoever catches it. Left alone it ends the script with its sentence, exit code 1
     and no traceback, since the mistake is not where the traceback would point.
     """
+
+
+def at_least(minimum: float, name: str, value: float, *, whole: bool = False) -> float:
+    """Return a number that was given for a parameter.
+
+    Raises:
+        SetupError: it is no number, too small, or not whole where it has to be; the text names parameter and value.
+    """
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not minimum <= value < math.inf:
+        raise SetupError(f"{name} must be a {'whole ' * whole}number of {minimum:g} or more, not {value!r}.")
+    return value
 
 
 def read_settings(model: type[_Model], environ: Mapping[str, str] | None = None) -> _Model:
@@ -33,10 +49,16 @@ def read_settings(model: type[_Model], environ: Mapping[str, str] | None = None)
         return model.model_validate({name: value for name, value in given.items() if value})
     except ValidationError as error:
         problems = [
-            f"{'.'.join(map(str, problem['loc'])).upper()} is wrong: {problem['msg'].removeprefix('Value error, ')}."
+            _problem(model, str(problem["loc"][0]), problem["msg"])
             for problem in error.errors(include_url=False, include_input=False)
         ]
         raise SetupError("\n".join(problems)) from None
+
+
+def _problem(model: type[BaseModel], name: str, message: str) -> str:
+    default = model.model_fields[name].default
+    example = "" if default is None else f", such as {str(default).lower() if isinstance(default, bool) else default}"
+    return f"{name.upper()} is wrong: {message.removeprefix('Value error, ')}{example}."
 
 
 def _sendable(secret: SecretStr) -> SecretStr:
@@ -60,6 +82,7 @@ class Settings(BaseModel):
     webhook_secret: _Secret | None = None
     webhook_secret_previous: _Secret | None = None
     webhooks_allow_unauthenticated: bool = False
+    webhooks_data_dir: Path | None = None
     gradio_share: bool = True
     hf_token: SecretStr | None = None
     dry_run: bool = False
@@ -76,10 +99,28 @@ class Settings(BaseModel):
         both = (self.webhook_secret, self.webhook_secret_previous)
         return tuple(secret.get_secret_value().encode() for secret in both if secret)
 
+    def hide(self, text: str) -> str:
+        """Take our secrets out of a text that is to be shown or kept."""
+        for secret in (self.webhook_secret, self.webhook_secret_previous, self.hf_token):
+            text = text.replace(secret.get_secret_value(), "***") if secret else text
+        return text
+
     @property
     def closed(self) -> bool:
         """A Space is public: without a secret it takes nothing, unless it is told to."""
         return self.on_space and not self.secrets and not self.webhooks_allow_unauthenticated
+
+    @property
+    def has_bucket(self) -> bool:
+        """A Space's own disk is empty after each restart; what has to last goes to an attached Storage Bucket."""
+        return self.on_space and BUCKET.is_dir() and os.access(BUCKET, os.W_OK)
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder of the delivery log."""
+        if self.webhooks_data_dir:
+            return self.webhooks_data_dir
+        return BUCKET / "webhooks" if self.has_bucket else Path(".webhooks")
 
     @property
     def public_url(self) -> str | None:

@@ -1,0 +1,417 @@
+"""The life of a delivery, in this process: real threads, a real log, no network."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import load
+from fastapi import HTTPException
+
+from webhooks import Delivery, WebhookPayload, life
+from webhooks.delivery import Arrival
+from webhooks.dispatcher import Dispatcher, NotTaken, Ticket
+from webhooks.endpoints import Endpoint
+from webhooks.log import INTERRUPTED, DeliveryLog, Record
+
+WAIT = 20  # seconds until a test that waits in vain fails
+BODY = load("repo.content-update")
+
+
+class Desk:
+    """A dispatcher with its log, which can be stopped and started again like a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.endpoints: dict[str, Endpoint] = {}
+        self.dispatcher: Dispatcher | None = None
+
+    def add(self, handler: Callable[..., Any], **options: Any) -> Endpoint:
+        endpoint = Endpoint(handler, **options)
+        self.endpoints[endpoint.path] = endpoint
+        return endpoint
+
+    def start(self, max_pending: int = 1000) -> Desk:
+        self.log = DeliveryLog(self.folder)
+        self.dispatcher = Dispatcher(
+            self.endpoints, self.log, max_pending, hide=lambda text: text.replace("s3cret", "***")
+        )
+        self.dispatcher.start()
+        self.dispatcher.recover()
+        return self
+
+    def stop(self, grace: float = WAIT) -> bool:
+        return self.dispatcher.stop(grace)
+
+    def deliver(self, endpoint: Endpoint, body: Any = BODY, headers: Any = ()) -> Ticket:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        payload = None if isinstance(body, bytes) else WebhookPayload.model_validate(body)
+        arrival = Arrival(endpoint.path, b"", tuple(headers), raw)
+        return self.dispatcher.take(endpoint, Delivery(endpoint.path, payload), arrival)
+
+    def records(self) -> list[Record]:
+        """Stop, and read the whole log."""
+        self.stop()
+        log = DeliveryLog(self.folder)
+        ids = [row[0] for row in log._database.execute("SELECT id FROM deliveries ORDER BY number")]
+        records = [log.find(id) for id in ids]
+        log.close()
+        return records
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    if desk.dispatcher and desk.dispatcher._thread.is_alive():
+        desk.stop(0)
+
+
+@pytest.fixture
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "backoff", lambda failures: 0.0)
+
+
+def statuses(records: list[Record]) -> list[str]:
+    return [record.status for record in records]
+
+
+def commit(number: int) -> dict[str, Any]:
+    body = load("repo.content-update")
+    body["updatedRefs"][0]["newSha"] = body["repo"]["headSha"] = f"{number:040x}"
+    return body
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.usefixtures("no_backoff")
+def test_a_handler_that_fails_runs_again_until_it_succeeds(desk: Desk, is_async: bool) -> None:
+    attempts, done = [], threading.Event()
+
+    def flaky(delivery: Delivery) -> str:
+        attempts.append(delivery.attempt)
+        if len(attempts) < 3:
+            raise ValueError("s3cret")
+        done.set()
+        return "third time lucky"
+
+    async def async_flaky(delivery: Delivery) -> str:
+        return flaky(delivery)
+
+    ticket = desk.start().deliver(desk.add(async_flaky if is_async else flaky, max_attempts=4))
+    outcome = ticket.outcome.result(WAIT)
+    assert (outcome.status, outcome.answer.status_code) == ("scheduled", 202)
+    assert done.wait(WAIT)
+    (record,) = desk.records()
+    assert attempts == [1, 2, 3]
+    assert (record.status, record.failures, record.answer) == ("succeeded", 2, b'"third time lucky"')
+    assert ["ValueError: ***" in (attempt.error or "") for attempt in record.attempts] == [True, True, False]
+
+
+@pytest.mark.usefixtures("no_backoff")
+def test_a_handler_fails_for_good_after_its_last_attempt(desk: Desk) -> None:
+    attempts = []
+
+    def broken(delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        raise HTTPException(507, "no room")
+
+    endpoint = desk.add(broken, max_attempts=3)
+    desk.start().deliver(endpoint)
+    while desk.dispatcher.health()[1]["failed"] == 0:
+        assert len(attempts) <= 3
+    (record,) = desk.records()
+    assert (record.status, record.failures, record.answer_status, attempts) == ("failed", 3, 507, [1, 2, 3])
+
+
+def test_between_two_attempts_there_is_the_backoff_and_a_restart_does_not_shorten_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "backoff", lambda failures: 1.0)
+    ran: list[float] = []
+    done = threading.Event()
+
+    def flaky(delivery: Delivery) -> None:
+        ran.append(time.time())
+        if delivery.attempt == 1:
+            raise ValueError
+        done.set()
+
+    endpoint = desk.add(flaky, max_attempts=2)
+    desk.start().deliver(endpoint).outcome.result(WAIT)
+    desk.stop()
+    desk.start()
+    assert done.wait(WAIT)
+    assert ran[1] - ran[0] >= 1.0
+
+
+def test_an_async_handler_is_cancelled_at_its_timeout(desk: Desk) -> None:
+    cancelled = threading.Event()
+
+    async def slow() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    outcome = desk.start().deliver(desk.add(slow, timeout=0.05)).outcome.result(WAIT)
+    assert (outcome.status, outcome.answer.status_code) == ("failed", 500)
+    assert cancelled.wait(WAIT)
+    (record,) = desk.records()
+    assert "TimeoutError: The handler took longer than its timeout of 0.05 seconds." in record.attempts[0].error
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handler_that_blocks_past_its_timeout_fails_and_what_it_does_later_changes_nothing(
+    desk: Desk, is_async: bool
+) -> None:
+    gate, returned = threading.Event(), threading.Event()
+
+    def stuck() -> str:
+        gate.wait(WAIT)
+        returned.set()
+        return "too late"
+
+    async def async_stuck() -> str:
+        return stuck()
+
+    outcome = desk.start().deliver(desk.add(async_stuck if is_async else stuck, timeout=0.05)).outcome.result(WAIT)
+    assert outcome.status == "failed"
+    gate.set()
+    assert returned.wait(WAIT)
+    (record,) = desk.records()
+    assert (record.status, len(record.attempts)) == ("failed", 1)
+
+
+def test_fifty_updates_within_the_window_run_once_with_the_newest_payload(desk: Desk) -> None:
+    ran: list[str] = []
+    done = threading.Event()
+
+    def train(payload: WebhookPayload) -> None:
+        ran.append(payload.repo.head_sha)
+        done.set()
+
+    endpoint = desk.add(train, debounce=1)
+    desk.start()
+    tickets = [desk.deliver(endpoint, commit(number)) for number in range(50)]
+    assert {ticket.recorded.result(WAIT) for ticket in tickets} == {"scheduled"}
+    assert done.wait(WAIT)
+    records = desk.records()
+    assert statuses(records) == ["superseded"] * 49 + ["succeeded"]
+    assert ran == [f"{49:040x}"]
+    assert [record.superseded_by for record in records[:-1]] == [record.delivery.id for record in records[1:]]
+
+
+def test_a_stream_that_never_pauses_still_runs(desk: Desk) -> None:
+    ran: list[int] = []
+
+    def train(payload: WebhookPayload) -> None:
+        ran.append(int(payload.repo.head_sha, 16))
+
+    endpoint = desk.add(train, debounce=0.1)
+    desk.start()
+    numbers = itertools.count()
+    deadline = time.monotonic() + WAIT
+    while len(ran) < 2:  # each event comes as soon as the one before it is recorded, well within the window
+        assert time.monotonic() < deadline
+        desk.deliver(endpoint, commit(next(numbers))).recorded.result(WAIT)
+    assert 0 < ran[0] < ran[1] <= next(numbers)
+
+
+def test_other_events_are_not_swallowed_by_a_burst(desk: Desk) -> None:
+    ran: list[tuple[str, str]] = []
+    everything = threading.Barrier(4)
+
+    def note(payload: WebhookPayload) -> None:
+        ran.append((payload.repo.name, payload.event.scope))
+        everything.wait(WAIT)
+
+    endpoint = desk.add(note, debounce=0.3)
+    desk.start()
+    other = load("repo.content-update")
+    other["repo"]["name"] = "username/other"
+    comment = {**load("discussion.comment-create"), "repo": BODY["repo"]}
+    for body in (BODY, comment, other):
+        desk.deliver(endpoint, body)
+    everything.wait(WAIT)
+    name = BODY["repo"]["name"]
+    assert sorted(ran) == sorted(
+        [(name, "repo.content"), (name, "discussion.comment"), ("username/other", "repo.content")]
+    )
+
+
+def test_a_burst_goes_on_across_a_restart(desk: Desk) -> None:
+    ran: list[str] = []
+    done = threading.Event()
+
+    def train(payload: WebhookPayload) -> None:
+        ran.append(payload.repo.head_sha)
+        done.set()
+
+    endpoint = desk.add(train, debounce=1)
+    desk.start().deliver(endpoint, commit(1)).recorded.result(WAIT)
+    desk.stop()
+    desk.start().deliver(endpoint, commit(2)).recorded.result(WAIT)
+    assert done.wait(WAIT)
+    assert statuses(desk.records()) == ["superseded", "succeeded"]
+    assert ran == [f"{2:040x}"]
+
+
+def test_what_ran_when_the_process_ended_runs_again(desk: Desk) -> None:
+    gate, attempts, done = threading.Event(), [], threading.Event()
+
+    def slow(delivery: Delivery, payload: WebhookPayload) -> None:
+        attempts.append(delivery.attempt)
+        if delivery.attempt == 1:
+            gate.wait(WAIT)
+        done.set()
+
+    ticket = desk.start().deliver(desk.add(slow))
+    ticket.recorded.result(WAIT)
+    assert desk.stop(grace=0.05) is False
+    desk.start()
+    assert done.wait(WAIT)
+    (record,) = desk.records()
+    gate.set()
+    assert (record.status, record.delivery.id, attempts) == ("succeeded", ticket.delivery.id, [1, 2])
+    assert (record.failures, [attempt.error for attempt in record.attempts]) == (0, [INTERRUPTED, None])
+
+
+def test_a_handler_that_is_gone_fails_its_deliveries_with_a_reason(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "backoff", lambda failures: 0.2)
+
+    def renamed() -> None:
+        raise ValueError
+
+    endpoint = desk.add(renamed, max_attempts=2)
+    desk.start().deliver(endpoint).outcome.result(WAIT)
+    desk.stop()
+    del desk.endpoints[endpoint.path]
+    desk.start()
+    deadline = time.monotonic() + WAIT
+    while desk.dispatcher.health()[1]["failed"] == 0:
+        assert time.monotonic() < deadline
+    (record,) = desk.records()
+    assert record.status == "failed"
+    assert json.loads(record.answer)["error"] == "No handler is registered at /webhooks/renamed any more."
+
+
+def test_a_handler_that_takes_a_payload_now_fails_deliveries_without_one(desk: Desk) -> None:
+    endpoint = desk.add(lambda: "any", path="/f")
+    desk.start().deliver(endpoint, b"hello").outcome.result(WAIT)
+    desk.endpoints[endpoint.path] = Endpoint(lambda payload: None, "/f")
+    (id,) = [record.delivery.id for record in desk.records()]
+    desk.start().dispatcher.replay(id)
+    deadline = time.monotonic() + WAIT
+    while desk.dispatcher.health()[1]["failed"] == 0:
+        assert time.monotonic() < deadline
+    assert "takes a payload now" in json.loads(desk.records()[1].answer)["error"]
+
+
+def test_a_replay_is_a_new_delivery_of_the_same_request(desk: Desk) -> None:
+    seen: list[Any] = []
+    twice = threading.Semaphore(0)
+
+    async def look(payload: WebhookPayload, delivery: Delivery, request: Any) -> None:
+        seen.append((payload, delivery.replay_of, await request.json(), request.headers["x-note"]))
+        twice.release()
+
+    ticket = desk.start().deliver(desk.add(look), headers=[(b"x-note", b"hello")])
+    ticket.outcome.result(WAIT)
+    new_id = desk.dispatcher.replay(ticket.delivery.id)
+    assert twice.acquire(timeout=WAIT)
+    assert twice.acquire(timeout=WAIT)
+    first, second = desk.records()
+    assert (second.delivery.id, second.delivery.replay_of, second.status) == (new_id, ticket.delivery.id, "succeeded")
+    assert first.delivery.id == ticket.delivery.id
+    payload = ticket.delivery.payload
+    assert seen == [(payload, None, BODY, "hello"), (payload, ticket.delivery.id, BODY, "hello")]
+
+
+def test_replaying_an_unknown_id_is_a_key_error_with_the_id(desk: Desk) -> None:
+    with pytest.raises(KeyError, match="no-such-id"):
+        desk.start().dispatcher.replay("no-such-id")
+
+
+def test_a_stopping_dispatcher_takes_nothing_and_lets_running_handlers_end(desk: Desk) -> None:
+    gate, started = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        started.set()
+        gate.wait(WAIT)
+        return "in time"
+
+    endpoint = desk.add(slow)
+    ticket = desk.start().deliver(endpoint)
+    assert started.wait(WAIT)
+    stopper = threading.Thread(target=desk.stop)
+    stopper.start()
+    while not desk.dispatcher._stopping:
+        pass
+    assert desk.dispatcher.health()[0] is False
+    with pytest.raises(NotTaken, match="stopping"):
+        desk.deliver(endpoint).recorded.result(WAIT)
+    gate.set()
+    assert ticket.outcome.result(WAIT).status == "succeeded"
+    stopper.join()
+    log = DeliveryLog(desk.folder)
+    assert log.find(ticket.delivery.id).answer == b'"in time"'
+    log.close()
+
+
+def test_a_full_disk_refuses_new_deliveries_and_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webhooks.dispatcher.RETRY_WRITE", 0.05)
+    gate, started = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        started.set()
+        gate.wait(WAIT)
+        return "x" * 50_000
+
+    quick = desk.add(lambda: None, path="/quick")
+    ticket = desk.start().deliver(desk.add(slow))
+    assert started.wait(WAIT)
+    database = desk.log._database
+    limit = database.execute("PRAGMA max_page_count").fetchone()[0]
+    pages = database.execute("PRAGMA page_count").fetchone()[0]
+    database.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own "database or disk is full"
+    refusals = [desk.deliver(quick, b"x" * 100_000).recorded.exception(WAIT) for _ in range(20)]
+    assert isinstance(refusals[-1], NotTaken)
+    assert "cannot be written" in str(refusals[-1])
+    assert desk.dispatcher.health()[0] is False
+    gate.set()
+    assert not ticket.outcome.done()
+    database.execute(f"PRAGMA max_page_count = {limit}")
+    assert ticket.outcome.result(WAIT).status == "succeeded"
+    assert desk.deliver(quick).outcome.result(WAIT).status == "succeeded"
+    assert desk.dispatcher.health()[0] is True
+    assert set(statuses(desk.records())) == {"succeeded"}
+
+
+def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(desk: Desk) -> None:
+    def handler(payload: Any) -> None:
+        if payload.repo.name.endswith("broken"):
+            raise ValueError
+
+    endpoint = desk.add(handler)
+    desk.start()
+    desk.log.keep = 5
+    broken = load("repo.content-update")
+    broken["repo"]["name"] = "username/broken"
+    for body in (BODY, broken) * 10:
+        desk.deliver(endpoint, body).outcome.result(WAIT)
+    _, counts = desk.dispatcher.health()
+    desk.stop()
+    desk.start()
+    assert desk.dispatcher.health()[1] == counts
+    assert counts["succeeded"] + counts["failed"] == 5
+    assert len(desk.records()) == 5
