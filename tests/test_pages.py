@@ -13,6 +13,7 @@ import pytest
 from conftest import Process
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+import webhooks.settings
 from webhooks.pages import curl, setup_steps
 from webhooks.settings import Settings, read_settings
 
@@ -109,13 +110,23 @@ def settings(**environ: str) -> Settings:
         ({"webhook_secret_previous": "s"}, [True, False, False]),
         ({"hf_token": "t"}, [False, True, False]),
         ({"dry_run": "true"}, [False, True, False]),
-        ({"space_id": "me/hooks"}, [False, False, False]),
-        ({"space_id": "me/hooks", "webhooks_allow_unauthenticated": "true"}, [False, False, False]),
-        ({"space_id": "me/hooks", "webhook_secret": "s", "hf_token": "t"}, [True, True, False]),
+        ({"space_id": "me/hooks"}, [False, False, False, False]),
+        ({"space_id": "me/hooks", "webhooks_allow_unauthenticated": "true"}, [False, False, False, False]),
+        ({"space_id": "me/hooks", "webhook_secret": "s", "hf_token": "t"}, [True, True, False, False]),
     ],
 )
 def test_a_step_is_done_once_its_setting_is_there(environ: dict[str, str], done: list[bool]) -> None:
     assert [step.done for step in setup_steps(settings(**environ))] == done
+
+
+def test_a_space_without_a_bucket_is_told_how_to_attach_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    on_space = settings(space_id="me/hooks")
+    monkeypatch.setattr(webhooks.settings, "BUCKET", tmp_path / "data")
+    missing = setup_steps(on_space)[-1]
+    assert not missing.done
+    assert "hf spaces volumes set me/hooks -v hf://buckets/&lt;you&gt;/hooks:/data" in missing.text
+    (tmp_path / "data").mkdir()
+    assert setup_steps(on_space)[-1].done
 
 
 def test_a_step_says_where_it_is_done() -> None:
@@ -246,7 +257,7 @@ def test_a_new_space_says_that_it_receives_nothing_and_links_to_its_settings(
 ) -> None:
     with opened(browser, new_space) as page:
         expect(page.get_by_text("Not receiving yet", exact=True)).to_be_visible()
-        assert page.locator(".webhooks-steps .mark").all_inner_texts() == ["1", "2", "3"]
+        assert page.locator(".webhooks-steps .mark").all_inner_texts() == ["1", "2", "3", "4"]
         for link in page.get_by_role("link", name="Settings", exact=True).all():
             expect(link).to_have_attribute("href", "https://huggingface.co/spaces/me/hooks/settings")
         assert page.get_by_role("link", name="Settings", exact=True).count() == 2

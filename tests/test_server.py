@@ -175,6 +175,34 @@ def test_a_handler_registered_after_the_launch_is_reachable(serve: Run) -> None:
     assert server.post("second", UPDATE).json() == "second"
 
 
+def test_the_guides_decorator_takes_the_options_and_its_server_replays(serve: Run) -> None:
+    server = serve(
+        """
+        from webhooks import Delivery, WebhookPayload, webhook_endpoint
+
+        @webhook_endpoint(max_attempts=2, timeout=5)
+        def flaky(payload: WebhookPayload, delivery: Delivery):
+            if delivery.attempt == 1:
+                raise ValueError
+            print(f"handled {delivery.id}, a replay of {delivery.replay_of}", flush=True)
+
+        @webhook_endpoint("/replay", debounce=0)
+        async def again(request):
+            try:
+                return __import__("webhooks.server").server._shared_server.replay((await request.body()).decode())
+            except KeyError as error:
+                return repr(error)
+        """
+    )
+    answer = server.post("flaky", UPDATE)
+    id = answer.headers["X-Delivery-Id"]
+    assert (answer.status_code, answer.json()) == (202, {"delivery": id, "status": "scheduled"})
+    server.wait_for(f"handled {id}, a replay of None")
+    new_id = server.post("replay", id.encode()).json()
+    server.wait_for(f"handled {new_id}, a replay of {id}")
+    assert server.post("replay", b"no-such-id").json() == "KeyError('no-such-id')"
+
+
 def test_the_users_own_routes_stay(serve: Run) -> None:
     server = serve(
         """

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from conftest import ROOT, clean_environment
 from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr
 
+import webhooks.settings
 from webhooks import SetupError, read_settings
 from webhooks.settings import Settings
 
@@ -219,3 +221,35 @@ def test_a_space_without_a_secret_is_closed_unless_it_is_told_to_be_open(
 )
 def test_the_public_url_is_the_first_host_of_the_space(host: str, url: str | None) -> None:
     assert settings(space_host=host).public_url == url
+
+
+# --- Where the delivery log is
+
+
+def test_the_log_is_where_it_was_asked_to_be_else_in_the_bucket_else_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bucket = tmp_path / "data"
+    monkeypatch.setattr(webhooks.settings, "BUCKET", bucket)
+    assert Settings().data_dir == Settings(space_id="me/hooks").data_dir == Path(".webhooks")
+    bucket.mkdir()
+    assert Settings().data_dir == Path(".webhooks"), "outside a Space /data is somebody else's"
+    assert Settings(space_id="me/hooks").data_dir == bucket / "webhooks"
+    asked = read_settings(Settings, {"SPACE_ID": "me/hooks", "WEBHOOKS_DATA_DIR": "/elsewhere"})
+    assert asked.data_dir == Path("/elsewhere")
+
+
+def test_only_a_log_in_the_bucket_does_without_wal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bucket = tmp_path / "data"
+    bucket.mkdir()
+    monkeypatch.setattr(webhooks.settings, "BUCKET", bucket)
+    assert Settings(space_id="me/hooks").on_shared_disk
+    assert Settings(space_id="me/hooks", webhooks_data_dir=bucket / "mine").on_shared_disk
+    assert not Settings(space_id="me/hooks", webhooks_data_dir=tmp_path).on_shared_disk
+    assert not Settings(webhooks_data_dir=bucket).on_shared_disk
+
+
+def test_secrets_are_taken_out_of_what_is_shown() -> None:
+    settings = Settings(webhook_secret="one", webhook_secret_previous="two", hf_token="three")
+    assert settings.hide("one two three four") == "*** *** *** four"
+    assert Settings().hide("one") == "one"

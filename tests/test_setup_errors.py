@@ -142,8 +142,21 @@ def handler(wants: Any) -> None: ...
         ),
         *(
             (lambda value=value: WebhooksServer(max_pending=value), f"max_pending .* not {value!r}")
-            for value in (0, "many")
+            for value in (0, "many", 2.5)
         ),
+        *(
+            (
+                lambda n=name, v=value: WebhooksServer().add_webhook("/f", **{n: v})(lambda: None),
+                f"{name} .* not {value!r}",
+            )
+            for name, values in {
+                "max_attempts": (0, -1, 1.5, "3", True),
+                "timeout": (0, -1, "30s", float("nan")),
+                "debounce": (-1, "a minute", float("inf"), None),
+            }.items()
+            for value in values
+        ),
+        (lambda: WebhooksServer().replay("0" * 16), "launch"),
     ],
 )
 def test_a_mistake_is_a_value_error_that_names_it(mistake: Any, message: str) -> None:

@@ -34,6 +34,8 @@ logger = logging.getLogger("webhooks")
 RETRY_WRITE = 1.0  # seconds between two tries to write what could not be written
 POSTPONE = 1.0  # seconds until a handler that the machine could not start is started again
 PRUNE_EVERY = 60.0  # seconds
+PRUNE_AGAIN = 1.0  # seconds, while there still was something to prune
+PRUNED_AT_ONCE = 100  # deliveries, so that none that arrives has to wait long
 BATCH = 256  # steps that share a commit, at most
 
 _UNWRITABLE = "The delivery log cannot be written."
@@ -83,12 +85,13 @@ class _Change:
 
     counts: Counter[str]
     then: list[Callable[[], object]] = field(default_factory=list)
+    finished: int = 0
 
-    def move(self, old: str | None, new: str | None) -> None:
+    def move(self, old: str | None, new: str) -> None:
         if old:
             self.counts[old] -= 1
-        if new:
-            self.counts[new] += 1
+        self.counts[new] += 1
+        self.finished += new in FINISHED
 
     def total(self, statuses: tuple[str, ...]) -> int:
         return sum(self.counts[status] for status in statuses)
@@ -135,7 +138,7 @@ class Dispatcher:
 
     def start(self) -> None:
         """Begin to take deliveries."""
-        self._steps.put(_Step(self._prune_old))
+        self._steps.put(_Step(self._prune_more))
         self._thread.start()
 
     def recover(self) -> None:
@@ -220,9 +223,7 @@ class Dispatcher:
             with self._log.transaction():
                 for step in steps:
                     step.apply(change)
-                excess = change.total(FINISHED) - self._log.keep
-                if excess > 0:
-                    change.counts -= self._log.prune(excess)
+                self._prune(change, at_most=change.finished)
         except Exception as error:
             if len(steps) > 1:  # one that cannot be written must not keep the others from it
                 for step in steps:
@@ -398,9 +399,18 @@ class Dispatcher:
             change.then.append(lambda: logger.info("%d unfinished deliveries go on.", len(unfinished)))
         change.then += [functools.partial(self._run_at, due_at, id) for id, due_at in unfinished]
 
-    def _prune_old(self, change: _Change) -> None:
-        change.counts -= self._log.prune(0)
-        change.then.append(lambda: self._after(PRUNE_EVERY, _Step(self._prune_old)))
+    def _prune(self, change: _Change, at_most: int) -> None:
+        """Keep a log that is full from growing: as many go as come."""
+        excess = change.total(FINISHED) - self._log.keep
+        if excess > 0 and at_most > 0:
+            change.counts -= self._log.prune(excess, at_most)
+
+    def _prune_more(self, change: _Change) -> None:
+        """Delete what is too old, or too much since before the start, a little at a time."""
+        pruned = self._log.prune(max(0, change.total(FINISHED) - self._log.keep), PRUNED_AT_ONCE)
+        change.counts -= pruned
+        wait = PRUNE_AGAIN if pruned else PRUNE_EVERY
+        change.then.append(lambda: self._after(wait, _Step(self._prune_more)))
 
 
 def _promise() -> Future[Any]:

@@ -280,7 +280,7 @@ class DeliveryLog:
         )
         self._database.execute("UPDATE deliveries SET status = 'queued' WHERE status = 'running'")
 
-    def prune(self, excess: int, at_most: int = 50) -> Counter[str]:
+    def prune(self, excess: int, at_most: int = 100) -> Counter[str]:
         """Delete a few finished deliveries, oldest first; return how many by status.
 
         Args:

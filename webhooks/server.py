@@ -192,7 +192,7 @@ class WebhooksServer:
         if not self._endpoints:
             raise SetupError("There is no webhook to serve. Put @webhook_endpoint above a function first.")
         console.show_log()
-        log = DeliveryLog(self._settings.data_dir, shared_disk=self._settings.has_bucket)
+        log = DeliveryLog(self._settings.data_dir, shared_disk=self._settings.on_shared_disk)
         self._dispatcher = Dispatcher(self._endpoints, log, self._max_pending, self._settings.hide)
         self._dispatcher.start()
         try:

@@ -123,6 +123,11 @@ class Settings(BaseModel):
         return BUCKET / "webhooks" if self.has_bucket else Path(".webhooks")
 
     @property
+    def on_shared_disk(self) -> bool:
+        """A bucket's mount knows no memory shared between its clients, which SQLite's WAL needs."""
+        return self.has_bucket and self.data_dir.absolute().is_relative_to(BUCKET)
+
+    @property
     def public_url(self) -> str | None:
         """The Space's own address. With a custom domain `SPACE_HOST` is a list; its first name is used."""
         return f"https://{self.space_host.split(',')[0].strip()}" if self.space_host else None
