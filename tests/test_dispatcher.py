@@ -391,10 +391,57 @@ def test_a_full_disk_refuses_new_deliveries_and_loses_nothing(desk: Desk, monkey
     gate.set()
     assert not ticket.outcome.done()
     database.execute(f"PRAGMA max_page_count = {limit}")
+    while not desk.dispatcher.health()[0]:
+        assert desk.dispatcher._thread.is_alive()
     assert ticket.outcome.result(WAIT).status == "succeeded"
     assert desk.deliver(quick).outcome.result(WAIT).status == "succeeded"
-    assert desk.dispatcher.health()[0] is True
     assert set(statuses(desk.records())) == {"succeeded"}
+
+
+def test_a_thousand_at_once_are_all_taken(desk: Desk) -> None:
+    ran: set[str] = set()
+
+    async def handler(delivery: Delivery) -> None:
+        ran.add(delivery.id)
+
+    endpoint = desk.add(handler)
+    desk.start()
+    tickets = [desk.deliver(endpoint) for _ in range(1000)]
+    assert [ticket.outcome.result(WAIT).status for ticket in tickets] == ["succeeded"] * 1000
+    assert ran == {ticket.delivery.id for ticket in tickets} == {record.delivery.id for record in desk.records()}
+
+
+def test_a_debounced_delivery_that_fails_is_not_in_the_way_of_the_next_one(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(life, "backoff", lambda failures: 0.05)
+    gate, running, done = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def train(delivery: Delivery, payload: WebhookPayload) -> None:
+        if payload.repo.head_sha == f"{1:040x}" and delivery.attempt == 1:
+            running.set()
+            gate.wait(WAIT)
+            raise ValueError
+        done.release()
+
+    endpoint = desk.add(train, max_attempts=2, debounce=0.3)
+    desk.start().deliver(endpoint, commit(1))
+    assert running.wait(WAIT)
+    desk.deliver(endpoint, commit(2)).recorded.result(WAIT)
+    gate.set()
+    assert done.acquire(timeout=WAIT)
+    assert done.acquire(timeout=WAIT)
+    assert desk.dispatcher.health()[0] is True
+    assert statuses(desk.records()) == ["succeeded", "succeeded"]
+
+
+def test_who_comes_after_the_end_is_told_so(desk: Desk) -> None:
+    endpoint = desk.add(lambda: None, path="/f")
+    desk.start().stop()
+    with pytest.raises(NotTaken, match="stopping"):
+        desk.deliver(endpoint).recorded.result(WAIT)
+    with pytest.raises(NotTaken, match="stopping"):
+        desk.dispatcher.replay("any")
 
 
 def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(desk: Desk) -> None:

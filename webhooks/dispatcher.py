@@ -38,6 +38,7 @@ PRUNE_AGAIN = 1.0  # seconds, while there still was something to prune
 PRUNED_AT_ONCE = 100  # deliveries, so that none that arrives has to wait long
 BATCH = 256  # steps that share a commit, at most
 
+_STOPPING = "The server is stopping."
 _UNWRITABLE = "The delivery log cannot be written."
 
 
@@ -148,6 +149,9 @@ class Dispatcher:
     def take(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Ticket:
         """Record a delivery and have its handler run."""
         ticket = Ticket(delivery)
+        if self._stopping:
+            ticket.recorded.set_exception(NotTaken(_STOPPING))
+            return ticket
         self._steps.put(
             _Step(
                 lambda change: self._arrive(change, ticket, endpoint, arrival),
@@ -163,6 +167,8 @@ class Dispatcher:
             KeyError: there is none with this id.
             NotTaken: nothing more can be taken now.
         """
+        if self._stopping:
+            raise NotTaken(_STOPPING)
         new_id: Future[str] = _promise()
         self._steps.put(
             _Step(
@@ -201,17 +207,23 @@ class Dispatcher:
             if self._stopping and not self._running:
                 self._idle.set()
         self._log.close()
+        with contextlib.suppress(queue.Empty):
+            while True:  # whoever came too late must not wait for ever
+                step = self._steps.get_nowait()
+                if step and step.refuse:
+                    step.refuse()
 
     def _next_steps(self) -> list[_Step]:
         """Wait until there is something to do, and return all of it that is there."""
         steps: list[_Step] = []
         wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
         with contextlib.suppress(queue.Empty):
-            step = self._steps.get(timeout=wait)
-            while step is not None and len(steps) < BATCH:
-                steps.append(step)
-                step = self._steps.get_nowait()
-            self._closed = step is None
+            while len(steps) < BATCH and not self._closed:
+                step = self._steps.get_nowait() if steps else self._steps.get(timeout=wait)
+                if step is None:
+                    self._closed = True
+                else:
+                    steps.append(step)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             steps.append(heapq.heappop(self._timers)[2])
@@ -232,24 +244,31 @@ class Dispatcher:
                 self._not_written(steps[0], error)
             return
         self._counts = change.counts
-        if not self._writable:
-            self._writable = True
-            logger.info("The delivery log can be written again.")
         for happen in change.then:
-            happen()
+            try:
+                happen()
+            except Exception as error:  # a fault of ours must not end the bookkeeping
+                logger.error("Bookkeeping has failed\n%s", quoted_traceback(error))
 
     def _not_written(self, step: _Step, error: Exception) -> None:
         if self._writable:
             self._writable = False
+            cause = escaped(str(error)) or type(error).__name__
             logger.error(
                 "The delivery log cannot be written (%s). New deliveries get a 503 until it can. Is the disk full?",
-                error,
+                cause,
             )
-            self._after(RETRY_WRITE, _Step(lambda change: self._log.touch()))
+            self._after(RETRY_WRITE, _Step(self._probe))
         if step.refuse:
             step.refuse()
         else:
             self._after(RETRY_WRITE, step)
+
+    def _probe(self, change: _Change) -> None:
+        """Learn whether the log can be written again; until it can, this step comes back."""
+        self._log.probe()
+        change.then.append(lambda: setattr(self, "_writable", True))
+        change.then.append(lambda: logger.info("The delivery log can be written again."))
 
     def _after(self, seconds: float, step: _Step) -> None:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), step))
@@ -284,7 +303,7 @@ class Dispatcher:
 
     def _refusal(self, change: _Change) -> str | None:
         if self._stopping:
-            return "The server is stopping."
+            return _STOPPING
         if change.total(UNFINISHED) >= self._max_pending:
             return "Too many deliveries are waiting."
         return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
+import shutil
 import sqlite3
 import time
 from collections import Counter
@@ -28,6 +30,7 @@ FINISHED = ("succeeded", "failed", "superseded")
 
 INTERRUPTED = "Interrupted: the server stopped during this attempt."
 
+MIN_FREE = 8 * 1024 * 1024  # bytes of the disk, before a log that ran full is taken for writable again
 MAX_RESULT = 64 * 1024  # bytes of a handler's answer that are kept
 
 _APPLICATION_ID = 0x77686B73  # "whks", in the header of the file, tells a log from any other SQLite database
@@ -241,7 +244,8 @@ class DeliveryLog:
             (delivery.id, delivery.attempt, now),
         )
         self._database.execute(
-            "UPDATE deliveries SET status = 'running', due_at = NULL, attempts = ? WHERE id = ?",
+            # Once it runs, nothing replaces it any more, nor does it when it has to wait for another attempt.
+            "UPDATE deliveries SET status = 'running', due_at = NULL, subject = NULL, attempts = ? WHERE id = ?",
             (delivery.attempt, delivery.id),
         )
 
@@ -297,8 +301,14 @@ class DeliveryLog:
         )
         return Counter(row["status"] for row in rows.fetchall())
 
-    def touch(self) -> None:
-        """Write something that changes nothing, to learn whether the log can be written."""
+    def probe(self) -> None:
+        """Write something that changes nothing, to learn whether the log can be written.
+
+        Raises:
+            OSError: there is so little room that it could not be written for long.
+        """
+        if shutil.disk_usage(self.path.parent).free < MIN_FREE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._database.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
     # What it knows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import threading
 import traceback
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from .delivery import Arrival, Delivery
 from .endpoints import Endpoint
 
 logger = logging.getLogger("webhooks")
+
+_HERE = os.path.dirname(__file__) + os.sep
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,9 @@ def escaped(text: str) -> str:
 
 
 def quoted_traceback(error: BaseException) -> str:
-    """Indent a traceback behind bars, so that no text in it can pass for a line of the log."""
-    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).split("\n")
+    """Write a traceback from the handler on, behind bars, so that no text in it can pass for a line of the log."""
+    begin = error.__traceback__
+    while begin and begin.tb_frame.f_code.co_filename.startswith(_HERE):
+        begin = begin.tb_next
+    lines = "".join(traceback.format_exception(type(error), error, begin)).split("\n")
     return "\n".join(f"    | {escaped(line)}" for line in lines if line)
