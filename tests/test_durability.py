@@ -57,6 +57,7 @@ def unfinished(folder: Path) -> int:
         return database.execute(query).fetchone()[0]
 
 
+@pytest.mark.slow
 def test_what_was_answered_2xx_is_handled_however_often_the_process_is_killed(run: Run, tmp_path: Path) -> None:
     """Sixteen senders at a time; ten times the server gets SIGKILL at a random moment."""
     answered: list[str] = []

@@ -46,6 +46,7 @@ CSS = """
 .webhooks-steps li { display: flex; gap: .8rem; margin: 0; padding: .8rem 0;
   border-top: 1px solid var(--border-color-primary); }
 .webhooks-steps li:first-child { border-top: 0; }
+.webhooks-steps code { font-family: var(--font-mono); font-size: .9em; overflow-wrap: anywhere; }
 .webhooks-steps b { display: block; }
 .webhooks-steps .mark { flex: none; width: 1.6rem; height: 1.6rem; line-height: 1.6rem; border-radius: 999px;
   text-align: center; font-size: .85rem; font-weight: 700; background: var(--border-color-primary); }
