@@ -31,6 +31,7 @@ async def exchange(
     *,
     method: str = "POST",
     headers: Mapping[str, str | bytes] | None = None,
+    query: bytes = b"",
 ) -> Exchange:
     """Send a request in pieces. A `None` among them is a sender that hangs up; none at all, one that stalls."""
     result = Exchange()
@@ -59,7 +60,7 @@ async def exchange(
         "method": method,
         "path": path,
         "root_path": "",
-        "query_string": b"",
+        "query_string": query,
         "headers": raw,
     }
     await app(scope, receive, send)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import json
+import logging
+import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ from webhooks import Delivery, WebhookPayload, life
 from webhooks.delivery import Arrival
 from webhooks.dispatcher import Dispatcher, NotTaken, Ticket
 from webhooks.endpoints import Endpoint
-from webhooks.log import INTERRUPTED, DeliveryLog, Record
+from webhooks.log import FINISHED, INTERRUPTED, UNFINISHED, DeliveryLog, Record
 
 WAIT = 20  # seconds until a test that waits in vain fails
 BODY = load("repo.content-update")
@@ -462,3 +466,155 @@ def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(desk: 
     assert desk.dispatcher.health()[1] == counts
     assert counts["succeeded"] + counts["failed"] == 5
     assert len(desk.records()) == 5
+
+
+class Falsy(Exception):
+    def __len__(self) -> int:
+        return 0
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Falsy(),
+        Unspeakable(),
+        SyntaxError("bad", ("f", 1, "x", "abc")),
+        HTTPException("404", "a status that is no number"),
+        HTTPException(404, "a header that cannot be sent", {"X-Title": "a\r\nSet-Cookie: b"}),
+        ValueError("y" * 5_000_000),
+    ],
+)
+def test_no_exception_keeps_a_delivery_from_its_end(desk: Desk, error: Exception) -> None:
+    def handler() -> None:
+        raise error
+
+    ticket = desk.start().deliver(desk.add(handler))
+    assert ticket.outcome.result(WAIT).answer.status_code == 500
+    (record,) = desk.records()
+    assert (record.status, record.failures) == ("failed", 1)
+    assert 0 < len(record.attempts[0].error) < 200_000
+
+
+def test_an_exception_that_is_slow_to_tell_delays_nobody(desk: Desk) -> None:
+    gate, telling = threading.Event(), threading.Event()
+
+    class Slow(Exception):
+        def __str__(self) -> str:
+            telling.set()
+            gate.wait(WAIT)
+            return "at last"
+
+    def handler() -> None:
+        raise Slow
+
+    slow, quick = desk.add(handler), desk.add(lambda: None, path="/quick")
+    ticket = desk.start().deliver(slow)
+    assert telling.wait(WAIT)
+    assert desk.deliver(quick).outcome.result(WAIT).status == "succeeded"
+    gate.set()
+    assert ticket.outcome.result(WAIT).status == "failed"
+
+
+def test_what_a_program_hangs_into_its_logging_cannot_stop_the_bookkeeping(desk: Desk) -> None:
+    class Pager(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ConnectionError
+
+    def handler() -> None:
+        raise ValueError
+
+    pager = Pager()
+    logging.getLogger("webhooks").addHandler(pager)
+    try:
+        broken, quick = desk.add(handler), desk.add(lambda: None, path="/quick")
+        assert desk.start().deliver(broken).outcome.result(WAIT).status == "failed"
+        assert desk.deliver(quick).outcome.result(WAIT).status == "succeeded"
+        assert desk.dispatcher.health()[0] is True
+    finally:
+        logging.getLogger("webhooks").removeHandler(pager)
+
+
+def test_what_arrives_before_the_recovery_is_not_taken_for_left_over(desk: Desk) -> None:
+    gate, attempts = threading.Event(), []
+
+    def slow(delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        gate.wait(WAIT)
+
+    endpoint = desk.add(slow)
+    desk.log = DeliveryLog(desk.folder)
+    desk.dispatcher = Dispatcher({endpoint.path: endpoint}, desk.log, 1000, hide=str)
+    desk.dispatcher.start()
+    ticket = desk.deliver(endpoint)
+    ticket.recorded.result(WAIT)
+    desk.dispatcher.recover()
+    desk.deliver(endpoint).recorded.result(WAIT)  # recorded after the recovery, as steps are taken in order
+    gate.set()
+    assert ticket.outcome.result(WAIT).status == "succeeded"
+    assert statuses(desk.records()) == ["succeeded", "succeeded"]
+    assert attempts == [1, 1]
+
+
+def test_a_log_that_another_program_locks_holds_up_no_one_for_long(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhooks.log.LOCKED_FOR", 0.1)
+    monkeypatch.setattr("webhooks.dispatcher.RETRY_WRITE", 0.05)
+    endpoint = desk.add(lambda: None, path="/f")
+    desk.start()
+    locker = sqlite3.connect(desk.folder / "deliveries.db", isolation_level=None)
+    locker.execute("BEGIN IMMEDIATE")
+    refusals = [desk.deliver(endpoint).recorded for _ in range(20)]
+    assert all(isinstance(refusal.exception(WAIT), NotTaken) for refusal in refusals)
+    locker.execute("ROLLBACK")
+    locker.close()
+    while not desk.dispatcher.health()[0]:
+        assert desk.dispatcher._thread.is_alive()
+    assert desk.deliver(endpoint).outcome.result(WAIT).status == "succeeded"
+
+
+def test_a_delivery_that_cannot_be_read_any_more_fails_alone(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "backoff", lambda failures: 0.2)
+
+    def flaky(delivery: Delivery) -> None:
+        if delivery.attempt == 1:
+            raise ValueError
+
+    endpoint = desk.add(flaky, max_attempts=2)
+    desk.start()
+    for ticket in [desk.deliver(endpoint) for _ in range(2)]:
+        ticket.outcome.result(WAIT)
+    desk.stop()
+    with sqlite3.connect(desk.folder / "deliveries.db") as database:
+        database.execute("UPDATE deliveries SET headers = 'no JSON' WHERE number = 1")
+    database.close()
+    desk.start()
+    deadline = time.monotonic() + WAIT
+    while desk.dispatcher.health()[1]["succeeded"] + desk.dispatcher.health()[1]["failed"] < 2:
+        assert time.monotonic() < deadline
+    assert desk.dispatcher.health() == (True, {**dict.fromkeys(UNFINISHED + FINISHED, 0), "failed": 1, "succeeded": 1})
+
+
+def test_a_long_timeout_does_not_keep_what_has_ended(desk: Desk) -> None:
+    endpoint = desk.add(lambda: None, path="/f", timeout=3600)
+    desk.start()
+    arrivals = []
+    for _ in range(3):
+        arrival = Arrival(endpoint.path, b"", (), b"x" * 1000)
+        arrivals.append(weakref.ref(arrival))
+        desk.dispatcher.take(endpoint, Delivery(endpoint.path, None), arrival).outcome.result(WAIT)
+        del arrival
+    desk.deliver(endpoint, b"one more, so that the one before is let go").outcome.result(WAIT)
+    gc.collect()
+    assert [reference() for reference in arrivals] == [None] * 3
+
+
+def test_neither_the_query_nor_the_answer_is_kept_with_a_secret(desk: Desk) -> None:
+    ticket = desk.start().deliver(desk.add(lambda: "the token is s3cret", path="/f"))
+    assert ticket.outcome.result(WAIT).answer.body == b'"the token is s3cret"'
+    assert desk.records()[0].answer == b'"the token is ***"'

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -252,3 +253,41 @@ def test_times_are_utc(tmp_path: Path) -> None:
     moment = datetime(2026, 11, 23, 12, tzinfo=timezone(timedelta(hours=5)))
     delivery = add(log, received_at=moment)
     assert log.find(delivery.id).delivery.received_at == moment
+
+
+def break_byte(position: int) -> object:
+    def damage(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[position] = 255
+        path.write_bytes(content)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        break_byte(47),  # "unsupported file format"
+        break_byte(18),  # "attempt to write a readonly database"
+        lambda path: _execute(path, "DROP TABLE attempts"),
+        lambda path: _execute(path, "UPDATE deliveries SET status = CAST(x'ff' AS TEXT)"),
+        lambda path: _execute(path, "PRAGMA user_version = 0"),
+    ],
+)
+def test_damage_that_sqlite_calls_by_another_name_is_damage_too(
+    tmp_path: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DeliveryLog(tmp_path)
+    add(log)
+    log.close()
+    damage(log.path)
+    log = DeliveryLog(tmp_path)
+    add(log)
+    assert "DAMAGED" in caplog.text
+    assert len(list(tmp_path.glob("deliveries.db.damaged-*[0-9]"))) == 1
+
+
+@pytest.mark.parametrize("id", [2**70, "\ud800", ["a"], None])
+def test_an_id_that_is_none_is_a_key_error_too(tmp_path: Path, id: object) -> None:
+    with pytest.raises(KeyError):
+        DeliveryLog(tmp_path).find(id)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from asgi import exchange, post
 from conftest import load
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
@@ -431,3 +431,40 @@ def nothing() -> None: ...
 
 def _no_thread(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize(
+    ("response", "status", "body"),
+    [
+        (PlainTextResponse("hello", headers={"content-length": "50"}), 200, b"hello"),
+        (PlainTextResponse("hello", headers={"content-length": "2"}), 200, b"hello"),
+        (PlainTextResponse("hello", headers={"x-title": "a\r\nset-cookie: b"}), 500, None),
+        (PlainTextResponse("hello", status_code=99), 500, None),
+        (PlainTextResponse("hello", status_code=2**70), 500, None),
+        (PlainTextResponse("", status_code=204), 204, b""),
+    ],
+)
+def test_a_response_that_cannot_be_sent_as_it_is_is_mended_or_fails(
+    response: PlainTextResponse, status: int, body: bytes | None
+) -> None:
+    def handler() -> PlainTextResponse:
+        return response
+
+    answer = post(receiver(handler), "/webhooks/handler")
+    assert answer.status == status
+    assert "set-cookie" not in answer.headers
+    assert answer.headers.get("content-length") == (None if status == 204 else str(len(answer.body)))
+    assert body is None or answer.body == body
+
+
+def test_a_secret_in_the_query_goes_no_further() -> None:
+    seen: list[str] = []
+
+    def handler(request: Request) -> None:
+        seen.append(str(request.query_params))
+
+    app = receiver(handler, webhook_secret="s3cret")
+    headers = {"x-webhook-secret": "s3cret"}
+    assert post(app, "/webhooks/handler", b"", headers=headers, query=b"a=1&secret=s3cret").status == 200
+    assert "s3cret" not in seen[0]
+    assert "a=1" in seen[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from starlette.types import Message
 from .delivery import Delivery
 
 _WITHOUT_BODY = (204, 304)
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def answer(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:
@@ -39,11 +42,30 @@ def succeeded(delivery: Delivery, result: Any) -> Response:
 
 def failed(delivery: Delivery, error: BaseException) -> Response:
     """Answer for a handler that raised. Only an `HTTPException` may say why: it was written to be sent."""
-    if isinstance(error, HTTPException) and 200 <= error.status_code <= 599:
-        with contextlib.suppress(Exception):  # a detail without a form in JSON, a header that is no text
-            return answer(error.status_code, {"error": error.detail, "delivery": delivery.id}, error.headers)
+    with contextlib.suppress(Exception):  # a detail without a form in JSON, a header that is no text, no status
+        if isinstance(error, HTTPException):
+            return sendable(answer(error.status_code, {"error": error.detail, "delivery": delivery.id}, error.headers))
     reason = f"The handler failed. The server's log has the traceback, under delivery {delivery.id}."
     return answer(500, {"error": reason, "delivery": delivery.id})
+
+
+def sendable(response: Response) -> Response:
+    """Make the headers fit the body.
+
+    Raises:
+        ValueError: the status or a header is none that HTTP knows.
+    """
+    if not (isinstance(response.status_code, int) and 200 <= response.status_code <= 599):
+        raise ValueError(f"{response.status_code!r} is not a status of HTTP.")
+    if any(not _NAME.fullmatch(name) or _CONTROL.search(value) for name, value in response.raw_headers):
+        raise ValueError("A header has characters that HTTP does not allow.")
+    framing = (b"content-length", b"transfer-encoding", b"connection")
+    response.raw_headers = [pair for pair in response.raw_headers if pair[0].lower() not in framing]
+    if response.status_code in _WITHOUT_BODY:
+        response.body = b""
+    else:
+        response.headers["content-length"] = str(len(response.body))
+    return response
 
 
 async def collected(response: Response) -> Response:
@@ -67,4 +89,4 @@ async def collected(response: Response) -> Response:
     await response(scope, receive, send)
     whole = Response(bytes(body), head["status"])
     whole.raw_headers = list(head["headers"])
-    return whole
+    return sendable(whole)

@@ -13,6 +13,7 @@ import heapq
 import itertools
 import logging
 import queue
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -68,7 +69,7 @@ class Ticket:
     outcome: Future[Outcome] = field(default_factory=lambda: _promise())
 
 
-@dataclass(eq=False)
+@dataclass
 class _Run:
     """An attempt that has been started."""
 
@@ -78,6 +79,10 @@ class _Run:
     outcome: Future[Outcome] | None = None
     started: float = field(default_factory=time.monotonic)
     give_up: Callable[[], object] = lambda: None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.delivery.id, self.delivery.attempt
 
 
 @dataclass
@@ -123,12 +128,13 @@ class Dispatcher:
         self._log = log
         self._hide = hide
         self._max_pending = max_pending
-        self._runner = Runner()
+        self._runner = Runner(hide)
         self._steps: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
         self._timers: list[tuple[float, int, _Step]] = []
         self._timer_numbers = itertools.count()
-        self._running: set[_Run] = set()
+        self._running: dict[tuple[str, int], _Run] = {}
         self._counts = log.counts()
+        self._left = log.unfinished()  # by the last process; what arrives from now on is ours
         self._writable = True
         self._stopping = False
         self._closed = False
@@ -182,7 +188,7 @@ class Dispatcher:
         """Tell whether deliveries are taken, and how many there are by status."""
         counts = self._counts
         pending = sum(counts[status] for status in UNFINISHED)
-        taking = self._writable and not self._stopping and pending < self._max_pending
+        taking = self._thread.is_alive() and self._writable and not self._stopping and pending < self._max_pending
         return taking, {status: counts[status] for status in (*UNFINISHED, *FINISHED)}
 
     def stop(self, grace: float) -> bool:
@@ -196,6 +202,8 @@ class Dispatcher:
         all_ended = self._idle.wait(grace)
         self._steps.put(None)
         self._thread.join()
+        if all_ended:
+            self._runner.stop()
         return all_ended
 
     # The bookkeeping thread
@@ -237,7 +245,10 @@ class Dispatcher:
                     step.apply(change)
                 self._prune(change, at_most=change.finished)
         except Exception as error:
-            if len(steps) > 1:  # one that cannot be written must not keep the others from it
+            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):  # waiting again helps nobody
+                for step in steps:
+                    self._not_written(step, error)
+            elif len(steps) > 1:  # one that cannot be written must not keep the others from it
                 for step in steps:
                     self._write([step])
             else:
@@ -248,13 +259,14 @@ class Dispatcher:
             try:
                 happen()
             except Exception as error:  # a fault of ours must not end the bookkeeping
-                logger.error("Bookkeeping has failed\n%s", quoted_traceback(error))
+                _log(logging.ERROR, "Bookkeeping has failed\n%s", quoted_traceback(error, self._hide))
 
     def _not_written(self, step: _Step, error: Exception) -> None:
         if self._writable:
             self._writable = False
             cause = escaped(str(error)) or type(error).__name__
-            logger.error(
+            _log(
+                logging.ERROR,
                 "The delivery log cannot be written (%s). New deliveries get a 503 until it can. Is the disk full?",
                 cause,
             )
@@ -268,7 +280,7 @@ class Dispatcher:
         """Learn whether the log can be written again; until it can, this step comes back."""
         self._log.probe()
         change.then.append(lambda: setattr(self, "_writable", True))
-        change.then.append(lambda: logger.info("The delivery log can be written again."))
+        change.then.append(lambda: _log(logging.INFO, "The delivery log can be written again."))
 
     def _after(self, seconds: float, step: _Step) -> None:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), step))
@@ -313,7 +325,7 @@ class Dispatcher:
         change.then.append(lambda: self._start(run))
 
     def _start(self, run: _Run) -> None:
-        self._running.add(run)
+        self._running[run.key] = run
         try:
             run.give_up = self._runner.start(
                 run.endpoint,
@@ -321,48 +333,50 @@ class Dispatcher:
                 run.arrival,
                 lambda result: self._steps.put(_Step(lambda change: self._ended(change, run, result))),
             )
-        except RuntimeError as error:  # the machine gives no more threads
+        except Exception as error:  # the machine gives no more threads or files
             reason = f"Not started: {error}."
             self._steps.put(_Step(lambda change: self._postpone(change, run, reason)))
             return
         if run.endpoint.timeout is not None:
-            self._after(run.endpoint.timeout, _Step(lambda change: self._timed_out(change, run)))
+            key = run.key  # not the run: a long timeout must not keep what has long ended
+            self._after(run.endpoint.timeout, _Step(lambda change: self._timed_out(change, key)))
 
     def _postpone(self, change: _Change, run: _Run, reason: str) -> None:
         self._log.end_attempt(run.delivery, reason, failed=False)
         due_at = time.time() + POSTPONE
         self._log.schedule(run.delivery.id, due_at)
         change.move("running", "scheduled")
-        change.then.append(lambda: self._running.discard(run))
-        change.then.append(lambda: logger.error("%s: %s It runs later.", _title(run.delivery), reason))
+        change.then.append(lambda: self._running.pop(run.key, None))
+        change.then.append(lambda: _log(logging.ERROR, "%s: %s It runs later.", _title(run.delivery), reason))
         change.then.append(lambda: self._run_at(due_at, run.delivery.id))
         if run.outcome:
             outcome = Outcome("scheduled", answers.accepted(run.delivery, "scheduled"))
             change.then.append(functools.partial(run.outcome.set_result, outcome))
 
-    def _timed_out(self, change: _Change, run: _Run) -> None:
-        if run in self._running:
+    def _timed_out(self, change: _Change, key: tuple[str, int]) -> None:
+        if run := self._running.get(key):
             error = TimeoutError(f"The handler took longer than its timeout of {run.endpoint.timeout:g} seconds.")
-            self._ended(change, run, Result(answers.failed(run.delivery, error), error))
-            change.then.append(lambda: run.give_up())
+            self._ended(change, run, self._runner.failure(run.delivery, error))
+            change.then.append(run.give_up)
 
     def _ended(self, change: _Change, run: _Run, result: Result) -> None:
         delivery, endpoint = run.delivery, run.endpoint
         seconds = time.monotonic() - run.started
-        error = self._hide(quoted_traceback(result.error)) if result.error else None
+        error = result.error
         failures = self._log.end_attempt(delivery, error)
         if failures is None:  # it has timed out before, and this is its thread coming back
             return
-        if result.error is not None and failures < endpoint.max_attempts:
+        if error is not None and failures < endpoint.max_attempts:
             due_at = time.time() + life.backoff(failures)
             self._log.schedule(delivery.id, due_at)
             outcome = Outcome("scheduled", answers.accepted(delivery, "scheduled"))
             change.then.append(lambda: self._run_at(due_at, delivery.id))
         else:
-            outcome = Outcome("failed" if result.error else "succeeded", result.answer)
-            self._log.finish(delivery.id, outcome.status, result.answer.status_code, bytes(result.answer.body))
+            outcome = Outcome("succeeded" if error is None else "failed", result.answer)
+            body = self._hide(bytes(result.answer.body).decode("latin-1")).encode("latin-1")
+            self._log.finish(delivery.id, outcome.status, result.answer.status_code, body)
         change.move("running", outcome.status)
-        change.then.append(lambda: self._running.discard(run))
+        change.then.append(lambda: self._running.pop(run.key, None))
         change.then.append(lambda: _log_end(delivery, error, seconds))
         if run.outcome:
             change.then.append(functools.partial(run.outcome.set_result, outcome))
@@ -373,6 +387,12 @@ class Dispatcher:
         try:
             record = self._log.find(id)
         except KeyError:
+            return
+        except (ValueError, TypeError, OverflowError, OSError) as error:  # damaged since it was written
+            reason = f"This delivery cannot be read any more: {error}."
+            status = self._log.fail_unreadable(id)
+            change.move(status, "failed")
+            change.then.append(lambda: _log(logging.ERROR, "delivery %s failed: %s", id, escaped(reason)))
             return
         if record.status not in ("queued", "scheduled"):
             return
@@ -393,7 +413,7 @@ class Dispatcher:
         answer = answers.answer(500, {"error": reason, "delivery": delivery.id})
         self._log.finish(delivery.id, "failed", answer.status_code, bytes(answer.body))
         change.move(status, "failed")
-        change.then.append(lambda: logger.error("%s failed: %s", _title(delivery), reason))
+        change.then.append(lambda: _log(logging.ERROR, "%s failed: %s", _title(delivery), reason))
 
     def _replay(self, change: _Change, id: str, new_id: Future[str]) -> None:
         try:
@@ -411,11 +431,12 @@ class Dispatcher:
         change.then.append(lambda: new_id.set_result(delivery.id))
 
     def _recover(self, change: _Change) -> None:
-        unfinished = self._log.unfinished()
-        self._log.interrupt_running()
-        change.counts["queued"] += change.counts.pop("running", 0)
+        unfinished = self._left
+        interrupted = self._log.interrupt_running(id for id, _ in unfinished)
+        change.counts["running"] -= interrupted
+        change.counts["queued"] += interrupted
         if unfinished:
-            change.then.append(lambda: logger.info("%d unfinished deliveries go on.", len(unfinished)))
+            change.then.append(lambda: _log(logging.INFO, "%d unfinished deliveries go on.", len(unfinished)))
         change.then += [functools.partial(self._run_at, due_at, id) for id, due_at in unfinished]
 
     def _prune(self, change: _Change, at_most: int) -> None:
@@ -432,6 +453,12 @@ class Dispatcher:
         change.then.append(lambda: self._after(wait, _Step(self._prune_more)))
 
 
+def _log(level: int, message: str, *args: object) -> None:
+    """Log without fail: what a program hangs into its logging must not end the bookkeeping."""
+    with contextlib.suppress(Exception):
+        logger.log(level, message, *args)
+
+
 def _promise() -> Future[Any]:
     """A future that whoever waits for it cannot cancel, only stop waiting for."""
     future: Future[Any] = Future()
@@ -442,9 +469,9 @@ def _promise() -> Future[Any]:
 def _log_end(delivery: Delivery, error: str | None, seconds: float) -> None:
     title = f"{_title(delivery)}, attempt {delivery.attempt}"
     if error is None:
-        logger.info("%s: succeeded in %.2f s", title, seconds)
+        _log(logging.INFO, "%s: succeeded in %.2f s", title, seconds)
     else:
-        logger.error("%s: failed after %.2f s\n%s", title, seconds, error)
+        _log(logging.ERROR, "%s: failed after %.2f s\n%s", title, seconds, error)
 
 
 def _title(delivery: Delivery) -> str:

@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,6 +30,7 @@ FINISHED = ("succeeded", "failed", "superseded")
 
 INTERRUPTED = "Interrupted: the server stopped during this attempt."
 
+LOCKED_FOR = 1.0  # seconds to wait for another program that looks into the log
 MIN_FREE = 8 * 1024 * 1024  # bytes of the disk, before a log that ran full is taken for writable again
 MAX_RESULT = 64 * 1024  # bytes of a handler's answer that are kept
 
@@ -121,7 +122,9 @@ class DeliveryLog:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with contextlib.ExitStack() as undo:
                 self._lock = undo.enter_context(contextlib.closing(_lock(folder / "lock")))
-                self._database = self._open()
+                self._open()
+                undo.callback(self._database.close)
+                self._migrate()
                 undo.pop_all()
         except (OSError, sqlite3.Error) as error:
             raise SetupError(
@@ -133,46 +136,59 @@ class DeliveryLog:
         self._database.close()
         self._lock.close()
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> None:
         try:
-            return self._connect()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):  # a full disk or a missing permission, no damage
+            self._connect()
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if _is_outside(error, self.path):
                 raise
             aside = _move_aside(self.path)
             logger.error(
                 "THE DELIVERY LOG IS DAMAGED (%s). It is kept as %s, and a new one begins: what was unfinished in "
                 "it does not run. Deliveries can be sent again from the webhook's Activity tab on the Hub.",
-                error,
+                " ".join(str(error).split()),
                 aside,
             )
-            return self._connect()
+            self._connect()
 
-    def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+    def _connect(self) -> None:
+        self._database = sqlite3.connect(self.path, isolation_level=None, timeout=LOCKED_FOR, check_same_thread=False)
+        self._database.row_factory = sqlite3.Row
         try:
-            self._prepare(database)
+            is_new = _one(self._database, "SELECT count(*) FROM sqlite_schema") == 0
+            if not is_new:
+                self._check_origin()
+            self._database.execute(f"PRAGMA journal_mode = {self._journal_mode}")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.execute("PRAGMA foreign_keys = ON")
+            if not is_new:
+                self._check_content()
         except BaseException:
-            database.close()
+            self._database.close()
             raise
-        return database
 
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        database.row_factory = sqlite3.Row
-        is_new = _one(database, "SELECT count(*) FROM sqlite_schema") == 0
-        if not is_new and _one(database, "PRAGMA application_id") != _APPLICATION_ID:
+    def _check_origin(self) -> None:
+        if _one(self._database, "PRAGMA application_id") != _APPLICATION_ID:
             raise sqlite3.DatabaseError("it is the database of another program")
-        if _one(database, "PRAGMA user_version") > len(_MIGRATIONS):
+        if not 1 <= _one(self._database, "PRAGMA user_version") <= len(_MIGRATIONS):
             raise sqlite3.DatabaseError("it was written by a later version of this server")
-        database.execute(f"PRAGMA journal_mode = {self._journal_mode}")
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute("PRAGMA foreign_keys = ON")
-        fault = _one(database, "PRAGMA quick_check(1)")
+
+    def _check_content(self) -> None:
+        fault = _one(self._database, "PRAGMA quick_check(1)")
         if fault != "ok":
-            raise sqlite3.DatabaseError(" ".join(fault.split()))
-        version = _one(database, "PRAGMA user_version")
+            raise sqlite3.DatabaseError(fault)
+        # What that check does not see: the log has to be readable and writable, too.
+        self._database.execute(
+            "SELECT delivery, attempt, started_at, ended_at, error FROM attempts LIMIT 1"
+        ).fetchall()
+        self.counts()
+        self.unfinished()
+        self._database.execute(f"PRAGMA user_version = {_one(self._database, 'PRAGMA user_version')}")
+
+    def _migrate(self) -> None:
+        version = _one(self._database, "PRAGMA user_version")
         for number, migration in enumerate(_MIGRATIONS[version:], start=version + 1):
-            database.executescript(
+            self._database.executescript(
                 f"BEGIN IMMEDIATE; PRAGMA application_id = {_APPLICATION_ID}; {migration}; "
                 f"PRAGMA user_version = {number}; COMMIT"
             )
@@ -277,12 +293,27 @@ class DeliveryLog:
             (status, time.time(), answer_status, answer[:MAX_RESULT], id),
         )
 
-    def interrupt_running(self) -> None:
-        """Put back what ran when the last process ended. Its attempt counts as begun, and not as failed."""
-        self._database.execute(
-            "UPDATE attempts SET ended_at = ?, error = ? WHERE ended_at IS NULL", (time.time(), INTERRUPTED)
-        )
-        self._database.execute("UPDATE deliveries SET status = 'queued' WHERE status = 'running'")
+    def fail_unreadable(self, id: str) -> str:
+        """Finish an unfinished delivery whose row is damaged, and return the status that it had."""
+        status = self._database.execute("SELECT status FROM deliveries WHERE id = ?", (id,)).fetchone()["status"]
+        self.finish(id, "failed", 500, b"")
+        return str(status)
+
+    def interrupt_running(self, ids: Iterable[str]) -> int:
+        """Put back those of these that ran when the last process ended, and return how many.
+
+        Its attempt counts as begun, and not as failed.
+        """
+        interrupted = 0
+        for id in ids:
+            self._database.execute(
+                "UPDATE attempts SET ended_at = ?, error = ? WHERE delivery = ? AND ended_at IS NULL",
+                (time.time(), INTERRUPTED, id),
+            )
+            interrupted += self._database.execute(
+                "UPDATE deliveries SET status = 'queued' WHERE id = ? AND status = 'running'", (id,)
+            ).rowcount
+        return interrupted
 
     def prune(self, excess: int, at_most: int = 100) -> Counter[str]:
         """Delete a few finished deliveries, oldest first; return how many by status.
@@ -344,6 +375,8 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 def find(database: sqlite3.Connection, id: str) -> Record:
     """Return a delivery; see `DeliveryLog.find`."""
+    if not (isinstance(id, str) and id.isascii()):
+        raise KeyError(id)
     row = database.execute("SELECT * FROM deliveries WHERE id = ?", (id,)).fetchone()
     if row is None:
         raise KeyError(id)
@@ -393,6 +426,16 @@ def _move_aside(path: Path) -> Path:
         with contextlib.suppress(FileNotFoundError):
             os.replace(f"{path}{suffix}", path.with_name(name + suffix))
     return path.with_name(name)
+
+
+def _is_outside(error: Exception, path: Path) -> bool:
+    """Tell whether the disk, a permission or another program is the cause, and not the log itself."""
+    text = str(error)
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    if "readonly" in text:  # or the file's header has a format that can only be read
+        return not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+    return any(cause in text for cause in ("full", "unable to open", "locked", "I/O", "permission", "memory"))
 
 
 def _one(database: sqlite3.Connection, query: str) -> Any:

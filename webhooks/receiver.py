@@ -125,8 +125,12 @@ class Receiver:
         check_sender(self.settings, scope["headers"])
         body = await _read_body(receive)
         payload = _payload_for(endpoint, body)
-        arrival = Arrival(endpoint.path, scope["query_string"], Arrival.keep(scope["headers"]), body)
+        arrival = Arrival(endpoint.path, self._query(scope), Arrival.keep(scope["headers"]), body)
         return await self._deliver(endpoint, Delivery(endpoint.path, payload), arrival)
+
+    def _query(self, scope: Scope) -> bytes:
+        """The log keeps the query, and so must not find our secret in it."""
+        return self.settings.hide(scope["query_string"].decode("latin-1")).encode("latin-1")
 
     async def _deliver(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Response:
         ticket = self.dispatcher.take(endpoint, delivery, arrival)

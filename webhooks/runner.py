@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import os
@@ -20,23 +21,31 @@ from .endpoints import Endpoint
 
 logger = logging.getLogger("webhooks")
 
+MAX_ERROR = 32 * 1024  # characters of a traceback that are kept
+
 _HERE = os.path.dirname(__file__) + os.sep
 
 
 @dataclass(frozen=True)
 class Result:
-    """How an attempt ended: the answer for its sender, and the error if it failed."""
+    """How an attempt ended: the answer for its sender, and the traceback if it failed."""
 
     answer: Response
-    error: BaseException | None = None
+    error: str | None = None
 
 
 class Runner:
-    """Starts handlers. It keeps nothing of what they do: that is the dispatcher's business."""
+    """Starts handlers. It keeps nothing of what they do: that is the dispatcher's business.
 
-    def __init__(self) -> None:
+    Args:
+        hide: takes secrets out of tracebacks.
+    """
+
+    def __init__(self, hide: Callable[[str], str]) -> None:
+        self._hide = hide
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = False
 
     def start(
         self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival, done: Callable[[Result], object]
@@ -47,43 +56,66 @@ class Runner:
             What gives the attempt up: an async handler is cancelled; the thread of another one is left behind.
 
         Raises:
-            RuntimeError: the machine gives no more threads.
+            RuntimeError, OSError: the machine gives no more threads or files.
         """
         if endpoint.is_async:
-            coroutine = _run_on_loop(endpoint, delivery, arrival, done)
-            return asyncio.run_coroutine_threadsafe(coroutine, self._handler_loop()).cancel
+            loop = self._handler_loop()
+            return asyncio.run_coroutine_threadsafe(self._on_loop(endpoint, delivery, arrival, done), loop).cancel
         run = (endpoint, delivery, arrival, done)
-        threading.Thread(target=_run_in_thread, args=run, name=f"webhook {delivery.id}", daemon=True).start()
+        threading.Thread(target=self._in_thread, args=run, name=f"webhook {delivery.id}", daemon=True).start()
         return lambda: None
+
+    def stop(self) -> None:
+        """End the loop of the async handlers; none may be running."""
+        self._stopped = True
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def failure(self, delivery: Delivery, error: BaseException) -> Result:
+        """Describe an error where it was raised: its `__str__` is the user's code too, and may block or raise."""
+        answer = answers.failed(delivery, error)
+        try:
+            return Result(answer, quoted_traceback(error, self._hide))
+        except BaseException as another:
+            return Result(answer, f"    | {type(error).__name__}, which cannot be shown ({type(another).__name__})")
+
+    def _in_thread(
+        self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival, done: Callable[[Result], object]
+    ) -> None:
+        try:
+            returned = endpoint.call(delivery, arrival)
+            if inspect.isawaitable(returned) or isinstance(returned, Response):
+                returned = asyncio.run(_settled(returned))
+            result = Result(answers.succeeded(delivery, returned))
+        except BaseException as error:  # sys.exit() in a handler ends the handler, not the server
+            result = self.failure(delivery, error)
+        done(result)
+
+    async def _on_loop(
+        self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival, done: Callable[[Result], object]
+    ) -> None:
+        try:
+            result = Result(answers.succeeded(delivery, await _settled(endpoint.call(delivery, arrival))))
+        except BaseException as error:
+            result = self.failure(delivery, error)
+        done(result)
 
     def _handler_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 loop = asyncio.new_event_loop()
-                threading.Thread(target=_run_forever, args=(loop,), name="webhooks", daemon=True).start()
+                threading.Thread(target=self._run_loop, args=(loop,), name="webhooks", daemon=True).start()
                 self._loop = loop
             return self._loop
 
-
-def _run_in_thread(endpoint: Endpoint, delivery: Delivery, arrival: Arrival, done: Callable[[Result], object]) -> None:
-    try:
-        returned = endpoint.call(delivery, arrival)
-        if inspect.isawaitable(returned) or isinstance(returned, Response):
-            returned = asyncio.run(_settled(returned))
-        result = Result(answers.succeeded(delivery, returned))
-    except BaseException as error:  # sys.exit() in a handler ends the handler, not the server
-        result = Result(answers.failed(delivery, error), error)
-    done(result)
-
-
-async def _run_on_loop(
-    endpoint: Endpoint, delivery: Delivery, arrival: Arrival, done: Callable[[Result], object]
-) -> None:
-    try:
-        result = Result(answers.succeeded(delivery, await _settled(endpoint.call(delivery, arrival))))
-    except BaseException as error:
-        result = Result(answers.failed(delivery, error), error)
-    done(result)
+    def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._stopped:
+            try:
+                loop.run_forever()
+            except BaseException as error:  # sys.exit() in a task that a handler left behind
+                with contextlib.suppress(Exception):
+                    logger.error("A task that a handler started has failed\n%s", quoted_traceback(error, self._hide))
+        loop.close()
 
 
 async def _settled(returned: Any) -> Any:
@@ -92,23 +124,18 @@ async def _settled(returned: Any) -> Any:
     return await answers.collected(returned) if isinstance(returned, Response) else returned
 
 
-def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
-    while True:
-        try:
-            loop.run_forever()
-        except BaseException as error:  # sys.exit() in a task that a handler left behind
-            logger.error("A task that a handler started has failed\n%s", quoted_traceback(error))
-
-
 def escaped(text: str) -> str:
     """Keep text that a stranger wrote on one line, and what it does to a terminal off."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def quoted_traceback(error: BaseException) -> str:
+def quoted_traceback(error: BaseException, hide: Callable[[str], str]) -> str:
     """Write a traceback from the handler on, behind bars, so that no text in it can pass for a line of the log."""
     begin = error.__traceback__
     while begin and begin.tb_frame.f_code.co_filename.startswith(_HERE):
         begin = begin.tb_next
-    lines = "".join(traceback.format_exception(type(error), error, begin)).split("\n")
+    text = hide("".join(traceback.format_exception(type(error), error, begin)))
+    if len(text) > MAX_ERROR:
+        text = f"{text[: MAX_ERROR // 2]}\n... {len(text) - MAX_ERROR} characters ...\n{text[-MAX_ERROR // 2 :]}"
+    lines = text.split("\n")
     return "\n".join(f"    | {escaped(line)}" for line in lines if line)

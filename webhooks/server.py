@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
@@ -75,6 +76,7 @@ class WebhooksServer:
         self._reply_within = at_least(0, "reply_within", reply_within)
         self._dispatcher: Dispatcher | None = None
         self._ui = ui
+        self._ui_is_ours = False
         self.fastapi_app: FastAPI | None = None
         self._call_off_autostart: Callable[[], None] = lambda: None
 
@@ -213,6 +215,8 @@ class WebhooksServer:
 
         if self._ui is None:
             self._ui = landing_page(list(self._endpoints.values()), self._settings, lambda: self._url)
+            self._ui_is_ours = True
+        if self._ui_is_ours:
             options = {"css": CSS, "theme": THEME, "footer_links": ["gradio", "settings"], **options}
         receiver = Receiver(self._endpoints, dispatcher, self._settings, self._reply_within)
         routes = [
@@ -233,13 +237,12 @@ class WebhooksServer:
         return self._ui.launch(**{**defaults, **options, **fixed})
 
     def _wait_until_stopped(self) -> None:
-        stopped = threading.Event()
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
         try:
-            while not stopped.wait(1.0):
-                if self._dispatcher is None:  # closed from elsewhere
-                    return
+            while self._dispatcher is not None:  # until close() is called, elsewhere
+                time.sleep(1)
+            return
         except KeyboardInterrupt:
             pass
         print(f"Stopping: nothing new is taken, running handlers have {GRACE:g} seconds.", flush=True)
