@@ -55,6 +55,13 @@ class Outcome:
     answer: Response
 
 
+def _promise() -> Future[Any]:
+    """A future that whoever waits for it cannot cancel, only stop waiting for."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
 @dataclass(frozen=True)
 class Ticket:
     """What the sender of a delivery may wait for.
@@ -65,8 +72,8 @@ class Ticket:
     """
 
     delivery: Delivery
-    recorded: Future[str] = field(default_factory=lambda: _promise())
-    outcome: Future[Outcome] = field(default_factory=lambda: _promise())
+    recorded: Future[str] = field(default_factory=_promise)
+    outcome: Future[Outcome] = field(default_factory=_promise)
 
 
 @dataclass
@@ -105,10 +112,14 @@ class _Change:
 
 @dataclass(frozen=True)
 class _Step:
-    """A piece of bookkeeping. One that cannot be written is refused, or else kept until it can."""
+    """A piece of bookkeeping. If it cannot be written: refused where somebody waits for it, else kept until it can."""
 
     apply: Callable[[_Change], object]
-    refuse: Callable[[], object] | None = None
+    waiting: Future[Any] | None = None
+
+    def refuse(self, reason: str) -> None:
+        if self.waiting:
+            self.waiting.set_exception(NotTaken(reason))
 
 
 class Dispatcher:
@@ -155,15 +166,7 @@ class Dispatcher:
     def take(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Ticket:
         """Record a delivery and have its handler run."""
         ticket = Ticket(delivery)
-        if self._stopping:
-            ticket.recorded.set_exception(NotTaken(_STOPPING))
-            return ticket
-        self._steps.put(
-            _Step(
-                lambda change: self._arrive(change, ticket, endpoint, arrival),
-                lambda: ticket.recorded.set_exception(NotTaken(_UNWRITABLE)),
-            )
-        )
+        self._ask(_Step(lambda change: self._arrive(change, ticket, endpoint, arrival), ticket.recorded))
         return ticket
 
     def replay(self, id: str) -> str:
@@ -173,16 +176,15 @@ class Dispatcher:
             KeyError: there is none with this id.
             NotTaken: nothing more can be taken now.
         """
-        if self._stopping:
-            raise NotTaken(_STOPPING)
         new_id: Future[str] = _promise()
-        self._steps.put(
-            _Step(
-                lambda change: self._replay(change, id, new_id),
-                lambda: new_id.set_exception(NotTaken(_UNWRITABLE)),
-            )
-        )
+        self._ask(_Step(lambda change: self._replay(change, id, new_id), new_id))
         return new_id.result()
+
+    def _ask(self, step: _Step) -> None:
+        if self._stopping:
+            step.refuse(_STOPPING)
+        else:
+            self._steps.put(step)
 
     def health(self) -> tuple[bool, dict[str, int]]:
         """Tell whether deliveries are taken, and how many there are by status."""
@@ -217,9 +219,8 @@ class Dispatcher:
         self._log.close()
         with contextlib.suppress(queue.Empty):
             while True:  # whoever came too late must not wait for ever
-                step = self._steps.get_nowait()
-                if step and step.refuse:
-                    step.refuse()
+                if step := self._steps.get_nowait():
+                    step.refuse(_STOPPING)
 
     def _next_steps(self) -> list[_Step]:
         """Wait until there is something to do, and return all of it that is there."""
@@ -271,8 +272,8 @@ class Dispatcher:
                 cause,
             )
             self._after(RETRY_WRITE, _Step(self._probe))
-        if step.refuse:
-            step.refuse()
+        if step.waiting:
+            step.refuse(_UNWRITABLE)
         else:
             self._after(RETRY_WRITE, step)
 
@@ -457,13 +458,6 @@ def _log(level: int, message: str, *args: object) -> None:
     """Log without fail: what a program hangs into its logging must not end the bookkeeping."""
     with contextlib.suppress(Exception):
         logger.log(level, message, *args)
-
-
-def _promise() -> Future[Any]:
-    """A future that whoever waits for it cannot cancel, only stop waiting for."""
-    future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()
-    return future
 
 
 def _log_end(delivery: Delivery, error: str | None, seconds: float) -> None:
