@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -84,27 +85,21 @@ def check_payload(body: bytes) -> WebhookPayload:
     raise Refused(422, "The body is not a webhook payload of the Hub.", fields=fields)
 
 
+@dataclass(eq=False)
 class Receiver:
     """The ASGI application behind `/webhooks/`.
 
-    Args:
+    Attributes:
         endpoints: by path; read at each request, so one that is added later is reachable at once.
         dispatcher: runs what is accepted.
         settings: who may deliver.
         reply_within: seconds that a sender waits for the handler's own answer; after that it gets a 202.
     """
 
-    def __init__(
-        self,
-        endpoints: Mapping[str, Endpoint],
-        dispatcher: Dispatcher,
-        settings: Settings,
-        reply_within: float,
-    ) -> None:
-        self.endpoints = endpoints
-        self.dispatcher = dispatcher
-        self.settings = settings
-        self.reply_within = reply_within
+    endpoints: Mapping[str, Endpoint]
+    dispatcher: Dispatcher
+    settings: Settings
+    reply_within: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
