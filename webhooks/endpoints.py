@@ -26,18 +26,7 @@ _SOURCES = frozenset(_BY_TYPE.values())
 
 
 class Endpoint:
-    """One handler and its path.
-
-    Args:
-        function: a `def` or `async def` that takes any of a payload, a delivery and a request.
-        path: where to reach it under `/webhooks/`; by default the name of the function.
-        max_attempts: how often it may run for one delivery, until it does not fail.
-        timeout: seconds for one attempt; `None` for no limit.
-        debounce: seconds to wait for a newer event about the same; 0 for not at all.
-
-    Raises:
-        SetupError: a parameter that cannot be filled, a path that cannot be called, or a number that makes no sense.
-    """
+    """One handler and its path. `WebhooksServer.add_webhook` explains the arguments and what is raised."""
 
     def __init__(
         self,
