@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from starlette.routing import Route
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 F = TypeVar("F", bound=Handler)
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
 
 GRACE = 10.0  # seconds that running handlers get when the server stops
 
@@ -265,26 +267,27 @@ class WebhooksServer:
         return (self._settings.public_url or self._ui.share_url or self._local_url).rstrip("/")
 
 
-class Launchable(Protocol):
+class Launchable(Protocol[P, R_co]):
     """A handler that can start the server it is registered on."""
 
+    __name__: str
     launch: Callable[..., None]
     run: Callable[..., None]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 _shared_server: WebhooksServer | None = None
 
 
 @overload
-def webhook_endpoint(path: Handler) -> Launchable: ...
+def webhook_endpoint(path: Callable[P, R_co]) -> Launchable[P, R_co]: ...
 
 
 @overload
 def webhook_endpoint(
     path: str | None = None, *, max_attempts: int = 1, timeout: float | None = None, debounce: float = 0
-) -> Callable[[Handler], Launchable]: ...
+) -> Callable[[Callable[P, R_co]], Launchable[P, R_co]]: ...
 
 
 def webhook_endpoint(path: Any = None, **options: Any) -> Any:
