@@ -97,8 +97,11 @@ class _Change:
     """What a commit changes beside the log: the counts, and what is to happen when it is done."""
 
     counts: Counter[str]
-    then: list[Callable[[], object]] = field(default_factory=list)
     finished: int = 0
+    consequences: list[Callable[[], object]] = field(default_factory=list)
+
+    def then(self, call: Callable[..., object], *args: object) -> None:
+        self.consequences.append(functools.partial(call, *args))
 
     def move(self, old: str | None, new: str) -> None:
         if old:
@@ -217,10 +220,9 @@ class Dispatcher:
             if self._stopping and not self._running:
                 self._idle.set()
         self._log.close()
-        with contextlib.suppress(queue.Empty):
-            while True:  # whoever came too late must not wait for ever
-                if step := self._steps.get_nowait():
-                    step.refuse(_STOPPING)
+        while not self._steps.empty():  # whoever came too late must not wait for ever
+            if step := self._steps.get():
+                step.refuse(_STOPPING)
 
     def _next_steps(self) -> list[_Step]:
         """Wait until there is something to do, and return all of it that is there."""
@@ -256,7 +258,7 @@ class Dispatcher:
                 self._not_written(steps[0], error)
             return
         self._counts = change.counts
-        for happen in change.then:
+        for happen in change.consequences:
             try:
                 happen()
             except Exception as error:  # a fault of ours must not end the bookkeeping
@@ -280,8 +282,8 @@ class Dispatcher:
     def _probe(self, change: _Change) -> None:
         """Learn whether the log can be written again; until it can, this step comes back."""
         self._log.probe()
-        change.then.append(lambda: setattr(self, "_writable", True))
-        change.then.append(lambda: _log(logging.INFO, "The delivery log can be written again."))
+        change.then(setattr, self, "_writable", True)
+        change.then(_log, logging.INFO, "The delivery log can be written again.")
 
     def _after(self, seconds: float, step: _Step) -> None:
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._timer_numbers), step))
@@ -294,24 +296,25 @@ class Dispatcher:
     def _arrive(self, change: _Change, ticket: Ticket, endpoint: Endpoint, arrival: Arrival) -> None:
         delivery = ticket.delivery
         if reason := self._refusal(change):
-            change.then.append(lambda: ticket.recorded.set_exception(NotTaken(reason)))
+            change.then(ticket.recorded.set_exception, NotTaken(reason))
             return
         subject = life.subject(endpoint.path, delivery.payload) if endpoint.debounce else None
         if subject:
             now = time.time()
-            replaced = self._log.supersede(subject, by=delivery.id)
-            if replaced:
+            burst_at = self._log.supersede(subject, by=delivery.id)
+            if burst_at is None:
+                burst_at = now
+            else:
                 change.move("scheduled", "superseded")
-            burst_at = replaced[1] if replaced else now
             due_at = life.debounced_until(now, burst_at, endpoint.debounce)
             self._log.add(delivery, arrival, "scheduled", due_at=due_at, subject=subject, burst_at=burst_at)
             change.move(None, "scheduled")
-            change.then.append(lambda: self._run_at(due_at, delivery.id))
-            change.then.append(lambda: ticket.recorded.set_result("scheduled"))
+            change.then(self._run_at, due_at, delivery.id)
+            change.then(ticket.recorded.set_result, "scheduled")
         else:
             self._log.add(delivery, arrival, "running")
             change.move(None, "running")
-            change.then.append(lambda: ticket.recorded.set_result("running"))
+            change.then(ticket.recorded.set_result, "running")
             self._begin(change, _Run(endpoint, delivery, arrival, ticket.outcome))
 
     def _refusal(self, change: _Change) -> str | None:
@@ -323,7 +326,7 @@ class Dispatcher:
 
     def _begin(self, change: _Change, run: _Run) -> None:
         self._log.start_attempt(run.delivery)
-        change.then.append(lambda: self._start(run))
+        change.then(self._start, run)
 
     def _start(self, run: _Run) -> None:
         self._running[run.key] = run
@@ -344,21 +347,14 @@ class Dispatcher:
 
     def _postpone(self, change: _Change, run: _Run, reason: str) -> None:
         self._log.end_attempt(run.delivery, reason, failed=False)
-        due_at = time.time() + POSTPONE
-        self._log.schedule(run.delivery.id, due_at)
-        change.move("running", "scheduled")
-        change.then.append(lambda: self._running.pop(run.key, None))
-        change.then.append(lambda: _log(logging.ERROR, "%s: %s It runs later.", _title(run.delivery), reason))
-        change.then.append(lambda: self._run_at(due_at, run.delivery.id))
-        if run.outcome:
-            outcome = Outcome("scheduled", answers.accepted(run.delivery, "scheduled"))
-            change.then.append(functools.partial(run.outcome.set_result, outcome))
+        change.then(_log, logging.ERROR, "%s: %s It runs later.", _title(run.delivery), reason)
+        self._settle(change, run, self._again(change, run.delivery, POSTPONE))
 
     def _timed_out(self, change: _Change, key: tuple[str, int]) -> None:
         if run := self._running.get(key):
             error = TimeoutError(f"The handler took longer than its timeout of {run.endpoint.timeout:g} seconds.")
             self._ended(change, run, self._runner.failure(run.delivery, error))
-            change.then.append(run.give_up)
+            change.then(run.give_up)
 
     def _ended(self, change: _Change, run: _Run, result: Result) -> None:
         delivery, endpoint = run.delivery, run.endpoint
@@ -367,20 +363,26 @@ class Dispatcher:
         failures = self._log.end_attempt(delivery, error)
         if failures is None:  # it has timed out before, and this is its thread coming back
             return
+        change.then(_log_end, delivery, error, seconds)
         if error is not None and failures < endpoint.max_attempts:
-            due_at = time.time() + life.backoff(failures)
-            self._log.schedule(delivery.id, due_at)
-            outcome = Outcome("scheduled", answers.accepted(delivery, "scheduled"))
-            change.then.append(lambda: self._run_at(due_at, delivery.id))
+            outcome = self._again(change, delivery, life.backoff(failures))
         else:
             outcome = Outcome("succeeded" if error is None else "failed", result.answer)
             body = self._hide(bytes(result.answer.body).decode("latin-1")).encode("latin-1")
             self._log.finish(delivery.id, outcome.status, result.answer.status_code, body)
+        self._settle(change, run, outcome)
+
+    def _again(self, change: _Change, delivery: Delivery, seconds: float) -> Outcome:
+        due_at = time.time() + seconds
+        self._log.schedule(delivery.id, due_at)
+        change.then(self._run_at, due_at, delivery.id)
+        return Outcome("scheduled", answers.accepted(delivery, "scheduled"))
+
+    def _settle(self, change: _Change, run: _Run, outcome: Outcome) -> None:
         change.move("running", outcome.status)
-        change.then.append(lambda: self._running.pop(run.key, None))
-        change.then.append(lambda: _log_end(delivery, error, seconds))
+        change.then(self._running.pop, run.key, None)
         if run.outcome:
-            change.then.append(functools.partial(run.outcome.set_result, outcome))
+            change.then(run.outcome.set_result, outcome)
 
     def _due(self, change: _Change, id: str) -> None:
         if self._stopping:
@@ -393,7 +395,7 @@ class Dispatcher:
             reason = f"This delivery cannot be read any more: {error}."
             status = self._log.fail_unreadable(id)
             change.move(status, "failed")
-            change.then.append(lambda: _log(logging.ERROR, "delivery %s failed: %s", id, escaped(reason)))
+            change.then(_log, logging.ERROR, "delivery %s failed: %s", id, escaped(reason))
             return
         if record.status not in ("queued", "scheduled"):
             return
@@ -414,22 +416,22 @@ class Dispatcher:
         answer = answers.answer(500, {"error": reason, "delivery": delivery.id})
         self._log.finish(delivery.id, "failed", answer.status_code, bytes(answer.body))
         change.move(status, "failed")
-        change.then.append(lambda: _log(logging.ERROR, "%s failed: %s", _title(delivery), reason))
+        change.then(_log, logging.ERROR, "%s failed: %s", _title(delivery), reason)
 
     def _replay(self, change: _Change, id: str, new_id: Future[str]) -> None:
         try:
             record = self._log.find(id)
         except KeyError as error:
-            change.then.append(functools.partial(new_id.set_exception, error))
+            change.then(new_id.set_exception, error)
             return
         if reason := self._refusal(change):
-            change.then.append(lambda: new_id.set_exception(NotTaken(reason)))
+            change.then(new_id.set_exception, NotTaken(reason))
             return
         delivery = Delivery(record.delivery.endpoint, record.delivery.payload, replay_of=id)
         self._log.add(delivery, record.arrival, "queued")
         change.move(None, "queued")
-        change.then.append(lambda: self._run_at(0, delivery.id))
-        change.then.append(lambda: new_id.set_result(delivery.id))
+        change.then(self._run_at, 0, delivery.id)
+        change.then(new_id.set_result, delivery.id)
 
     def _recover(self, change: _Change) -> None:
         unfinished = self._left
@@ -437,8 +439,9 @@ class Dispatcher:
         change.counts["running"] -= interrupted
         change.counts["queued"] += interrupted
         if unfinished:
-            change.then.append(lambda: _log(logging.INFO, "%d unfinished deliveries go on.", len(unfinished)))
-        change.then += [functools.partial(self._run_at, due_at, id) for id, due_at in unfinished]
+            change.then(_log, logging.INFO, "%d unfinished deliveries go on.", len(unfinished))
+        for id, due_at in unfinished:
+            change.then(self._run_at, due_at, id)
 
     def _prune(self, change: _Change, at_most: int) -> None:
         """Keep a log that is full from growing: as many go as come."""
@@ -451,7 +454,7 @@ class Dispatcher:
         pruned = self._log.prune(max(0, change.total(FINISHED) - self._log.keep), PRUNED_AT_ONCE)
         change.counts -= pruned
         wait = PRUNE_AGAIN if pruned else PRUNE_EVERY
-        change.then.append(lambda: self._after(wait, _Step(self._prune_more)))
+        change.then(self._after, wait, _Step(self._prune_more))
 
 
 def _log(level: int, message: str, *args: object) -> None:

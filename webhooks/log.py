@@ -242,14 +242,14 @@ class DeliveryLog:
             ),
         )
 
-    def supersede(self, subject: str, by: str) -> tuple[str, float] | None:
-        """Replace the scheduled delivery about this subject; return its id and when its burst began."""
+    def supersede(self, subject: str, by: str) -> float | None:
+        """Replace the scheduled delivery about this subject; return when its burst began, `None` if there is none."""
         row = self._database.execute(
             "UPDATE deliveries SET status = 'superseded', superseded_by = ?, finished_at = ?, due_at = NULL "
-            "WHERE subject = ? AND status = 'scheduled' RETURNING id, burst_at",
+            "WHERE subject = ? AND status = 'scheduled' RETURNING burst_at",
             (by, time.time(), subject),
         ).fetchone()
-        return (row["id"], row["burst_at"]) if row else None
+        return float(row["burst_at"]) if row else None
 
     # What becomes of it
 

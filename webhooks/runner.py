@@ -43,7 +43,6 @@ class Runner:
 
     def __init__(self, hide: Callable[[str], str]) -> None:
         self._hide = hide
-        self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
 
@@ -101,12 +100,11 @@ class Runner:
         done(result)
 
     def _handler_loop(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                threading.Thread(target=self._run_loop, args=(loop,), name="webhooks", daemon=True).start()
-                self._loop = loop
-            return self._loop
+        if self._loop is None:  # no lock: only the bookkeeping thread starts handlers
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=self._run_loop, args=(loop,), name="webhooks", daemon=True).start()
+            self._loop = loop
+        return self._loop
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._stopped:
