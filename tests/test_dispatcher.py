@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import json
@@ -590,9 +591,8 @@ def test_a_delivery_that_cannot_be_read_any_more_fails_alone(desk: Desk, monkeyp
     for ticket in [desk.deliver(endpoint) for _ in range(2)]:
         ticket.outcome.result(WAIT)
     desk.stop()
-    with sqlite3.connect(desk.folder / "deliveries.db") as database:
+    with contextlib.closing(sqlite3.connect(desk.folder / "deliveries.db", isolation_level=None)) as database:
         database.execute("UPDATE deliveries SET headers = 'no JSON' WHERE number = 1")
-    database.close()
     desk.start()
     deadline = time.monotonic() + WAIT
     while desk.dispatcher.health()[1]["succeeded"] + desk.dispatcher.health()[1]["failed"] < 2:

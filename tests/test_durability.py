@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -52,7 +53,7 @@ server.launch()
 
 
 def unfinished(folder: Path) -> int:
-    with sqlite3.connect(folder / "log" / "deliveries.db") as database:
+    with contextlib.closing(sqlite3.connect(folder / "log" / "deliveries.db")) as database:
         query = "SELECT count(*) FROM deliveries WHERE status IN ('queued', 'running', 'scheduled')"
         return database.execute(query).fetchone()[0]
 
@@ -91,7 +92,7 @@ def test_what_was_answered_2xx_is_handled_however_often_the_process_is_killed(ru
     handled = set((tmp_path / "handled").read_text().split())
     assert len(set(answered)) == len(answered) > 200
     assert set(answered) - handled == set()
-    with sqlite3.connect(tmp_path / "log" / "deliveries.db") as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / "log" / "deliveries.db")) as database:
         assert database.execute("SELECT id, attempts FROM deliveries WHERE status != 'succeeded'").fetchall() == []
 
 
@@ -116,7 +117,7 @@ def test_a_full_disk_is_503_and_nothing_is_lost(run: Run, tmp_path: Path) -> Non
     while unfinished(tmp_path):
         time.sleep(0.05)
     assert set(taken) <= set((tmp_path / "handled").read_text().split())
-    with sqlite3.connect(tmp_path / "log" / "deliveries.db") as database:
+    with contextlib.closing(sqlite3.connect(tmp_path / "log" / "deliveries.db")) as database:
         recorded = {row[0] for row in database.execute("SELECT id FROM deliveries")}
     assert set(taken) <= recorded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -110,7 +111,7 @@ def test_only_the_owner_of_the_machine_can_look_into_the_folder(tmp_path: Path) 
 
 
 def another_programs_database(path: Path) -> None:
-    with sqlite3.connect(path) as database:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA user_version = 1")
         database.execute("CREATE TABLE deliveries (parcel TEXT)")
 
@@ -133,7 +134,7 @@ DAMAGES = {
 
 
 def _execute(path: Path, statement: str) -> None:
-    with sqlite3.connect(path) as database:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute(statement)
 
 
