@@ -9,7 +9,7 @@ from .settings import Settings
 
 WEBHOOK_SETTINGS = "https://huggingface.co/settings/webhooks"
 
-_ONLY_LOCAL = "none; only this machine reaches the addresses below. share=True makes a public link."
+_ONLY_LOCAL = "none; only this machine reaches the addresses below"
 
 
 def summary(settings: Settings, paths: Iterable[str], local_url: str, url: str) -> str:
@@ -21,7 +21,7 @@ def summary(settings: Settings, paths: Iterable[str], local_url: str, url: str) 
             "",
             f"Local:     {local_url}",
             f"Public:    {url if url != local_url else _ONLY_LOCAL}",
-            f"Log:       {settings.data_dir}",
+            f"Log:       {settings.data_dir.absolute()}",
             "Webhooks:",
             *(f"  POST {url}{path}" for path in paths),
             "",

@@ -120,6 +120,7 @@ class DeliveryLog:
         self._journal_mode = "DELETE" if shared_disk else "WAL"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / ".gitignore").write_text("*\n")  # payloads may name private repositories
             with contextlib.ExitStack() as undo:
                 self._lock = undo.enter_context(contextlib.closing(_lock(folder / "lock")))
                 self._open()

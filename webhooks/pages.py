@@ -120,7 +120,7 @@ def _storage_step(settings: Settings) -> Step:
         False,
         "Attach a Storage Bucket",
         "Until then, deliveries that wait or run are lost when the Space restarts, and so is their history. "
-        f"In a terminal: <code>{command}</code>",
+        f"Create one (<code>hf buckets create</code>), then: <code>{command}</code>",
     )
 
 
@@ -140,8 +140,9 @@ def curl(url: str, settings: Settings) -> str:
     # Read from a file that the shell makes up, the secret is in no process list.
     header = '-H @<(echo "X-Webhook-Secret: $WEBHOOK_SECRET")'
     secret = f"  {header} \\\n" if settings.secrets or settings.closed else ""
+    first = "# In bash or zsh, after: export WEBHOOK_SECRET=...\n" if secret else ""
     return (
-        f"curl -X POST {shlex.quote(url)} \\\n"
+        f"{first}curl -X POST {shlex.quote(url)} \\\n"
         f'  -H "Content-Type: application/json" \\\n{secret}'
         f"  -d {shlex.quote(EXAMPLE_PAYLOAD)}"
     )
