@@ -92,6 +92,10 @@ class _Run:
         return self.delivery.id, self.delivery.attempt
 
 
+def _total(counts: Counter[str], statuses: tuple[str, ...]) -> int:
+    return sum(counts[status] for status in statuses)
+
+
 @dataclass
 class _Change:
     """What a commit changes beside the log: the counts, and what is to happen when it is done."""
@@ -108,9 +112,6 @@ class _Change:
             self.counts[old] -= 1
         self.counts[new] += 1
         self.finished += new in FINISHED
-
-    def total(self, statuses: tuple[str, ...]) -> int:
-        return sum(self.counts[status] for status in statuses)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class Dispatcher:
     def health(self) -> tuple[bool, dict[str, int]]:
         """Tell whether deliveries are taken, and how many there are by status."""
         counts = self._counts
-        pending = sum(counts[status] for status in UNFINISHED)
+        pending = _total(counts, UNFINISHED)
         taking = self._thread.is_alive() and self._writable and not self._stopping and pending < self._max_pending
         return taking, {status: counts[status] for status in (*UNFINISHED, *FINISHED)}
 
@@ -320,7 +321,7 @@ class Dispatcher:
     def _refusal(self, change: _Change) -> str | None:
         if self._stopping:
             return _STOPPING
-        if change.total(UNFINISHED) >= self._max_pending:
+        if _total(change.counts, UNFINISHED) >= self._max_pending:
             return "Too many deliveries are waiting."
         return None
 
@@ -445,13 +446,13 @@ class Dispatcher:
 
     def _prune(self, change: _Change, at_most: int) -> None:
         """Keep a log that is full from growing: as many go as come."""
-        excess = change.total(FINISHED) - self._log.keep
+        excess = _total(change.counts, FINISHED) - self._log.keep
         if excess > 0 and at_most > 0:
             change.counts -= self._log.prune(excess, at_most)
 
     def _prune_more(self, change: _Change) -> None:
         """Delete what is too old, or too much since before the start, a little at a time."""
-        pruned = self._log.prune(max(0, change.total(FINISHED) - self._log.keep), PRUNED_AT_ONCE)
+        pruned = self._log.prune(max(0, _total(change.counts, FINISHED) - self._log.keep), PRUNED_AT_ONCE)
         change.counts -= pruned
         wait = PRUNE_AGAIN if pruned else PRUNE_EVERY
         change.then(self._after, wait, _Step(self._prune_more))

@@ -120,7 +120,8 @@ class DeliveryLog:
         self._journal_mode = "DELETE" if shared_disk else "WAL"
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (folder / ".gitignore").write_text("*\n")  # payloads may name private repositories
+            if not (folder / ".gitignore").exists():
+                (folder / ".gitignore").write_text("*\n")  # payloads may name private repositories
             with contextlib.ExitStack() as undo:
                 self._lock = undo.enter_context(contextlib.closing(_lock(folder / "lock")))
                 self._open()
@@ -172,7 +173,7 @@ class DeliveryLog:
         if _one(self._database, "PRAGMA application_id") != _APPLICATION_ID:
             raise sqlite3.DatabaseError("it is the database of another program")
         if not 1 <= _one(self._database, "PRAGMA user_version") <= len(_MIGRATIONS):
-            raise sqlite3.DatabaseError("it was written by a later version of this server")
+            raise sqlite3.DatabaseError("it is of a version that this server does not know")
 
     def _check_content(self) -> None:
         fault = _one(self._database, "PRAGMA quick_check(1)")
