@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import hypothesis
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 # No deadline, since the disk may take its time; the same examples at every run where a run decides something.
 hypothesis.settings.register_profile("webhooks", deadline=None, derandomize=os.environ.get("CI") == "true")
@@ -28,7 +29,19 @@ ROOT = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures"
 
 # What a server script may find in the environment of whoever runs the tests must not decide a test.
-_SETTINGS = ("WEBHOOK", "WEBHOOKS_", "SPACE_", "HF_", "OAUTH_", "GRADIO_", "DRY_RUN", "TRAIN", "EVALUATION_", "SYSTEM")
+_SETTINGS = (
+    "WEBHOOK",
+    "WEBHOOKS_",
+    "SPACE_",
+    "HF_",
+    "OAUTH_",
+    "GRADIO_",
+    "DRY_RUN",
+    "TRAIN",
+    "EVALUATION_",
+    "SYSTEM",
+    "OPENID_",
+)
 
 
 def load(name: str) -> dict[str, Any]:
@@ -142,6 +155,25 @@ def serve(run: Run) -> Run:
     return lambda source, **options: run(source, **options).wait_until_ready()
 
 
+Start = Callable[..., Process]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Start a server that every test of a module may look at; further arguments are its environment."""
+    processes: list[Process] = []
+
+    def start(source: str, **environment: str) -> Process:
+        script = tmp_path_factory.mktemp("server") / "script.py"
+        script.write_text(textwrap.dedent(source), encoding="utf-8")
+        processes.append(Process(script, environment))
+        return processes[-1].wait_until_ready()
+
+    yield start
+    for process in processes:
+        process.stop()
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of an installed Chromium or Chrome."""
@@ -155,3 +187,14 @@ def chromium() -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
+
+
+CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()

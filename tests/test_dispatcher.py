@@ -24,7 +24,8 @@ from webhooks import Delivery, WebhookPayload, life
 from webhooks.delivery import Arrival
 from webhooks.dispatcher import Dispatcher, NotTaken, Ticket
 from webhooks.endpoints import Endpoint
-from webhooks.log import FINISHED, INTERRUPTED, UNFINISHED, DeliveryLog, Record
+from webhooks.history import FINISHED, INTERRUPTED, UNFINISHED, Record
+from webhooks.log import DeliveryLog
 
 WAIT = 20  # seconds until a test that waits in vain fails
 BODY = load("repo.content-update")

@@ -18,7 +18,8 @@ from webhooks import Delivery, WebhookPayload, life
 from webhooks.delivery import Arrival
 from webhooks.dispatcher import Dispatcher
 from webhooks.endpoints import Endpoint
-from webhooks.log import FINISHED, DeliveryLog, find, reading
+from webhooks.history import FINISHED, find, reading
+from webhooks.log import DeliveryLog
 
 WAIT = 20
 MAX_ATTEMPTS = 3

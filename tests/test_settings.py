@@ -18,7 +18,16 @@ import webhooks.settings
 from webhooks import SetupError, read_settings
 from webhooks.settings import Settings
 
-SET_BY_THE_PLATFORM = {"SPACE_ID", "SPACE_HOST"}
+SET_BY_THE_PLATFORM = {
+    "SYSTEM",
+    "SPACE_ID",
+    "SPACE_HOST",
+    "SPACE_AUTHOR_NAME",
+    "OAUTH_CLIENT_ID",
+    "OAUTH_CLIENT_SECRET",
+    "OAUTH_SCOPES",
+    "OPENID_PROVIDER_URL",
+}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ WEBHOOK_SETTINGS = "https://huggingface.co/settings/webhooks"
 _ONLY_LOCAL = "none; only this machine reaches the addresses below"
 
 
-def summary(settings: Settings, paths: Iterable[str], local_url: str, url: str) -> str:
+def summary(settings: Settings, paths: Iterable[str], local_url: str, url: str, link: str) -> str:
     """Say what was started: who may call, where, and where to register it."""
     return "\n".join(
         [
@@ -24,6 +24,9 @@ def summary(settings: Settings, paths: Iterable[str], local_url: str, url: str) 
             f"Log:       {settings.data_dir.absolute()}",
             "Webhooks:",
             *(f"  POST {url}{path}" for path in paths),
+            "",
+            "See, test and replay deliveries, as the owner (keep this link to yourself):",
+            f"  {link}",
             "",
             f"Tell the Hub about them at {WEBHOOK_SETTINGS}",
         ]
@@ -43,6 +46,11 @@ def _secret_state(settings: Settings) -> str:
         "No webhook secret is set: anyone who knows an address below can call it. Set WEBHOOK_SECRET in the "
         "environment or in .env to close it."
     )
+
+
+def escaped(text: str) -> str:
+    """Keep text that a stranger wrote on one line, and what it does to a terminal off."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def show_log() -> None:

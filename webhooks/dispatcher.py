@@ -25,10 +25,12 @@ from typing import Any
 from starlette.responses import Response
 
 from . import answers, life
+from .console import escaped
 from .delivery import Arrival, Delivery
 from .endpoints import Endpoint
-from .log import FINISHED, UNFINISHED, DeliveryLog
-from .runner import Result, Runner, escaped, quoted_traceback
+from .history import FINISHED, UNFINISHED
+from .log import DeliveryLog
+from .runner import Result, Runner, quoted_traceback
 
 logger = logging.getLogger("webhooks")
 

@@ -12,23 +12,17 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from .delivery import Arrival, Delivery
-from .payload import WebhookPayload, parse_payload
+from .history import INTERRUPTED, Record, find
 from .settings import SetupError
 
 logger = logging.getLogger("webhooks")
 
-UNFINISHED = ("queued", "running", "scheduled")
-FINISHED = ("succeeded", "failed", "superseded")
-
-INTERRUPTED = "Interrupted: the server stopped during this attempt."
+DATABASE = "deliveries.db"
 
 LOCKED_FOR = 1.0  # seconds to wait for another program that looks into the log
 MIN_FREE = 8 * 1024 * 1024  # bytes of the disk, before a log that ran full is taken for writable again
@@ -71,31 +65,16 @@ _MIGRATIONS = [
         PRIMARY KEY (delivery, attempt)
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE deliveries ADD COLUMN event TEXT;  -- scope and action, such as repo.content update
+    DROP INDEX deliveries_by_status;
+    CREATE INDEX deliveries_by_status ON deliveries (status, number, received_at);
+    CREATE INDEX deliveries_by_endpoint ON deliveries (endpoint, number);
+    CREATE INDEX deliveries_by_repo ON deliveries (repo, number);
+    CREATE INDEX replays ON deliveries (replay_of) WHERE replay_of IS NOT NULL;
+    CREATE INDEX superseded ON deliveries (superseded_by) WHERE superseded_by IS NOT NULL;
+    """,
 ]
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One run of a handler. `error` is `None` for one that succeeded or still runs; times are in UTC."""
-
-    attempt: int
-    started_at: datetime
-    ended_at: datetime | None
-    error: str | None
-
-
-@dataclass(frozen=True)
-class Record:
-    """A delivery as the log has it."""
-
-    delivery: Delivery
-    arrival: Arrival
-    status: str
-    failures: int
-    attempts: tuple[Attempt, ...]
-    superseded_by: str | None
-    answer_status: int | None
-    answer: bytes | None
 
 
 class DeliveryLog:
@@ -115,7 +94,7 @@ class DeliveryLog:
     """
 
     def __init__(self, folder: Path, *, shared_disk: bool = False, keep: int = 10_000, keep_days: float = 30) -> None:
-        self.path = folder / "deliveries.db"
+        self.path = folder / DATABASE
         self.keep, self.keep_days = keep, keep_days
         self._journal_mode = "DELETE" if shared_disk else "WAL"
         try:
@@ -223,15 +202,16 @@ class DeliveryLog:
         subject: str | None = None,
         burst_at: float | None = None,
     ) -> None:
-        repo = delivery.payload.repo if delivery.payload else None
+        payload = delivery.payload
         headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in arrival.headers]
         self._database.execute(
-            "INSERT INTO deliveries (id, endpoint, repo, received_at, query, headers, body, replay_of, status, "
-            "due_at, subject, burst_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO deliveries (id, endpoint, repo, event, received_at, query, headers, body, replay_of, status, "
+            "due_at, subject, burst_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 delivery.id,
                 delivery.endpoint,
-                f"{repo.type}/{repo.name}" if repo else None,
+                f"{payload.repo.type}/{payload.repo.name}" if payload else None,
+                f"{payload.event.scope} {payload.event.action}" if payload else None,
                 delivery.received_at.timestamp(),
                 arrival.query,
                 json.dumps(headers),
@@ -367,45 +347,6 @@ class DeliveryLog:
         return find(self._database, id)
 
 
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Open a log to look into it, from any thread, while another one writes."""
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-        database.row_factory = sqlite3.Row
-        yield database
-
-
-def find(database: sqlite3.Connection, id: str) -> Record:
-    """Return a delivery; see `DeliveryLog.find`."""
-    if not (isinstance(id, str) and id.isascii()):
-        raise KeyError(id)
-    row = database.execute("SELECT * FROM deliveries WHERE id = ?", (id,)).fetchone()
-    if row is None:
-        raise KeyError(id)
-    attempts = database.execute("SELECT * FROM attempts WHERE delivery = ? ORDER BY attempt", (id,))
-    headers = tuple((n.encode("latin-1"), v.encode("latin-1")) for n, v in json.loads(row["headers"]))
-    return Record(
-        delivery=Delivery(
-            endpoint=row["endpoint"],
-            payload=_payload(row["body"]),
-            id=row["id"],
-            received_at=_utc(row["received_at"]),
-            attempt=row["attempts"],
-            replay_of=row["replay_of"],
-        ),
-        arrival=Arrival(row["endpoint"], row["query"], headers, row["body"]),
-        status=row["status"],
-        failures=row["failures"],
-        attempts=tuple(
-            Attempt(a["attempt"], _utc(a["started_at"]), _utc(a["ended_at"]) if a["ended_at"] else None, a["error"])
-            for a in attempts
-        ),
-        superseded_by=row["superseded_by"],
-        answer_status=row["answer_status"],
-        answer=row["answer"],
-    )
-
-
 def _lock(path: Path) -> sqlite3.Connection:
     """Hold a lock that ends with this process, however it ends; SQLite knows how on every system."""
     lock = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
@@ -442,14 +383,3 @@ def _is_outside(error: Exception, path: Path) -> bool:
 
 def _one(database: sqlite3.Connection, query: str) -> Any:
     return database.execute(query).fetchone()[0]
-
-
-def _payload(body: bytes) -> WebhookPayload | None:
-    try:
-        return parse_payload(body)
-    except ValidationError:
-        return None
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, timezone.utc)

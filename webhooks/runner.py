@@ -16,6 +16,7 @@ from typing import Any
 from starlette.responses import Response
 
 from . import answers
+from .console import escaped
 from .delivery import Arrival, Delivery
 from .endpoints import Endpoint
 
@@ -120,11 +121,6 @@ async def _settled(returned: Any) -> Any:
     if inspect.isawaitable(returned):
         returned = await returned
     return await answers.collected(returned) if isinstance(returned, Response) else returned
-
-
-def escaped(text: str) -> str:
-    """Keep text that a stranger wrote on one line, and what it does to a terminal off."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def quoted_traceback(error: BaseException, hide: Callable[[str], str]) -> str:

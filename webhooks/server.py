@@ -9,14 +9,16 @@ import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from urllib.parse import urlsplit
 
 from starlette.routing import Route
 
 from . import console
+from .access import Access
 from .autostart import at_prompt, when_script_ends
 from .dispatcher import Dispatcher
 from .endpoints import PREFIX, Endpoint, Handler
-from .log import DeliveryLog
+from .log import DATABASE, DeliveryLog
 from .receiver import Receiver
 from .settings import Settings, SetupError, at_least, read_settings
 
@@ -79,6 +81,8 @@ class WebhooksServer:
         self._dispatcher: Dispatcher | None = None
         self._ui = ui
         self._ui_is_ours = False
+        self._has_desk = False
+        self._access = Access(self._settings, lambda: [*self._settings.space_hosts, urlsplit(self._url).netloc])
         self.fastapi_app: FastAPI | None = None
         self._call_off_autostart: Callable[[], None] = lambda: None
 
@@ -161,7 +165,8 @@ class WebhooksServer:
         self._call_off_autostart()
         if self._dispatcher is None:
             self._start(gradio_launch_kwargs)
-        print(console.summary(self._settings, self._endpoints, self._local_url, self._url), flush=True)
+        link = self._access.link(self._url)
+        print(console.summary(self._settings, self._endpoints, self._local_url, self._url, link), flush=True)
         if not (prevent_thread_lock or at_prompt()):
             self._wait_until_stopped()
 
@@ -213,25 +218,45 @@ class WebhooksServer:
         self._dispatcher.recover()
 
     def _launch_gradio(self, dispatcher: Dispatcher, options: dict[str, Any]) -> Any:
+        from . import views
+        from .desk import Desk
         from .pages import CSS, THEME, landing_page
 
         if self._ui is None:
             self._ui = landing_page(list(self._endpoints.values()), self._settings, lambda: self._url)
             self._ui_is_ours = True
         if self._ui_is_ours:
-            options = {"css": CSS, "theme": THEME, "footer_links": ["gradio", "settings"], **options}
+            options = {"theme": THEME, "footer_links": ["gradio", "settings"], **options}
+        if not self._has_desk:
+            Desk(
+                self._settings,
+                self._endpoints,
+                self._access,
+                self._settings.data_dir.absolute() / DATABASE,
+                self.replay,
+                lambda: self._local_url,
+                lambda: self._url,
+            ).add_to(self._ui)
+            self._has_desk = True
+        options["css"] = f"{CSS}\n{views.CSS}\n{options.get('css') or ''}"
         receiver = Receiver(self._endpoints, dispatcher, self._settings, self._reply_within)
         routes = [
+            self._access.route(),
             Route(PREFIX + "{name:path}", receiver),
             Route(PREFIX.rstrip("/"), receiver),
             Route("/health", receiver.health),
         ]
         app_kwargs = options.pop("app_kwargs", None) or {}
+        middleware = [self._access.middleware()] if self._settings.oauth else []
         defaults = {"share": self._settings.gradio_share and not self._settings.on_space, "quiet": True}
         fixed = {
             "prevent_thread_lock": True,
             # Handed over before Gradio serves, so the webhooks are there from the first moment.
-            "app_kwargs": {**app_kwargs, "routes": [*routes, *app_kwargs.get("routes", [])]},
+            "app_kwargs": {
+                **app_kwargs,
+                "routes": [*routes, *app_kwargs.get("routes", [])],
+                "middleware": [*middleware, *app_kwargs.get("middleware", [])],
+            },
             # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
             # own routes only: the Hub would get a 405.
             "ssr_mode": False,

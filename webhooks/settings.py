@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, Validatio
 
 BUCKET = Path("/data")  # where a Space's Storage Bucket is attached
 
+MIN_TOKEN = 16  # characters of an owner's token that somebody chose
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -68,13 +70,21 @@ def _sendable(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _unguessable(token: SecretStr) -> SecretStr:
+    if len(token.get_secret_value()) < MIN_TOKEN:
+        raise ValueError(f"whoever guesses it sees everything; take at least {MIN_TOKEN} random characters")
+    return token
+
+
 _Secret = Annotated[SecretStr, AfterValidator(_sendable)]
 
 
 class Settings(BaseModel):
     """What the environment says about this server; `.env.example` explains each one.
 
-    The `space_*` variables are set by the platform (https://huggingface.co/docs/hub/spaces-overview).
+    The last eight are set by the platform: `SYSTEM` and `SPACE_*` on every Space
+    (https://huggingface.co/docs/hub/spaces-overview), the others where the README's front matter says `hf_oauth: true`
+    (https://huggingface.co/docs/hub/spaces-oauth).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -82,12 +92,19 @@ class Settings(BaseModel):
     webhook_secret: _Secret | None = None
     webhook_secret_previous: _Secret | None = None
     webhooks_allow_unauthenticated: bool = False
+    webhooks_admin_token: Annotated[SecretStr, AfterValidator(_unguessable)] | None = None
     webhooks_data_dir: Path | None = None
     gradio_share: bool = True
     hf_token: SecretStr | None = None
     dry_run: bool = False
+    system: str | None = None
     space_id: str | None = None
     space_host: str | None = None
+    space_author_name: str | None = None
+    oauth_client_id: str | None = None
+    oauth_client_secret: SecretStr | None = None
+    oauth_scopes: str | None = None
+    openid_provider_url: str | None = None
 
     @property
     def on_space(self) -> bool:
@@ -101,9 +118,19 @@ class Settings(BaseModel):
 
     def hide(self, text: str) -> str:
         """Take our secrets out of a text that is to be shown or kept."""
-        for secret in (self.webhook_secret, self.webhook_secret_previous, self.hf_token):
-            text = text.replace(secret.get_secret_value(), "***") if secret else text
+        for _, secret in self:
+            text = text.replace(secret.get_secret_value(), "***") if isinstance(secret, SecretStr) else text
         return text
+
+    @property
+    def oauth(self) -> bool:
+        """Whether people can sign in with Hugging Face.
+
+        Outside a Space Gradio plays it: it signs everybody in as the machine's own account, with a cookie that anyone
+        can make (gradio 6.31, `oauth.py`). So all that a Space has must be there.
+        """
+        given = (self.oauth_client_id, self.oauth_client_secret, self.oauth_scopes, self.openid_provider_url)
+        return self.system == "spaces" and self.on_space and None not in given
 
     @property
     def closed(self) -> bool:
@@ -128,6 +155,11 @@ class Settings(BaseModel):
         return self.has_bucket and self.data_dir.absolute().is_relative_to(BUCKET)
 
     @property
+    def space_hosts(self) -> list[str]:
+        """The names of the Space: with a custom domain `SPACE_HOST` is a list."""
+        return [name.strip() for name in (self.space_host or "").split(",") if name.strip()]
+
+    @property
     def public_url(self) -> str | None:
-        """The Space's own address. With a custom domain `SPACE_HOST` is a list; its first name is used."""
-        return f"https://{self.space_host.split(',')[0].strip()}" if self.space_host else None
+        """The Space's own address, under its first name."""
+        return f"https://{self.space_hosts[0]}" if self.space_hosts else None

@@ -1,0 +1,551 @@
+"""A stand-in for huggingface.co: as much of it, over real HTTP, as the real client and Gradio's sign-in ask for.
+
+Paths, fields and headers are the ones that `huggingface_hub` 2.4.0 sends and reads (`hf_api.py`, `_jobs_api.py`,
+`utils/_http.py`) and that Authlib expects of an OpenID provider.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import functools
+import hashlib
+import json
+import math
+import re
+import secrets
+import socket
+import threading
+import time
+import urllib.parse
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from fnmatch import fnmatchcase
+from typing import Any
+
+import uvicorn
+from joserfc import jwt
+from joserfc.jwk import RSAKey
+from starlette.applications import Starlette
+from starlette.datastructures import URL
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+FINISHED = {"COMPLETED", "CANCELED", "ERROR", "DELETED"}
+# What `HfApi.update_job_labels` says of keys and values.
+LABEL = re.compile(r"[A-Za-z0-9_-]{0,100}")
+# The client asks once a process, unless a file in its cache is fresh, whether an agent runs it. Told 404, it gives up.
+# An answer would land in the cache of whoever runs the tests.
+TELEMETRY = "/api/agent-harnesses"
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request as it arrived."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class User:
+    """An account. `orgs` maps the names of its organizations to its roles: admin, write, contributor or read."""
+
+    name: str
+    orgs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Token:
+    user: User
+    scopes: frozenset[str]
+    expires: float = math.inf
+
+
+@dataclass
+class Job:
+    """A Job as the client sent it. A test may set `stage` and `logs`."""
+
+    id: str
+    namespace: str
+    image: str
+    command: list[str]
+    arguments: list[str]
+    environment: dict[str, str]
+    secrets: dict[str, str]
+    flavor: str
+    timeout: int | None
+    labels: dict[str, str]
+    created_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    stage: str = "SCHEDULING"
+    logs: list[str] = field(default_factory=list)
+
+    def spec(self) -> dict[str, Any]:
+        """The Job as a webhook repeats it. A secret is never given back."""
+        return {
+            "dockerImage": self.image,
+            "command": self.command,
+            "arguments": self.arguments,
+            "environment": self.environment,
+            "secrets": dict.fromkeys(self.secrets, ""),
+            "flavor": self.flavor,
+            "timeout": self.timeout,
+            "labels": self.labels,
+        }
+
+    def info(self, owner_type: str) -> dict[str, Any]:
+        return {
+            **self.spec(),
+            "id": self.id,
+            "createdAt": timestamp(self.created_at),
+            "status": {"stage": self.stage, "message": None},
+            "owner": {"id": object_id(self.namespace), "name": self.namespace, "type": owner_type},
+        }
+
+
+@dataclass(frozen=True)
+class Held:
+    """An answer that waits: `arrived` is set once the request has taken effect; set `released` to let it go."""
+
+    arrived: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass
+class Script:
+    """What the next `times` matching requests meet in place of the Hub."""
+
+    method: str
+    pattern: str
+    app: ASGIApp
+    times: int
+
+    def takes(self, request: Seen) -> bool:
+        return self.times > 0 and request.method == self.method and fnmatchcase(request.path, self.pattern)
+
+
+class Protocol(H11Protocol):
+    """HTTP whose application may cut the connection, which ASGI alone cannot ask for."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        app = self.app
+
+        async def with_transport(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "transport": transport}, receive, send)
+
+        self.app = with_transport
+
+
+class Hub:
+    """A Hub of one's own on 127.0.0.1, for as long as the `with` block lasts.
+
+    Attributes:
+        url: where it serves; for `HF_ENDPOINT` and `OPENID_PROVIDER_URL`.
+        requests: everything that was asked, in order, but for the client's telemetry.
+        unknown: what it had no answer to, as `"GET /path"`. A test that leaves something here went astray.
+        jobs: every Job that was started, oldest first.
+        webhooks: the webhooks of each user, as JSON.
+        page_size: how many Jobs a page of a list holds.
+        signed_in: the user in the browser, at the moment of a sign-in; with `None` it is declined.
+        withheld: organizations to which that user does not let the application: named to it, but without a role.
+        client: id and secret of the OAuth application.
+        token_lifetime: seconds until an access token expires.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[Seen] = []
+        self.unknown: list[str] = []
+        self.jobs: list[Job] = []
+        self.webhooks: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.page_size = 100
+        self.signed_in: str | None = None
+        self.withheld: set[str] = set()
+        self.client = ("client-id", "client-secret")
+        self.token_lifetime = 28800
+        self._users: dict[str, User] = {}
+        self._tokens: dict[str, Token] = {}
+        self._codes: dict[str, tuple[User, Mapping[str, str]]] = {}
+        self._scripts: list[Script] = []
+        self._held: list[Held] = []
+        self._hub = Starlette(routes=self._routes(), exception_handlers={HTTPException: _refused})
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        config = uvicorn.Config(self._answer, interface="asgi3", http=Protocol, lifespan="off", log_config=None)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+
+    def __enter__(self) -> Hub:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for held in self._held:
+            held.released.set()
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join()
+        self._socket.close()
+
+    # --- what a test says
+
+    def add_user(self, name: str, orgs: Mapping[str, str] | None = None) -> None:
+        """Add an account, with the organizations it belongs to and its role in each."""
+        self._users[name] = User(name, orgs or {})
+
+    def add_token(self, token: str, user: str, scopes: Iterable[str] = ("webhooks", "jobs")) -> None:
+        """Make a string an access token of this user."""
+        self._tokens[token] = Token(self._users[user], frozenset(scopes))
+
+    def fail(
+        self,
+        method: str,
+        pattern: str,
+        status: int,
+        message: str = "scripted",
+        headers: Mapping[str, str] | None = None,
+        times: int = 1,
+    ) -> None:
+        """Answer the next matching requests with an error; they take no effect. `*` in the pattern is any text."""
+        self._scripts.append(Script(method, pattern, _error(status, message, headers), times))
+
+    def cut(self, method: str, pattern: str, times: int = 1) -> None:
+        """Close the connection of the next matching requests without an answer; they take no effect."""
+        self._scripts.append(Script(method, pattern, _cut, times))
+
+    def lose_answer(self, method: str, pattern: str, times: int = 1) -> None:
+        """Let the next matching requests take effect, and close the connection in place of an answer."""
+
+        async def lose(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._hub(scope, receive, _discard)
+            await _cut(scope, receive, send)
+
+        self._scripts.append(Script(method, pattern, lose, times))
+
+    def hold(self, method: str, pattern: str) -> Held:
+        """Let the next matching request take effect, and keep its answer until the test releases it."""
+        held = Held()
+
+        async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+            messages: list[Message] = []
+
+            async def keep(message: Message) -> None:
+                messages.append(message)
+
+            await self._hub(scope, receive, keep)
+            held.arrived.set()
+            await asyncio.to_thread(held.released.wait)
+            for message in messages:
+                await send(message)
+
+        self._held.append(held)
+        self._scripts.append(Script(method, pattern, wait, 1))
+        return held
+
+    # --- the way of a request
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        body = await request.body()
+        seen = Seen(request.method, request.url.path, request.url.query, dict(request.headers), body)
+        if seen.path == TELEMETRY:
+            await _error(404, "Not here")(scope, receive, send)
+            return
+        self.requests.append(seen)
+        unread: list[Message] = [{"type": "http.request", "body": body}]
+
+        async def again() -> Message:
+            return unread.pop() if unread else await receive()
+
+        script = next((script for script in self._scripts if script.takes(seen)), None)
+        if script:
+            script.times -= 1
+        await (script.app if script else self._hub)(scope, again, send)
+
+    def _routes(self) -> list[Route]:
+        webhooks, jobs = "/api/settings/webhooks", "/api/jobs/{namespace}"
+        return [
+            Route("/api/whoami-v2", self._whoami),
+            Route(webhooks, self._list_webhooks),
+            Route(webhooks, self._create_webhook, methods=["POST"]),
+            Route(webhooks + "/{id}", self._get_webhook),
+            Route(webhooks + "/{id}", self._update_webhook, methods=["POST"]),
+            Route(webhooks + "/{id}", self._delete_webhook, methods=["DELETE"]),
+            Route(webhooks + "/{id}/enable", self._switch_webhook, methods=["POST"]),
+            Route(webhooks + "/{id}/disable", self._switch_webhook, methods=["POST"]),
+            Route(jobs, self._list_jobs),
+            Route(jobs, self._run_job, methods=["POST"]),
+            Route(jobs + "/{id}", self._inspect_job),
+            Route(jobs + "/{id}/logs", self._job_logs),
+            Route(jobs + "/{id}/cancel", self._cancel_job, methods=["POST"]),
+            Route("/.well-known/openid-configuration", self._openid_configuration),
+            Route("/oauth/authorize", self._authorize),
+            Route("/oauth/token", self._token, methods=["POST"]),
+            Route("/oauth/jwks", self._jwks),
+            Route("/oauth/userinfo", self._userinfo),
+            Route("/{path:path}", self._unknown, methods=METHODS),
+        ]
+
+    async def _unknown(self, request: Request) -> Response:
+        self.unknown.append(f"{request.method} {request.url.path}")
+        return _error(404, "Sorry, we can't find the page you are looking for.")
+
+    # --- who asks
+
+    def _allowed(self, request: Request, scope: str | None = None) -> Token:
+        token = self._tokens.get(request.headers.get("authorization", "").removeprefix("Bearer "))
+        if token is None or token.expires <= time.time():
+            raise HTTPException(401, "Invalid credentials in Authorization header")
+        if scope and scope not in token.scopes:
+            raise HTTPException(403, f"This token lacks the scope that this needs: {scope}")
+        return token
+
+    async def _whoami(self, request: Request) -> Response:
+        user = self._allowed(request).user
+        return JSONResponse(
+            {
+                "type": "user",
+                "id": object_id(user.name),
+                "name": user.name,
+                "fullname": user.name.title(),
+                "avatarUrl": f"{self.url}/avatars/{user.name}.svg",
+                "isPro": False,
+                "canPay": True,
+                "orgs": [
+                    {"type": "org", "id": object_id(org), "name": org, "fullname": org.title(), "roleInOrg": role}
+                    for org, role in user.orgs.items()
+                ],
+                "auth": {"type": "access_token", "accessToken": {"displayName": "test", "role": "write"}},
+            }
+        )
+
+    # --- webhooks
+
+    def _webhook(self, request: Request) -> dict[str, Any]:
+        user = self._allowed(request, "webhooks").user
+        for webhook in self.webhooks[user.name]:
+            if webhook["id"] == request.path_params["id"]:
+                return webhook
+        raise HTTPException(404, "Webhook not found")
+
+    async def _read_webhook(self, request: Request) -> dict[str, Any]:
+        given: dict[str, Any] = await request.json()
+        if source := given.pop("jobSourceId", None):
+            job = next(job for job in self.jobs if job.id == source)
+            given["job"] = {**job.spec(), "secrets": dict.fromkeys(given.pop("secrets", {}), "")}
+        return given
+
+    async def _list_webhooks(self, request: Request) -> Response:
+        return JSONResponse(self.webhooks[self._allowed(request, "webhooks").user.name])
+
+    async def _create_webhook(self, request: Request) -> Response:
+        user = self._allowed(request, "webhooks").user
+        webhook = {"id": secrets.token_hex(12), "disabled": False, **await self._read_webhook(request)}
+        self.webhooks[user.name].append(webhook)
+        return JSONResponse({"webhook": webhook})
+
+    async def _get_webhook(self, request: Request) -> Response:
+        return JSONResponse({"webhook": self._webhook(request)})
+
+    async def _update_webhook(self, request: Request) -> Response:
+        webhook = self._webhook(request)
+        webhook.update(await self._read_webhook(request))
+        return JSONResponse({"webhook": webhook})
+
+    async def _delete_webhook(self, request: Request) -> Response:
+        webhook = self._webhook(request)
+        self.webhooks[self._allowed(request).user.name].remove(webhook)
+        return JSONResponse({"success": True})
+
+    async def _switch_webhook(self, request: Request) -> Response:
+        webhook = self._webhook(request)
+        webhook["disabled"] = request.url.path.endswith("/disable")
+        return JSONResponse({"webhook": webhook})
+
+    # --- Jobs
+
+    def _namespace(self, request: Request) -> str:
+        user, namespace = self._allowed(request, "jobs").user, request.path_params["namespace"]
+        if namespace != user.name and user.orgs.get(namespace, "read") == "read":
+            raise HTTPException(403, f"You may not run Jobs under {namespace}")
+        return str(namespace)
+
+    def _job(self, request: Request) -> Job:
+        namespace = self._namespace(request)
+        for job in self.jobs:
+            if (job.namespace, job.id) == (namespace, request.path_params["id"]):
+                return job
+        raise HTTPException(404, "Job not found")
+
+    def _info(self, job: Job) -> dict[str, Any]:
+        return job.info("user" if job.namespace in self._users else "org")
+
+    async def _list_jobs(self, request: Request) -> Response:
+        namespace = self._namespace(request)
+        stages = request.query_params.getlist("stage")
+        labels = {tuple(label.split("=", 1)) for label in request.query_params.getlist("label")}
+        found = [
+            self._info(job)
+            for job in reversed(self.jobs)
+            if job.namespace == namespace and (not stages or job.stage in stages) and labels <= job.labels.items()
+        ]
+        start = int(request.query_params.get("cursor", 0))
+        end = start + self.page_size
+        following = f'<{request.url.include_query_params(cursor=end)}>; rel="next"'
+        return JSONResponse(found[start:end], headers={"Link": following} if end < len(found) else None)
+
+    async def _run_job(self, request: Request) -> Response:
+        namespace = self._namespace(request)
+        sent = await request.json()
+        labels = sent.get("labels", {})
+        if not all(LABEL.fullmatch(text) for label in labels.items() for text in label):
+            raise HTTPException(400, "Labels may hold letters, digits, dashes and underscores, at most 100 of them")
+        job = Job(
+            id=secrets.token_hex(12),
+            namespace=namespace,
+            image=sent["dockerImage"],
+            command=sent["command"],
+            arguments=sent["arguments"],
+            environment=sent["environment"],
+            secrets=sent.get("secrets", {}),
+            flavor=sent["flavor"],
+            timeout=sent.get("timeoutSeconds"),
+            labels=labels,
+        )
+        self.jobs.append(job)
+        return JSONResponse(self._info(job))
+
+    async def _inspect_job(self, request: Request) -> Response:
+        return JSONResponse(self._info(self._job(request)))
+
+    async def _cancel_job(self, request: Request) -> Response:
+        job = self._job(request)
+        if job.stage not in FINISHED:
+            job.stage = "CANCELED"
+        return JSONResponse(self._info(job))
+
+    async def _job_logs(self, request: Request) -> Response:
+        job = self._job(request)
+        events = [{"data": line, "timestamp": timestamp(job.created_at)} for line in job.logs]
+        lines = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        return PlainTextResponse(lines, media_type="text/event-stream")
+
+    # --- sign in
+
+    async def _openid_configuration(self, request: Request) -> Response:
+        return JSONResponse(
+            {
+                "issuer": self.url,
+                "authorization_endpoint": f"{self.url}/oauth/authorize",
+                "token_endpoint": f"{self.url}/oauth/token",
+                "userinfo_endpoint": f"{self.url}/oauth/userinfo",
+                "jwks_uri": f"{self.url}/oauth/jwks",
+                "id_token_signing_alg_values_supported": ["RS256"],
+            }
+        )
+
+    async def _authorize(self, request: Request) -> Response:
+        query = dict(request.query_params)
+        if (query.get("client_id"), query.get("response_type")) != (self.client[0], "code"):
+            raise HTTPException(400, "Unknown client, or no code asked for")
+        if self.signed_in is None:
+            answer = {"error": "access_denied"}
+        else:
+            answer = {"code": secrets.token_urlsafe()}
+            self._codes[answer["code"]] = self._users[self.signed_in], query
+        return RedirectResponse(URL(query["redirect_uri"]).include_query_params(**answer, state=query["state"]), 302)
+
+    async def _token(self, request: Request) -> Response:
+        if request.headers.get("authorization") != basic(*self.client):
+            return JSONResponse({"error": "invalid_client"}, 401)
+        form = dict(urllib.parse.parse_qsl((await request.body()).decode()))
+        user, asked = self._codes.pop(form.get("code", ""), (None, {}))
+        if user is None or form.get("redirect_uri") != asked["redirect_uri"]:
+            return JSONResponse({"error": "invalid_grant"}, 400)
+        now, access_token = int(time.time()), "hf_oauth_" + secrets.token_urlsafe()
+        times = {"iat": now, "exp": now + self.token_lifetime}
+        token = Token(user, frozenset(asked["scope"].split()), times["exp"])
+        claims = {"iss": self.url, "aud": self.client[0], "nonce": asked.get("nonce"), **times, **self._claims(token)}
+        self._tokens[access_token] = token
+        return JSONResponse(
+            {
+                "access_token": access_token,
+                "token_type": "bearer",
+                "expires_in": self.token_lifetime,
+                "scope": asked["scope"],
+                "id_token": jwt.encode({"alg": "RS256", "kid": _key().kid}, claims, _key()),
+            }
+        )
+
+    def _claims(self, token: Token) -> dict[str, Any]:
+        name = token.user.name
+        email = {"email": f"{name}@example.com", "email_verified": True} if "email" in token.scopes else {}
+        orgs = [
+            {**self._profile(org), "isEnterprise": False, **({} if org in self.withheld else {"roleInOrg": role})}
+            for org, role in token.user.orgs.items()
+        ]
+        return {**self._profile(name), "profile": f"{self.url}/{name}", "website": "", "orgs": orgs, **email}
+
+    def _profile(self, name: str) -> dict[str, str]:
+        return {
+            "sub": object_id(name),
+            "name": name.title(),
+            "preferred_username": name,
+            "picture": f"{self.url}/avatars/{name}.svg",
+        }
+
+    async def _jwks(self, request: Request) -> Response:
+        return JSONResponse({"keys": [_key().as_dict(private=False)]})
+
+    async def _userinfo(self, request: Request) -> Response:
+        return JSONResponse(self._claims(self._allowed(request)))
+
+
+def object_id(name: str) -> str:
+    """The id of an account: as long as the Hub's, and always the same for the same name."""
+    return hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def timestamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+@functools.cache
+def _key() -> Any:
+    return RSAKey.generate_key(2048, {"use": "sig", "alg": "RS256"}, auto_kid=True)
+
+
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    told = {"X-Error-Message": message, "X-Request-Id": "Root=1-" + secrets.token_hex(12), **(headers or {})}
+    return JSONResponse({"error": message}, status, told)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, error.detail)
+
+
+async def _cut(scope: Scope, receive: Receive, send: Send) -> None:
+    scope["transport"].abort()
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _discard(message: Message) -> None:
+    pass

@@ -1,0 +1,96 @@
+"""What stands between a browser and a Space: TLS ends here, and the bytes go on to a plain server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import tempfile
+import threading
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+
+class TlsFront:
+    """Serve `https://<host_name>` on a port of 127.0.0.1 from a plain server on another, for the `with` block.
+
+    No byte is read, let alone changed: the server sees the Host and Origin that the browser sent, and learns nothing
+    of TLS, as there is no `X-Forwarded-Proto`. The certificate is self-signed.
+
+    Attributes:
+        url: the address for the browser, without a port.
+        port: where TLS is spoken.
+        chromium_argument: makes Chromium find `url` here.
+    """
+
+    def __init__(self, plain_port: int, host_name: str = "me-hooks.hf.space") -> None:
+        self.plain_port = plain_port
+        self.url = f"https://{host_name}"
+        self._context = _context(host_name)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.chromium_argument = f"--host-resolver-rules=MAP {host_name}:443 127.0.0.1:{self.port}"
+        self._serving = threading.Event()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),), daemon=True)
+
+    def __enter__(self) -> TlsFront:
+        self._thread.start()
+        self._serving.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._forward, sock=self._socket, ssl=self._context)
+        self._serving.set()
+        await self._stop.wait()
+        server.close()
+
+    async def _forward(self, browser: asyncio.StreamReader, to_browser: asyncio.StreamWriter) -> None:
+        try:
+            server, to_server = await asyncio.open_connection("127.0.0.1", self.plain_port)
+        except OSError:
+            to_browser.close()
+            return
+        await asyncio.gather(_pump(browser, to_server), _pump(server, to_browser))
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.closing(writer), contextlib.suppress(OSError):
+        while piece := await reader.read(65536):
+            writer.write(piece)
+            await writer.drain()
+
+
+def _context(host_name: str) -> ssl.SSLContext:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host_name)])
+    today = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(today - timedelta(days=1))
+        .not_valid_after(today + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host_name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory() as folder:
+        chain = Path(folder) / "chain.pem"
+        chain.write_bytes(private + certificate.public_bytes(pem))
+        context.load_cert_chain(chain)
+    return context

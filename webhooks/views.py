@@ -1,0 +1,284 @@
+"""The owner's page in HTML. Strangers write what is in it, so all of their text goes through `text` or `lines`."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from huggingface_hub import WebhookInfo, constants
+
+from .access import PAGE
+from .console import escaped
+from .delivery import Delivery
+from .history import INTERRUPTED, Attempt, Page, Record, Related, Row
+
+MAX_SHOWN = 256 * 1024  # characters of a payload
+MAX_NAME = 200  # characters of a name in a list
+
+CSS = """
+.webhooks-list table { width: 100%; border: 0; border-collapse: collapse; font-size: .95rem; }
+.webhooks-list thead, .webhooks-list tr { border: 0; }
+.webhooks-list th { text-align: left; font-weight: 700; }
+.webhooks-list th, .webhooks-list td { padding: .55rem .7rem; border: 0;
+  border-bottom: 1px solid var(--border-color-primary); vertical-align: top; overflow-wrap: anywhere; }
+.webhooks-list time { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.webhooks-list tr[data-open] { cursor: pointer; }
+.webhooks-list tbody tr:hover { background: var(--background-fill-secondary); }
+.webhooks-list a:focus-visible, .webhooks-list button:focus-visible { outline: 2px solid var(--color-accent);
+  outline-offset: 2px; }
+.webhooks-list code, .webhooks-list pre { font-family: var(--font-mono); font-size: .88em; }
+.webhooks-list pre { margin: .4rem 0 0; padding: .7rem; max-height: 24rem; overflow: auto; white-space: pre-wrap;
+  overflow-wrap: anywhere; border-radius: var(--radius-md); background: var(--background-fill-secondary);
+  color: var(--body-text-color); }
+.webhooks-list h2:focus { outline: none; }
+.webhooks-list h2 { font-size: 1.3rem; font-weight: 700; margin: 0 0 .5rem; }
+.webhooks-list h3 { margin: 1.1rem 0 .3rem; font-family: var(--font); }
+.webhooks-list dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; margin: 0; }
+.webhooks-list dt { font-weight: 700; }
+.webhooks-list dd { margin: 0; overflow-wrap: anywhere; }
+.webhooks-list ol { margin: 0; padding: 0; list-style: none; }
+.webhooks-list li { padding: .45rem 0; border-bottom: 1px solid var(--border-color-primary); }
+.webhooks-list button { text-decoration: underline; }
+.webhooks-card a.webhooks-button { display: inline-block; margin-top: .8rem !important;
+  padding: .5rem 1.1rem !important; border-radius: var(--button-large-radius); font-weight: 700;
+  text-decoration: none; background: var(--button-secondary-background-fill);
+  color: var(--button-secondary-text-color); }
+.webhooks-corner { flex: none; width: auto; align-self: flex-end; }
+.webhooks-buttons { justify-content: space-between; }
+.webhooks-buttons button { flex: none; width: auto; min-width: 8rem; }
+.webhooks-empty { padding: 2.2rem 1rem; text-align: center; border-radius: var(--block-radius);
+  border: 1px dashed var(--border-color-primary); }
+.webhooks-empty b { display: block; font-size: 1.1rem; }
+.webhooks-pill { display: inline-block; padding: 0 .6rem; border-radius: 999px; font-size: .85rem; font-weight: 700;
+  white-space: nowrap; background: var(--border-color-primary); }
+.webhooks-pill.succeeded { background: #16a34a1f; color: #166534; }
+.webhooks-pill.failed { background: #dc26261f; color: #991b1b; }
+.webhooks-pill.running, .webhooks-pill.queued { background: #2563eb1f; color: #1e40af; }
+.webhooks-pill.scheduled { background: #f59e0b2b; color: #92400e; }
+.dark .webhooks-pill.succeeded { color: #4ade80; }
+.dark .webhooks-pill.failed { color: #fca5a5; }
+.dark .webhooks-pill.running { color: #93c5fd; }
+.dark .webhooks-pill.queued { color: #93c5fd; }
+.dark .webhooks-pill.scheduled { color: #fbbf24; }
+@media (max-width: 640px) {
+  .webhooks-list thead { display: none; }
+  .webhooks-list tr { display: block; padding: .6rem 0; border-bottom: 1px solid var(--border-color-primary); }
+  .webhooks-list td { display: inline-block; padding: 0 .6rem 0 0; border: 0; }
+  .webhooks-list td.wide { display: block; }
+  .webhooks-list dl { grid-template-columns: 1fr; gap: 0; }
+  .webhooks-list dd { margin-bottom: .5rem; }
+}
+"""
+
+# Times in the reader's own zone, a click that tells the server what was chosen, and the keyboard's place kept when
+# the list is drawn again.
+JS = """
+const seconds = { dateStyle: "medium", timeStyle: "medium" };
+const localTimes = () => element.querySelectorAll("time").forEach(time => {
+  time.textContent = new Date(time.dateTime).toLocaleString([], seconds);
+});
+let place = null;
+element.addEventListener("focusin", event => { place = event.target.id; });
+element.addEventListener("focusout", event => { if (event.relatedTarget) place = null; });
+element.addEventListener("click", event => {
+  const chosen = event.target.closest("[data-open], [data-switch]");
+  if (!chosen || event.ctrlKey || event.metaKey || event.shiftKey || getSelection().toString()) return;
+  event.preventDefault();
+  trigger("click", { ...chosen.dataset });
+});
+watch("value", () => {
+  localTimes();
+  if (place && document.activeElement === document.body) document.getElementById(place)?.focus();
+});
+localTimes();
+"""
+
+# The page's address follows what is open, so that it can be kept or sent to somebody; and so does the keyboard.
+JS_OPEN = (
+    JS
+    + """
+const follow = () => {
+  const title = element.querySelector("h2");
+  if (title?.id) history.replaceState(null, "", `${location.pathname}?delivery=${title.id}`);
+  if (document.activeElement === document.body) title?.focus();
+};
+watch("value", follow);
+follow();
+"""
+)
+JS_CLOSE = "() => history.replaceState(null, '', location.pathname)"
+
+
+def text(value: object, at_most: int = MAX_NAME) -> str:
+    """Show text as text: no HTML, nothing invisible, and no letters that turn the line around them."""
+    shown = str(value)
+    shown = shown if len(shown) <= at_most else shown[:at_most] + "…"
+    return f"<bdi>{html.escape(escaped(shown))}</bdi>"
+
+
+def lines(value: str, at_most: int = MAX_SHOWN) -> str:
+    """Make text of several lines showable, as text: whatever could be mistaken for something else is written out."""
+    shown = value if len(value) <= at_most else f"{value[:at_most]}\n… {len(value) - at_most} more characters"
+    return "\n".join(map(escaped, shown.splitlines()))
+
+
+def empty(title: str, advice: str) -> str:
+    """Say that there is nothing, and what to do next. The advice is HTML."""
+    return f'<div class="webhooks-empty"><b>{html.escape(title)}</b><p>{advice}</p></div>'
+
+
+def button(path: str, label: str) -> str:
+    """Show a link to another page of this server as a button."""
+    return f'<a class="webhooks-button" href="{html.escape(path)}">{html.escape(label)}</a>'
+
+
+def listing(page: Page, filtered: bool) -> str:
+    """List a page of deliveries."""
+    if not page.rows:
+        if filtered:
+            return empty("No delivery is like that", "Take a filter off to see more.")
+        return empty(
+            "Nothing has arrived yet",
+            "Send a <b>test event</b>, or <b>register</b> an endpoint on the Hub and make a commit: both are above.",
+        )
+    return _table(("Received", "Endpoint", "Event", "Repository", "Status"), map(_row, page.rows))
+
+
+def _table(titles: Iterable[str], rows: Iterable[str]) -> str:
+    head = "".join(f"<th scope=col>{title}</th>" for title in titles)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _row(row: Row) -> str:
+    again = f" <small>attempt {row.attempts}</small>" if row.attempts > 1 else ""
+    replay = " <small>replay</small>" if row.replay_of else ""
+    opener = f'<a id="d-{row.id}" href="{_address(row.id)}" data-open="{row.id}">{_time(row.received_at)}</a>'
+    return (
+        f'<tr data-open="{row.id}"><td>{opener}</td><td class=wide>{text(row.endpoint)}</td>'
+        f"<td>{text(row.event or 'no payload')}</td><td class=wide>{text(row.repo or '')}</td>"
+        f"<td>{_pill(row.status)}{again}{replay}</td></tr>"
+    )
+
+
+def details(record: Record, related: Related, job: str) -> str:
+    """Show one delivery, but for its payload. `job` is HTML about the Job that it started."""
+    delivery = record.delivery
+    facts = {
+        "Endpoint": text(delivery.endpoint),
+        "Event": _event(delivery),
+        "Repository": _repo(delivery),
+        "Received": _time(delivery.received_at),
+        "Replay of": _links([delivery.replay_of]),
+        "Replayed as": _links(related.replays),
+        "Superseded by": _links([record.superseded_by]),
+        "In place of": _links(related.superseded),
+        "Job": job,
+        "Answer": str(record.answer_status) if record.answer_status else "",
+    }
+    listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)
+    attempts = "".join(map(_attempt, record.attempts)) or "<li>None yet.</li>"
+    return (
+        f'<h2 id="{html.escape(delivery.id)}" tabindex=-1><code>{text(delivery.id)}</code> {_pill(record.status)}</h2>'
+        f"<dl>{listed}</dl>{_result(record)}"
+        f"<h3>Attempts</h3><ol>{attempts}</ol>"
+    )
+
+
+def _attempt(attempt: Attempt) -> str:
+    took = f" · {(attempt.ended_at - attempt.started_at).total_seconds():.1f} s" if attempt.ended_at else ""
+    state = "failed" if attempt.error else "succeeded" if attempt.ended_at else "running"
+    state = "interrupted" if attempt.error == INTERRUPTED else state
+    error = f"<pre tabindex=0>{html.escape(lines(attempt.error))}</pre>" if attempt.error else ""
+    return f"<li>{attempt.attempt} · {_time(attempt.started_at)}{took} {_pill(state)}{error}</li>"
+
+
+def _result(record: Record) -> str:
+    if not record.answer:
+        return ""
+    return f"<h3>Result</h3><pre tabindex=0>{html.escape(pretty(record.answer))}</pre>"
+
+
+def pretty(body: bytes) -> str:
+    """Write JSON with one field a line, and anything else as it is."""
+    written = body.decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, RecursionError):
+        written = json.dumps(json.loads(written), indent=2, ensure_ascii=False)
+    return lines(written)
+
+
+def job(url: str, flavor: str, stage: str) -> str:
+    """Link to a Job, with its present state. Only the Hub's own pages are linked."""
+    about = text(" · ".join(filter(None, [flavor, stage])))
+    return f"{_link(url, url.rpartition('/')[2])} {about}" if url.startswith(f"{constants.ENDPOINT}/jobs/") else about
+
+
+def registered(webhooks: Sequence[WebhookInfo]) -> str:
+    """List the owner's webhooks on the Hub, each with its switch."""
+    if not webhooks:
+        return empty("No webhook of yours points here yet", "Create one below: choose what to watch, and what to run.")
+    return _table(("Calls", "Watches", "Events", "State"), map(_webhook, webhooks))
+
+
+def _webhook(webhook: WebhookInfo) -> str:
+    on = not webhook.disabled
+    pill = f'<span class="webhooks-pill {"succeeded" if on else ""}">{"enabled" if on else "disabled"}</span>'
+    id = html.escape(webhook.id)
+    button = f'<button id="h-{id}" data-switch="{id}" data-on="{not on}">{"Disable" if on else "Enable"}</button>'
+    watched = ", ".join(f"{item.type} {item.name}" for item in webhook.watched)
+    return (
+        f"<tr><td class=wide>{text(webhook.url, 500)}</td><td class=wide>{text(watched, 2000)}</td>"
+        f"<td>{text(', '.join(webhook.domains))}</td><td>{pill} {button}</td></tr>"
+    )
+
+
+def _pill(status: str) -> str:
+    return f'<span class="webhooks-pill {html.escape(status)}">{html.escape(status)}</span>'
+
+
+def _time(when: datetime) -> str:
+    return f'<time datetime="{when.isoformat()}">{when:%Y-%m-%d %H:%M:%S} UTC</time>'
+
+
+def _links(ids: Iterable[str | None]) -> str:
+    return ", ".join(f'<a href="{_address(id)}" data-open="{html.escape(id)}">{text(id)}</a>' for id in ids if id)
+
+
+def _address(id: str) -> str:
+    return f"{PAGE[1:]}?delivery={quote(id, safe='')}"
+
+
+def _link(url: str, label: str) -> str:
+    return f'<a href="{html.escape(url)}" target="_blank" rel="noopener">{text(label)}</a>'
+
+
+def _event(delivery: Delivery) -> str:
+    payload = delivery.payload
+    if payload is None:
+        return "no payload"
+    title = f" — {text(payload.discussion.title)}" if payload.discussion else ""
+    return text(f"{payload.event.scope} {payload.event.action}") + title
+
+
+_FOLDERS = {"model": "", "dataset": "datasets/", "space": "spaces/", "bucket": "buckets/"}
+
+
+def _repo(delivery: Delivery) -> str:
+    """Link to the repository, at an address made here: the one in the payload may lead anywhere."""
+    if delivery.payload is None:
+        return ""
+    repo = delivery.payload.repo
+    label = f"{repo.type} {repo.name}"
+    if repo.type not in _FOLDERS or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo.name, re.ASCII):
+        return text(label)
+    return _link(f"{constants.ENDPOINT}/{_FOLDERS[repo.type]}{repo.name}", label)
+
+
+def seen(*parts: Any) -> int:
+    """Summarize what a page shows, to send it again only when it is another."""
+    return hash(parts)
