@@ -38,7 +38,7 @@ settings = read_settings(Settings)
 server = WebhooksServer()
 
 
-@server.add_webhook
+@server.add_webhook(max_attempts=5)
 def trigger_training(payload: WebhookPayload, delivery: Delivery):
     """Fine-tunes the base model when the training dataset has a new commit."""
     if not payload.updates("dataset", settings.training_dataset):
@@ -62,7 +62,7 @@ def trigger_training(payload: WebhookPayload, delivery: Delivery):
     )
 
 
-@server.add_webhook
+@server.add_webhook(max_attempts=5)
 def trigger_evaluation(payload: WebhookPayload, delivery: Delivery):
     """Evaluates the trained model at the commit that was just pushed."""
     if not payload.updates("model", settings.trained_model):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from unittest.mock import ANY
 
 import httpx
 import pytest
 from conftest import ROOT, Process, load
+
+from webhooks.jobs import label
 
 DATASET_COMMIT = load("repo.content-update")
 MODEL_COMMIT = load("repo.content-update-model")
@@ -33,6 +36,9 @@ def test_a_commit_to_the_training_dataset_is_answered_with_the_exact_training_jo
     assert answer.json() == {
         "dry_run": True,
         "reason": "HF_TOKEN is not set.",
+        "id": None,
+        "url": None,
+        "stage": None,
         "command": "trl",
         "args": [
             "sft",
@@ -47,8 +53,10 @@ def test_a_commit_to_the_training_dataset_is_answered_with_the_exact_training_jo
         "timeout": "90m",
         "labels": {
             "webhook-delivery": answer.headers["X-Delivery-Id"],
-            "webhook-endpoint": "/webhooks/trigger_training",
-            "webhook-repo": "dataset/username/my-dataset",
+            "webhook-endpoint": "trigger_training",
+            "webhook-job": "trl",
+            "webhook-received": ANY,
+            "webhook-repo": label("dataset/username/my-dataset"),
         },
         "secrets": ["HF_TOKEN"],
         "namespace": None,

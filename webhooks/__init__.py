@@ -1,6 +1,7 @@
 """A small server for the Hugging Face Hub's webhooks, to be copied into any Gradio repository."""
 
 from .delivery import Delivery
+from .life import GiveUp
 from .payload import (
     ObjectId,
     WebhookPayload,
@@ -19,6 +20,7 @@ from .settings import SetupError, read_settings
 
 __all__ = [
     "Delivery",
+    "GiveUp",
     "ObjectId",
     "SetupError",
     "WebhookPayload",

@@ -53,6 +53,17 @@ class Arrival:
 
 
 @dataclass(frozen=True)
+class StartedJob:
+    """A Job on the Hub (https://huggingface.co/docs/hub/jobs) that a handler has started, and its last known stage."""
+
+    id: str
+    namespace: str
+    url: str
+    flavor: str
+    stage: str
+
+
+@dataclass(frozen=True)
 class Delivery:
     """One event on its way to one handler.
 
@@ -63,6 +74,7 @@ class Delivery:
         received_at: when it arrived, in UTC.
         attempt: 1 for the first run of the handler.
         replay_of: the id of the delivery that this one repeats, or `None`.
+        jobs: what `launch_job` has started in this attempt.
     """
 
     endpoint: str
@@ -71,3 +83,4 @@ class Delivery:
     received_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     attempt: int = 1
     replay_of: str | None = None
+    jobs: list[StartedJob] = field(default_factory=list, init=False, repr=False, compare=False)

@@ -5,7 +5,7 @@ Each function behind it is a public endpoint of Gradio's, so each one first asks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from starlette.requests import Request
 
 from . import history, samples, views
 from .access import PAGE, Access
+from .delivery import StartedJob
 from .dispatcher import NotTaken
 from .endpoints import Endpoint
 from .registration import DOMAINS, WATCHABLE, HubSaysNo, Registration
@@ -56,6 +57,7 @@ class Desk:
     Attributes:
         log: the file of the delivery log.
         replay: runs a recorded delivery again and returns the new one's id.
+        look_at_jobs: sees to it that the log learns their present stages.
         local_url: gives the address of this server on its own machine.
         public_url: gives the one that the Hub reaches.
     """
@@ -65,6 +67,7 @@ class Desk:
     access: Access
     log: Path
     replay: Callable[[str], str]
+    look_at_jobs: Callable[[Iterable[StartedJob]], object]
     local_url: Callable[[], str]
     public_url: Callable[[], str]
 
@@ -353,8 +356,10 @@ class Desk:
                 self.details: views.empty("There is no such delivery", "It may be too old, and deleted."),
                 self.payload: "",
             }
+        related = history.related(database, id)
+        self.look_at_jobs(related.jobs)
         return {
-            self.details: views.details(record, history.related(database, id), ""),
+            self.details: views.details(record, related),
             self.payload: views.pretty(record.arrival.body),
         }
 

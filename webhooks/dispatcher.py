@@ -186,6 +186,10 @@ class Dispatcher:
         self._ask(_Step(lambda change: self._replay(change, id, new_id), new_id))
         return new_id.result()
 
+    def learn_stage(self, job_id: str, stage: str) -> None:
+        """Write down the present stage of a Job."""
+        self._steps.put(_Step(lambda change: self._log.set_stage(job_id, stage)))
+
     def _ask(self, step: _Step) -> None:
         if self._stopping:
             step.refuse(_STOPPING)
@@ -363,11 +367,13 @@ class Dispatcher:
         delivery, endpoint = run.delivery, run.endpoint
         seconds = time.monotonic() - run.started
         error = result.error
+        for job in delivery.jobs:
+            self._log.add_job(delivery.id, job)
         failures = self._log.end_attempt(delivery, error)
         if failures is None:  # it has timed out before, and this is its thread coming back
             return
         change.then(_log_end, delivery, error, seconds)
-        if error is not None and failures < endpoint.max_attempts:
+        if error is not None and not result.final and failures < endpoint.max_attempts:
             outcome = self._again(change, delivery, life.backoff(failures))
         else:
             outcome = Outcome("succeeded" if error is None else "failed", result.answer)

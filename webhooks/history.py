@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from .delivery import Arrival, Delivery
+from .delivery import Arrival, Delivery, StartedJob
 from .payload import WebhookPayload, parse_payload
 
 UNFINISHED = ("queued", "running", "scheduled")
@@ -191,16 +191,20 @@ def per_hour(database: sqlite3.Connection, now: float | None = None) -> list[tup
 
 @dataclass(frozen=True)
 class Related:
-    """The ids of the deliveries that repeat one, and of those that it took the place of, oldest first."""
+    """What belongs to a delivery: the ids of those that repeat it and of those that it took the place of, its Jobs."""
 
     replays: Sequence[str]
     superseded: Sequence[str]
+    jobs: Sequence[StartedJob]
 
 
 def related(database: sqlite3.Connection, id: str) -> Related:
     replays = database.execute("SELECT id FROM deliveries WHERE replay_of = ? ORDER BY number", (id,))
     superseded = database.execute("SELECT id FROM deliveries WHERE superseded_by = ? ORDER BY number", (id,))
-    return Related([row[0] for row in replays], [row[0] for row in superseded])
+    jobs = database.execute("SELECT id, namespace, url, flavor, stage FROM jobs WHERE delivery = ?", (id,))
+    return Related(
+        [row[0] for row in replays], [row[0] for row in superseded], [StartedJob(**dict(row)) for row in jobs]
+    )
 
 
 def _payload(body: bytes) -> WebhookPayload | None:

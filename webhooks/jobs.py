@@ -1,23 +1,48 @@
-"""Starts Jobs on the Hub (https://huggingface.co/docs/hub/jobs) for a delivery."""
+"""Starts Jobs on the Hub (https://huggingface.co/docs/hub/jobs) for a delivery, each one once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+import hashlib
+import re
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from weakref import WeakValueDictionary
 
+from huggingface_hub import HfApi, JobInfo
+from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError
 from pydantic import BaseModel
 
-from .delivery import Delivery
+from .delivery import Delivery, StartedJob
+from .life import GiveUp
 from .settings import Settings, read_settings
+
+FINAL = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})  # stages that a Job does not leave
+MAX_LABEL = 100  # characters; letters, digits, - and _ (huggingface_hub 2.4.0, update_job_labels)
+ASK_AGAIN = 10.0  # seconds until the Hub is asked again for the stage of the same Job
+
+warnings.filterwarnings("ignore", "'HfApi.run_uv_job' is experimental")
+
+
+class JobRefused(GiveUp):
+    """The Hub does not start this Job, and would not start it later either; the text says why."""
 
 
 class Job(BaseModel):
     """A Job as the Hub was asked for it, or as it would be.
 
-    `timeout` is a number with its unit: `90s`, `30m`, `2h` or `1d`. `secrets` are names, never values.
+    `timeout` is a number with its unit: `90s`, `30m`, `2h` or `1d`. `secrets` are names, never values. `id`, `url` and
+    `stage` are the Hub's, and `None` in a dry run, whose `reason` says why it is one.
     """
 
     dry_run: bool
     reason: str | None = None
+    id: str | None = None
+    url: str | None = None
+    stage: str | None = None
     command: str
     args: list[str]
     dependencies: list[str]
@@ -39,31 +64,41 @@ def launch_job(
     timeout: str = "30m",
     namespace: str | None = None,
     cancel_running: bool = False,
+    name: str | None = None,
 ) -> Job:
-    """Describe the Job that this delivery calls for. This version starts none: it always is a dry run.
+    """Start the Job that this delivery calls for, unless it has been started before; return it.
+
+    A Job bears the delivery's id. If the handler runs again, after a failure or a crash, the Job is found and
+    returned, even if its start was never answered. It calls the Hub and waits for it, so call it from a `def` handler.
+
+    Without `HF_TOKEN`, or with `DRY_RUN=true`, nothing is started and `dry_run` is true.
 
     Args:
         delivery: what the Job is for; its id, endpoint and repository become the Job's labels.
         command: a program that the dependencies install, such as `trl`.
-        args: its arguments.
+        args: its arguments. One that is the path of a file here is uploaded (huggingface_hub's `run_uv_job`).
         dependencies: what `uv` installs before, as in a requirements file.
         flavor: the hardware (https://huggingface.co/docs/hub/jobs-pricing).
         timeout: when the Hub ends the Job: `90s`, `30m`, `2h`, `1d`.
         namespace: the user or organization that pays; by default the owner of `HF_TOKEN`.
-        cancel_running: first cancel the unfinished Job of the same endpoint and repository.
+        cancel_running: first cancel the unfinished Jobs that earlier deliveries to the same endpoint have started for
+            the same repository.
+        name: tells the Jobs of one delivery apart; by default the command.
+
+    Raises:
+        JobRefused: the Hub does not start it: no credit, no such flavor, no permission. The delivery fails at once.
+        HfHubHTTPError, httpx2.HTTPError: the Hub cannot be reached or is in trouble. The delivery's next attempt, if
+            it has one (`max_attempts`), tries again.
 
     Example:
         ```python
-        @server.add_webhook
+        @server.add_webhook(max_attempts=5)
         def count_rows(payload: WebhookPayload, delivery: Delivery):
             return launch_job(delivery, "python", ["count.py", payload.repo.name], dependencies=["datasets"])
         ```
     """
     settings = read_settings(Settings)
-    labels = {"webhook-delivery": delivery.id, "webhook-endpoint": delivery.endpoint}
-    if delivery.payload:
-        labels["webhook-repo"] = f"{delivery.payload.repo.type}/{delivery.payload.repo.name}"
-    return Job(
+    job = Job(
         dry_run=True,
         reason=_why_dry(settings),
         command=command,
@@ -71,16 +106,146 @@ def launch_job(
         dependencies=list(dependencies),
         flavor=flavor,
         timeout=timeout,
-        labels=labels,
+        labels=_labels(delivery, name or command),
         secrets=["HF_TOKEN"],
         namespace=namespace,
         cancel_running=cancel_running,
     )
+    if settings.hf_token is None or settings.dry_run:
+        return job
+    token = settings.hf_token.get_secret_value()
+    if token in job.model_dump_json():
+        raise JobRefused("The Hub token is among the arguments of the Job. It gets there by itself, as a secret.")
+    with _refusals(), _starting(delivery.id):
+        return _start(job, delivery, token)
+
+
+def _start(job: Job, delivery: Delivery, token: str) -> Job:
+    api = HfApi(token=token)
+    namespace = job.namespace or _account(token)
+    mine = {name: job.labels[name] for name in ("webhook-delivery", "webhook-job")}
+    info = next(_jobs(api, namespace, mine), None)
+    if info is None:
+        if job.cancel_running:
+            _cancel_earlier(api, namespace, job.labels)
+        info = api.run_uv_job(
+            job.command,
+            script_args=job.args,
+            dependencies=job.dependencies or None,
+            flavor=job.flavor,
+            timeout=job.timeout,
+            labels=job.labels,
+            secrets={"HF_TOKEN": token},
+            namespace=namespace,
+        )
+    started = StartedJob(info.id, namespace, info.url, str(info.flavor or job.flavor), _stage(info))
+    delivery.jobs.append(started)
+    update = {"dry_run": False, "reason": None, "id": started.id, "url": started.url, "stage": started.stage}
+    return job.model_copy(update={**update, "namespace": namespace})
+
+
+def _cancel_earlier(api: HfApi, namespace: str, labels: dict[str, str]) -> None:
+    for info in _jobs(api, namespace, {"webhook-endpoint": labels["webhook-endpoint"]}):
+        theirs = info.labels or {}
+        is_earlier = int(theirs["webhook-received"]) < int(labels["webhook-received"])
+        same_repo = theirs.get("webhook-repo") == labels.get("webhook-repo")
+        mine = theirs["webhook-delivery"] == labels["webhook-delivery"]
+        if same_repo and is_earlier and not mine and _stage(info) not in FINAL:
+            api.cancel_job(job_id=info.id, namespace=namespace)
+
+
+@functools.lru_cache(maxsize=1)
+def _account(token: str) -> str:
+    """Ask once whose token it is: the Hub answers this question a few times a minute only."""
+    return str(HfApi(token=token).whoami()["name"])
+
+
+def _jobs(api: HfApi, namespace: str, labels: dict[str, str]) -> Iterator[JobInfo]:
+    """List the Jobs with all of these labels, whether or not the Hub sorts out the others."""
+    for info in api.list_jobs(labels=labels, namespace=namespace):
+        if labels.items() <= (info.labels or {}).items():
+            yield info
+
+
+def _stage(info: JobInfo) -> str:
+    return str(getattr(info.status.stage, "value", info.status.stage)) if info.status else "UNKNOWN"
+
+
+def _labels(delivery: Delivery, name: str) -> dict[str, str]:
+    labels = {
+        "webhook-delivery": delivery.id,
+        "webhook-endpoint": label(delivery.endpoint.removeprefix("/webhooks/")),
+        "webhook-job": label(name),
+        "webhook-received": str(int(delivery.received_at.timestamp() * 1_000_000)),
+    }
+    if delivery.payload:
+        labels["webhook-repo"] = label(f"{delivery.payload.repo.type}/{delivery.payload.repo.name}")
+    return labels
+
+
+def label(text: str) -> str:
+    """Write a name so that a Job's label may hold it: still readable, and never the same for two names."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", text)
+    if plain == text and len(text) <= MAX_LABEL:
+        return text
+    return f"{plain[: MAX_LABEL - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _why_dry(settings: Settings) -> str:
-    if settings.dry_run:
-        return "DRY_RUN is set."
-    if settings.hf_token is None:
-        return "HF_TOKEN is not set."
-    return "This version does not start Jobs yet."
+    return "DRY_RUN is set." if settings.dry_run else "HF_TOKEN is not set."
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Tell what trying again cannot mend from what it can."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (408, 429) or status >= 500:
+            raise
+        raise JobRefused(f"The Hub refuses this Job: {status} {error.server_message or error}") from error
+
+
+_locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+_finding_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _starting(id: str) -> Iterator[None]:
+    """Let one attempt of a delivery at a time look for a Job and start it: one that timed out may still be at it."""
+    with _finding_lock:
+        lock = _locks.setdefault(id, threading.Lock())
+    with lock:
+        yield
+
+
+class JobWatch:
+    """Asks the Hub for the stages of Jobs that somebody looks at, without making anybody wait.
+
+    Args:
+        token: may read the Jobs.
+        learned: is told the id of a Job and its stage, from another thread.
+    """
+
+    def __init__(self, token: str, learned: Callable[[str, str], object]) -> None:
+        self._token = token
+        self._learned = learned
+        self._asked: dict[str, float] = {}  # by id, when
+
+    def look(self, jobs: Iterable[StartedJob]) -> None:
+        now = time.monotonic()
+        for job in jobs:
+            if job.stage not in FINAL and now - self._asked.get(job.id, -ASK_AGAIN) >= ASK_AGAIN:
+                self._asked[job.id] = now
+                threading.Thread(target=self._ask, args=(job,), daemon=True).start()
+
+    def _ask(self, job: StartedJob) -> None:
+        try:
+            stage = _stage(HfApi(token=self._token).inspect_job(job_id=job.id, namespace=job.namespace))
+        except JobNotFoundError:
+            stage = "DELETED"
+        except Exception:
+            return
+        if stage != job.stage:
+            self._learned(job.id, stage)

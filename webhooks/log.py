@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .delivery import Arrival, Delivery
+from .delivery import Arrival, Delivery, StartedJob
 from .history import INTERRUPTED, Record, find
 from .settings import SetupError
 
@@ -72,6 +72,15 @@ _MIGRATIONS = [
     CREATE INDEX deliveries_by_endpoint ON deliveries (endpoint, number);
     CREATE INDEX deliveries_by_repo ON deliveries (repo, number);
     CREATE INDEX replays ON deliveries (replay_of) WHERE replay_of IS NOT NULL;
+    CREATE TABLE jobs (
+        id        TEXT NOT NULL PRIMARY KEY,
+        delivery  TEXT NOT NULL REFERENCES deliveries (id) ON DELETE CASCADE,
+        namespace TEXT NOT NULL,
+        url       TEXT NOT NULL,
+        flavor    TEXT NOT NULL,
+        stage     TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX jobs_by_delivery ON jobs (delivery);
     CREATE INDEX superseded ON deliveries (superseded_by) WHERE superseded_by IS NOT NULL;
     """,
 ]
@@ -264,6 +273,17 @@ class DeliveryLog:
             (error is not None if failed is None else failed, delivery.id),
         ).fetchone()
         return int(row["failures"])
+
+    def add_job(self, id: str, job: StartedJob) -> None:
+        """Write down a Job that a handler has started for a delivery; once, however often it is found again."""
+        self._database.execute(
+            "INSERT INTO jobs (id, delivery, namespace, url, flavor, stage) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET stage = excluded.stage",
+            (job.id, id, job.namespace, job.url, job.flavor, job.stage),
+        )
+
+    def set_stage(self, job_id: str, stage: str) -> None:
+        self._database.execute("UPDATE jobs SET stage = ? WHERE id = ?", (stage, job_id))
 
     def schedule(self, id: str, due_at: float) -> None:
         self._database.execute("UPDATE deliveries SET status = 'scheduled', due_at = ? WHERE id = ?", (due_at, id))

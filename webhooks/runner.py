@@ -19,6 +19,7 @@ from . import answers
 from .console import escaped
 from .delivery import Arrival, Delivery
 from .endpoints import Endpoint
+from .life import GiveUp
 
 logger = logging.getLogger("webhooks")
 
@@ -29,10 +30,11 @@ _HERE = os.path.dirname(__file__) + os.sep
 
 @dataclass(frozen=True)
 class Result:
-    """How an attempt ended: the answer for its sender, and the traceback if it failed."""
+    """How an attempt ended: the answer for its sender, and if it failed, the traceback and whether that is final."""
 
     answer: Response
     error: str | None = None
+    final: bool = False
 
 
 class Runner:
@@ -75,7 +77,7 @@ class Runner:
         """Describe an error where it was raised: its `__str__` is the user's code too, and may block or raise."""
         answer = answers.failed(delivery, error)
         try:
-            return Result(answer, quoted_traceback(error, self._hide))
+            return Result(answer, quoted_traceback(error, self._hide), isinstance(error, GiveUp))
         except BaseException as another:
             return Result(answer, f"    | {type(error).__name__}, which cannot be shown ({type(another).__name__})")
 

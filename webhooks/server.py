@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from urllib.parse import urlsplit
 
@@ -16,8 +16,10 @@ from starlette.routing import Route
 from . import console
 from .access import Access
 from .autostart import at_prompt, when_script_ends
+from .delivery import StartedJob
 from .dispatcher import Dispatcher
 from .endpoints import PREFIX, Endpoint, Handler
+from .jobs import JobWatch
 from .log import DATABASE, DeliveryLog
 from .receiver import Receiver
 from .settings import Settings, SetupError, at_least, read_settings
@@ -82,6 +84,7 @@ class WebhooksServer:
         self._ui = ui
         self._ui_is_ours = False
         self._has_desk = False
+        self._job_watch: JobWatch | None = None
         self._access = Access(self._settings, lambda: [*self._settings.space_hosts, urlsplit(self._url).netloc])
         self.fastapi_app: FastAPI | None = None
         self._call_off_autostart: Callable[[], None] = lambda: None
@@ -184,6 +187,10 @@ class WebhooksServer:
             raise SetupError("Nothing can be replayed before the server runs: launch() it first.")
         return self._dispatcher.replay(delivery_id)
 
+    def _look_at_jobs(self, jobs: Iterable[StartedJob]) -> None:
+        if self._job_watch:
+            self._job_watch.look(jobs)
+
     def close(self, grace: float = GRACE) -> bool:
         """Stop taking deliveries, wait up to `grace` seconds for running handlers, and stop serving.
 
@@ -204,6 +211,8 @@ class WebhooksServer:
         log = DeliveryLog(self._settings.data_dir, shared_disk=self._settings.on_shared_disk)
         self._dispatcher = Dispatcher(self._endpoints, log, self._max_pending, self._settings.hide)
         self._dispatcher.start()
+        if token := self._settings.hf_token:
+            self._job_watch = JobWatch(token.get_secret_value(), self._dispatcher.learn_stage)
         try:
             self.fastapi_app, _, _ = self._launch_gradio(self._dispatcher, options)
         except BaseException as error:
@@ -234,6 +243,7 @@ class WebhooksServer:
                 self._access,
                 self._settings.data_dir.absolute() / DATABASE,
                 self.replay,
+                self._look_at_jobs,
                 lambda: self._local_url,
                 lambda: self._url,
             ).add_to(self._ui)

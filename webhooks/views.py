@@ -15,7 +15,7 @@ from huggingface_hub import WebhookInfo, constants
 
 from .access import PAGE
 from .console import escaped
-from .delivery import Delivery
+from .delivery import Delivery, StartedJob
 from .history import INTERRUPTED, Attempt, Page, Record, Related, Row
 
 MAX_SHOWN = 256 * 1024  # characters of a payload
@@ -166,8 +166,8 @@ def _row(row: Row) -> str:
     )
 
 
-def details(record: Record, related: Related, job: str) -> str:
-    """Show one delivery, but for its payload. `job` is HTML about the Job that it started."""
+def details(record: Record, related: Related) -> str:
+    """Show one delivery, but for its payload."""
     delivery = record.delivery
     facts = {
         "Endpoint": text(delivery.endpoint),
@@ -178,7 +178,7 @@ def details(record: Record, related: Related, job: str) -> str:
         "Replayed as": _links(related.replays),
         "Superseded by": _links([record.superseded_by]),
         "In place of": _links(related.superseded),
-        "Job": job,
+        "Job": "<br>".join(map(_job, related.jobs)),
         "Answer": str(record.answer_status) if record.answer_status else "",
     }
     listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items() if value)
@@ -212,10 +212,10 @@ def pretty(body: bytes) -> str:
     return lines(written)
 
 
-def job(url: str, flavor: str, stage: str) -> str:
-    """Link to a Job, with its present state. Only the Hub's own pages are linked."""
-    about = text(" · ".join(filter(None, [flavor, stage])))
-    return f"{_link(url, url.rpartition('/')[2])} {about}" if url.startswith(f"{constants.ENDPOINT}/jobs/") else about
+def _job(job: StartedJob) -> str:
+    pill = {"COMPLETED": "succeeded", "ERROR": "failed", "RUNNING": "running", "SCHEDULING": "queued"}.get(job.stage)
+    stage = f'<span class="webhooks-pill {pill or ""}">{text(job.stage.lower())}</span>'
+    return f"{_link(job.url, job.id)} · {text(job.flavor)} {stage}"
 
 
 def registered(webhooks: Sequence[WebhookInfo]) -> str:
