@@ -1,5 +1,6 @@
 """A small server for the Hugging Face Hub's webhooks, to be copied into any Gradio repository."""
 
+from . import zerogpu  # noqa: F401 - before anything that imports gradio
 from .delivery import Delivery
 from .life import GiveUp
 from .payload import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -249,6 +250,8 @@ class WebhooksServer:
             ).add_to(self._ui)
             self._has_desk = True
         options["css"] = f"{CSS}\n{views.CSS}\n{options.get('css') or ''}"
+        if self._settings.on_space:  # where Gradio's hot reload looks for the app, after an edit in the browser
+            vars(sys.modules["__main__"]).setdefault("demo", self._ui)
         receiver = Receiver(self._endpoints, dispatcher, self._settings, self._reply_within)
         routes = [
             self._access.route(),
