@@ -108,7 +108,10 @@ def _token_step(settings: Settings) -> Step:
 
 def _register_step(settings: Settings) -> Step:
     secret = " and the same secret" if settings.secrets else ""
-    text = f"{_link(WEBHOOK_SETTINGS, 'Add a webhook')} with an address from below{secret}, and what it should watch."
+    text = (
+        f"{_link(WEBHOOK_SETTINGS, 'Add a webhook')} with an address from below{secret}, and what it should watch. "
+        "The page Deliveries can do it for you."
+    )
     return Step(False, "Tell the Hub where to call", text)
 
 
