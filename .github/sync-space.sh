@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Push HEAD to the main branch of a Space, and never over a commit that was made there.
+#
+#   SPACE_ID     username/space
+#   HF_TOKEN     a token that may write to it
+#   HF_ENDPOINT  the Hub, by default https://huggingface.co
+#   SYNC_FORCE   true: replace what the Space has and this repository lacks
+#
+# The token reaches Git through a credential helper that reads the environment: it is in no argument, URL, output or
+# configuration.
+set -euo pipefail
+
+say() { printf '%s\n' "$@" >&2; }
+
+fail() {
+  say "$@"
+  exit 1
+}
+
+git_with_token() {
+  # shellcheck disable=SC2016 # Git's own shell expands it, not this one
+  GIT_TERMINAL_PROMPT=0 git -c credential.helper= \
+    -c credential.helper='!f() { test "$1" != get || printf "username=hf\npassword=%s\n" "$HF_TOKEN"; }; f' "$@"
+}
+
+[[ ${SPACE_ID:-} =~ ^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
+  fail "SPACE_ID must be the name of a Space, such as username/my-space."
+[[ -n ${HF_TOKEN:-} ]] || fail "HF_TOKEN must be a token that may write to the Space $SPACE_ID."
+[[ $(git rev-parse --is-shallow-repository) == false ]] ||
+  fail "This clone has no history to compare. Fetch all of it: git fetch --unshallow, or fetch-depth: 0 in Actions."
+export HF_TOKEN
+
+space="${HF_ENDPOINT:-https://huggingface.co}/spaces/$SPACE_ID"
+
+errors=$(mktemp)
+trap 'rm -f "$errors"' EXIT
+if ! seen=$(git_with_token ls-remote "$space" refs/heads/main 2>"$errors"); then
+  case $(<"$errors") in
+    *"not found"*)
+      fail "There is no Space $SPACE_ID that this token can see. Duplicate this project's Space, or create one at" \
+        "${HF_ENDPOINT:-https://huggingface.co}/new-space (with the Gradio SDK), and run this again."
+      ;;
+    *"Authentication failed"* | *"403"* | *"401"*)
+      fail "The Hub does not take this HF_TOKEN for the Space $SPACE_ID. It needs the permission to write to it."
+      ;;
+    *) fail "The Hub cannot be reached:" "$(<"$errors")" "Nothing was changed. Run this again later." ;;
+  esac
+fi
+seen=${seen%%[[:space:]]*}
+head=$(git rev-parse HEAD)
+
+if [[ $seen == "$head" ]]; then
+  say "The Space $SPACE_ID has this commit already."
+  exit 0
+fi
+
+lease=()
+if [[ -n $seen ]]; then
+  git_with_token fetch --quiet --no-tags "$space" refs/heads/main || fail "The Hub did not give the Space's commits."
+  seen=$(git rev-parse FETCH_HEAD)
+  if ! git merge-base --is-ancestor "$seen" "$head"; then
+    if [[ ${SYNC_FORCE:-} != true ]]; then
+      if git merge-base "$seen" "$head" >/dev/null; then
+        say "The Space $SPACE_ID has commits that this repository lacks, made in its browser editor:" ""
+      else
+        say "The Space $SPACE_ID has a history of its own, with nothing in common with this repository's:" ""
+      fi
+      git log --format='  %h %an: %s' --max-count=20 "$head..$seen" >&2
+      say "" "Nothing was changed. Bring them here first:" "" \
+        "  git fetch $space main" "  git merge FETCH_HEAD" "" \
+        "(on GitHub, the workflow \"Bring back\" opens a pull request with them). If they may be lost, as the first" \
+        "commit of a freshly created Space may, run this with SYNC_FORCE=true: on GitHub, run the workflow \"CI\" by" \
+        "hand with \"force\"."
+      exit 1
+    fi
+    say "Replacing $(git rev-list --count "$head..$seen") commits of the Space $SPACE_ID, the last of them $seen."
+    lease=("--force-with-lease=refs/heads/main:$seen") # only if nobody has added another one since
+  fi
+fi
+
+git_with_token push --quiet ${lease[@]+"${lease[@]}"} "$space" "$head:refs/heads/main" ||
+  fail "The Space was not changed: the Hub's reason is above."
+say "The Space $SPACE_ID has $(git rev-parse --short HEAD) now."
