@@ -52,9 +52,10 @@ def trigger_training(payload: WebhookPayload, delivery: Delivery):
             f"--dataset_name={settings.training_dataset}",
             f"--hub_model_id={settings.trained_model}",
             "--push_to_hub",
+            "--save_strategy=no",  # push when the training is over: each push before would start an evaluation
             "--output_dir=trained",
         ],
-        dependencies=["trl"],
+        dependencies=["trl==1.16.0", "transformers<6"],
         flavor=settings.training_flavor,
         timeout=settings.training_timeout,
         namespace=settings.jobs_namespace,
@@ -78,7 +79,7 @@ def trigger_evaluation(payload: WebhookPayload, delivery: Delivery):
             "--push-to-hub",
             "--output-dir=results",
         ],
-        dependencies=["lighteval[accelerate]"],
+        dependencies=["lighteval==0.13.0", "huggingface_hub<2", "xxhash<4"],  # lighteval breaks with newer ones
         flavor=settings.evaluation_flavor,
         timeout=settings.evaluation_timeout,
         namespace=settings.jobs_namespace,

@@ -46,9 +46,10 @@ def test_a_commit_to_the_training_dataset_is_answered_with_the_exact_training_jo
             "--dataset_name=username/my-dataset",
             "--hub_model_id=username/my-model",
             "--push_to_hub",
+            "--save_strategy=no",
             "--output_dir=trained",
         ],
-        "dependencies": ["trl"],
+        "dependencies": ["trl==1.16.0", "transformers<6"],
         "flavor": "a100-large",
         "timeout": "90m",
         "labels": {
@@ -76,6 +77,7 @@ def test_a_commit_to_the_trained_model_is_evaluated_at_that_commit(app: Process)
         "--push-to-hub",
         "--output-dir=results",
     ]
+    assert job["dependencies"] == ["lighteval==0.13.0", "huggingface_hub<2", "xxhash<4"]
 
 
 @pytest.mark.parametrize(
