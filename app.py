@@ -52,6 +52,7 @@ def trigger_training(payload: WebhookPayload, delivery: Delivery):
             f"--dataset_name={settings.training_dataset}",
             f"--hub_model_id={settings.trained_model}",
             "--push_to_hub",
+            "--hub_private_repo=true",  # if the model is new
             "--save_strategy=no",  # push when the training is over: each push before would start an evaluation
             "--output_dir=trained",
         ],
@@ -83,6 +84,7 @@ def trigger_evaluation(payload: WebhookPayload, delivery: Delivery):
         flavor=settings.evaluation_flavor,
         timeout=settings.evaluation_timeout,
         namespace=settings.jobs_namespace,
+        cancel_running=True,  # TRL pushes the model card after the model: the last commit is the one to evaluate
     )
 
 

@@ -46,6 +46,7 @@ def test_a_commit_to_the_training_dataset_is_answered_with_the_exact_training_jo
             "--dataset_name=username/my-dataset",
             "--hub_model_id=username/my-model",
             "--push_to_hub",
+            "--hub_private_repo=true",
             "--save_strategy=no",
             "--output_dir=trained",
         ],
