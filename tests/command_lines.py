@@ -89,6 +89,7 @@ def check_training(job: dict[str, Any]) -> None:
     expect("on the dataset", script.dataset_name, settings["training_dataset"])
     expect("pushes", training.push_to_hub, True)
     expect("to the model", training.hub_model_id, settings["trained_model"])
+    expect("private, if new", training.hub_private_repo, True)
     expect("to the branch", training.hub_revision or "main", "main")
     expect("with the token", training.hub_token or get_token(), "hf_of_the_job")
 
