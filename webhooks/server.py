@@ -261,7 +261,13 @@ class WebhooksServer:
         ]
         app_kwargs = options.pop("app_kwargs", None) or {}
         middleware = [self._access.middleware()] if self._settings.oauth else []
-        defaults = {"share": self._settings.gradio_share and not self._settings.on_space, "quiet": True}
+        defaults = {
+            "share": self._settings.gradio_share and not self._settings.on_space,
+            "quiet": True,
+            # It acts on the Hub with the token of this machine, for every program on it, and with that of who signed
+            # in, for every page that is open in the same browser (gradio 6.31, history.py).
+            "run_history": False,
+        }
         fixed = {
             "prevent_thread_lock": True,
             # Handed over before Gradio serves, so the webhooks are there from the first moment.
