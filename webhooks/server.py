@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from urllib.parse import urlsplit
 
@@ -279,8 +280,19 @@ class WebhooksServer:
             # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
             # own routes only: the Hub would get a 405.
             "ssr_mode": False,
+            "blocked_paths": self._blocked_paths(options.get("blocked_paths")),
         }
         return self._ui.launch(**{**defaults, **options, **fixed})
+
+    def _blocked_paths(self, given: list[str] | None) -> list[str]:
+        """List what Gradio gives to nobody, even if `allowed_paths` or `gr.set_static_paths` covers it.
+
+        That is the delivery log and the file with the secrets, besides what the user blocks.
+        """
+        others = given or os.environ.get("GRADIO_BLOCKED_PATHS", "").split(",")
+        data_dir = self._settings.data_dir
+        ours = [data_dir.absolute(), data_dir.resolve(), Path(".env").absolute()]
+        return [*filter(None, map(str.strip, map(str, others))), *map(str, ours)]
 
     def _wait_until_stopped(self) -> None:
         if threading.current_thread() is threading.main_thread():
