@@ -237,7 +237,9 @@ class WebhooksServer:
             self._ui = landing_page(list(self._endpoints.values()), self._settings, lambda: self._url)
             self._ui_is_ours = True
         if self._ui_is_ours:
-            options = {"theme": THEME, "footer_links": ["gradio", "settings"], **options}
+            # Nothing on our pages takes a file, so a stranger cannot fill the disk that the log needs.
+            ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
+            options = {**ours, **options}
         if not self._has_desk:
             Desk(
                 self._settings,
