@@ -34,13 +34,16 @@ def from_own_page(headers: Headers, own_hosts: Iterable[str]) -> bool:
     """Tell whether a request comes from a page of this server, and not from one of another origin.
 
     Gradio lets any page read its answers, cookies included, once it is not served from localhost. Browsers say which
-    page a request comes from in `Origin`, which no page can forge, and in `Sec-Fetch-Site`. `X-Forwarded-Host` is not
-    looked at: a page can send that itself.
+    page a request comes from in `Sec-Fetch-Site`, older ones in `Origin` alone; no page can forge either.
+    `X-Forwarded-Host` is not looked at: a page can send that itself.
     """
+    if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        return False
     origin = headers.get("origin")
     if origin is None:
-        return headers.get("sec-fetch-site", "none") in ("same-origin", "none")
-    return urlsplit(origin).netloc in (headers.get("host"), *own_hosts)
+        return True
+    host = urlsplit(origin).netloc  # empty for the origin "null"
+    return bool(host) and host in (headers.get("host"), *own_hosts)
 
 
 def signed_in(session: Mapping[str, Any], now: float) -> Mapping[str, Any] | None:
