@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -100,6 +100,30 @@ class SlimSession:
         await self._app(scope, receive, send_slim if signs_in else send)
 
 
+class Unframed:
+    """An ASGI middleware: no page of another site shows the owner's page inside itself, for a click to land on it.
+
+    The Hub does, in its own page about a Space.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_unframed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).append("Content-Security-Policy", _FRAMES)
+            await send(message)
+
+        shows = False
+        if scope["type"] == "http":  # Gradio shows it at any address that names it, too: /?page=deliveries (6.31)
+            shows = PAGE[1:] in (scope["path"].strip("/"), Request(scope).query_params.get("page"))
+        await self._app(scope, receive, send_unframed if shows else send)
+
+
+_FRAMES = "frame-ancestors 'self' https://huggingface.co"
+
+
 class Access:
     """Knows the owner's requests from all others.
 
@@ -144,9 +168,10 @@ class Access:
         """Make the route of the console's link, to stand before the page's own."""
         return _LinkRoute(PAGE, self._follow_link)
 
-    def middleware(self) -> Middleware:
-        """Make what keeps the session of who signs in small enough."""
-        return Middleware(SlimSession, author=self._settings.space_author_name)
+    def middleware(self) -> list[Middleware]:
+        """Make what keeps the page out of others, and the session of who signs in small enough."""
+        slim = [Middleware(SlimSession, author=self._settings.space_author_name)] if self._settings.oauth else []
+        return [Middleware(Unframed), *slim]
 
     async def _follow_link(self, request: Request) -> Response:
         """Begin a session, and go on to the page without the token in its address."""

@@ -263,7 +263,6 @@ class WebhooksServer:
             Route("/health", receiver.health),
         ]
         app_kwargs = options.pop("app_kwargs", None) or {}
-        middleware = [self._access.middleware()] if self._settings.oauth else []
         defaults = {
             "share": self._settings.gradio_share and not self._settings.on_space,
             "quiet": True,
@@ -277,7 +276,7 @@ class WebhooksServer:
             "app_kwargs": {
                 **app_kwargs,
                 "routes": [*routes, *app_kwargs.get("routes", [])],
-                "middleware": [*middleware, *app_kwargs.get("middleware", [])],
+                "middleware": [*self._access.middleware(), *app_kwargs.get("middleware", [])],
             },
             # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
             # own routes only: the Hub would get a 405.
