@@ -146,7 +146,7 @@ class Access:
 
     def is_owner(self, request: Request) -> bool:
         """Decide, for every function behind the pages, whether it does anything at all."""
-        if not from_own_page(request.headers, self._own_hosts()):
+        if not self._is_from_own_page(request):
             return False
         if self._sessions.get(self._session_id(request), 0) > time.time():
             return True
@@ -154,8 +154,10 @@ class Access:
         return profile is not None and owns(profile, self._settings.space_author_name)
 
     def profile(self, request: Request) -> Mapping[str, Any] | None:
-        """Return the profile of whoever is signed in with Hugging Face, owner or not."""
-        return signed_in(request.scope.get("session") or {}, time.time()) if self._settings.oauth else None
+        """Return the profile of whoever is signed in with Hugging Face, owner or not. No other page learns it."""
+        if not (self._settings.oauth and self._is_from_own_page(request)):
+            return None
+        return signed_in(request.scope.get("session") or {}, time.time())
 
     def hub_token(self, request: Request) -> str | None:
         """Return the token to act on the Hub with: on a Space that of who is signed in, else `HF_TOKEN`."""
@@ -191,6 +193,9 @@ class Access:
     def sign_out(self, request: Request) -> None:
         """End a session that the link began."""
         self._sessions.pop(self._session_id(request), None)
+
+    def _is_from_own_page(self, request: Request) -> bool:
+        return from_own_page(request.headers, self._own_hosts())
 
     def _session_id(self, request: Request) -> str:
         return request.cookies.get(_cookie(request), "")
