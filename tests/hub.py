@@ -221,6 +221,10 @@ class Hub:
         """Answer the next matching requests with an error; they take no effect. `*` in the pattern is any text."""
         self._scripts.append(Script(method, pattern, _error(status, message, headers), times))
 
+    def babble(self, method: str, pattern: str, content: bytes) -> None:
+        """Answer the next matching request with 200 and this, whatever it is; it takes no effect."""
+        self._scripts.append(Script(method, pattern, Response(content, media_type="application/json"), 1))
+
     def cut(self, method: str, pattern: str, times: int = 1) -> None:
         """Close the connection of the next matching requests without an answer; they take no effect."""
         self._scripts.append(Script(method, pattern, _cut, times))

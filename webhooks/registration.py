@@ -58,8 +58,11 @@ class Registration:
         await _ask(lambda api: api.enable_webhook(id) if on else api.disable_webhook(id), self.token)
 
     def _points_here(self, webhook: WebhookInfo) -> bool:
-        url = urlsplit(webhook.url or "")
-        return url.netloc in self.hosts and url.path.startswith(PREFIX)
+        try:
+            url = urlsplit(webhook.url or "")
+        except ValueError:  # somebody's "https://[me" hides none of the others
+            return False
+        return url.netloc.lower() in self.hosts and url.path.startswith(PREFIX)
 
 
 async def _ask(question: Callable[[HfApi], T], token: str) -> T:
