@@ -45,8 +45,9 @@ class Registration:
 
     async def create(self, url: str, watched: dict[str, str], domains: Sequence[str], secret: str | None) -> None:
         """Have the Hub call `url` on what happens to `watched`, such as `{"type": "dataset", "name": "me/data"}`."""
+        wanted = (watched["type"], watched["name"].lower())
         for webhook in await self.pointing_here():
-            if webhook.url == url and watched in [{"type": item.type, "name": item.name} for item in webhook.watched]:
+            if webhook.url == url and wanted in [(item.type, item.name.lower()) for item in webhook.watched]:
                 raise HubSaysNo(f"A webhook of yours already watches {watched['name']} and calls this endpoint.")
         arguments: dict[str, Any] = {"url": url, "watched": [watched], "domains": list(domains), "secret": secret}
         await _ask(lambda api: api.create_webhook(**arguments), self.token)
