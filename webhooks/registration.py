@@ -75,6 +75,9 @@ async def _ask(question: Callable[[HfApi], T], token: str) -> T:
         raise HubSaysNo(_REASONS.get(status) or _reason(status, error.server_message)) from None
     except asyncio.TimeoutError:
         raise HubSaysNo(f"The Hub has not answered within {HUB_WITHIN:g} seconds. Try again later.") from None
+    except (ValueError, LookupError, TypeError) as error:
+        problem = f"The Hub's answer makes no sense ({type(error).__name__})"
+        raise HubSaysNo(f"{problem}. Try again later, or update huggingface_hub.") from None
     except Exception as error:
         raise HubSaysNo(f"The Hub cannot be reached ({type(error).__name__}). Try again later.") from None
 
