@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -69,7 +71,7 @@ class Registration:
 async def _ask(question: Callable[[HfApi], T], token: str) -> T:
     """Call the Hub on a thread, and make a sentence of whatever goes wrong."""
     try:
-        return await asyncio.wait_for(asyncio.to_thread(question, HfApi(token=token)), HUB_WITHIN)
+        return await asyncio.wait_for(asyncio.wrap_future(_on_thread(question, HfApi(token=token))), HUB_WITHIN)
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise HubSaysNo(_REASONS.get(status) or _reason(status, error.server_message)) from None
@@ -80,6 +82,21 @@ async def _ask(question: Callable[[HfApi], T], token: str) -> T:
         raise HubSaysNo(f"{problem}. Try again later, or update huggingface_hub.") from None
     except Exception as error:
         raise HubSaysNo(f"The Hub cannot be reached ({type(error).__name__}). Try again later.") from None
+
+
+def _on_thread(question: Callable[[HfApi], T], api: HfApi) -> Future[T]:
+    """Ask on a thread that may be left behind. One of an executor would keep the process from ending."""
+    answer: Future[T] = Future()
+    answer.set_running_or_notify_cancel()
+
+    def ask() -> None:
+        try:
+            answer.set_result(question(api))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="webhooks hub", daemon=True).start()
+    return answer
 
 
 _REASONS = {
