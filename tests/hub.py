@@ -193,13 +193,19 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for held in self._held:
-            held.released.set()
+        self.forget()
         self._server.should_exit = self._server.force_exit = True
         self._thread.join()
         self._socket.close()
 
     # --- what a test says
+
+    def forget(self) -> None:
+        """Begin anew, but for users and tokens: nothing was asked, nothing is there, nothing scripted, nothing held."""
+        for held in self._held:
+            held.released.set()
+        for kept in (self.requests, self.unknown, self.jobs, self.webhooks, self._scripts, self._held):
+            kept.clear()
 
     def add_user(self, name: str, orgs: Mapping[str, str] | None = None) -> None:
         """Add an account, with the organizations it belongs to and its role in each."""
