@@ -201,7 +201,7 @@ class Hub:
     # --- what a test says
 
     def forget(self) -> None:
-        """Begin anew, but for users and tokens: nothing was asked, nothing is there, nothing scripted, nothing held."""
+        """Begin anew, but for users and tokens: nothing asked, nothing there, nothing scripted, nothing held."""
         for held in self._held:
             held.released.set()
         for kept in (self.requests, self.unknown, self.jobs, self.webhooks, self._scripts, self._held):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Run, free_port
+from conftest import CHROMIUM_ARGUMENTS, Process, Run, Start, free_port
 from hub import Hub
 from huggingface_hub import WebhookInfo, constants
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from tls import TlsFront
 
 import webhooks.registration
 from webhooks.registration import HubSaysNo, Registration
@@ -18,7 +21,7 @@ from webhooks.registration import HubSaysNo, Registration
 LIST = "/api/settings/webhooks"
 HERE = "https://me-hooks.hf.space/webhooks/train"
 DATA = {"type": "dataset", "name": "me/data"}
-TOKEN, SECRET = "hf_me_and_nobody_else", "s3cret-of-the-webhook"
+TOKEN, SECRET, ANOTHER_SECRET = "hf_me_and_nobody_else", "s3cret-of-the-webhook", "s3cret-of-another-one"
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +38,15 @@ def one_hub() -> Iterator[Hub]:
 def hub(one_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "ENDPOINT", one_hub.url)
     yield one_hub
-    assert one_hub.unknown == []
+    unknown = list(one_hub.unknown)
     one_hub.forget()
+    assert unknown == []
 
 
 def add(hub: Hub, url: str | None = HERE, user: str = "me", **fields: Any) -> str:
     """Put a webhook onto the Hub, and return its id."""
     id = f"{sum(map(len, hub.webhooks.values())):024x}"
-    common = {"id": id, "watched": [DATA], "domains": ["repo"], "disabled": False, "secret": "another s3cret"}
+    common = {"id": id, "watched": [DATA], "domains": ["repo"], "disabled": False, "secret": ANOTHER_SECRET}
     hub.webhooks[user].append({**common, **({"url": url} if url else {}), **fields})
     return id
 
@@ -313,3 +317,240 @@ def test_a_hub_that_does_not_answer_keeps_no_server_from_ending(hub: Hub, run: R
     assert process.wait_for_exit(10) == 0
     assert held.arrived.is_set()
     assert not held.released.is_set()
+
+
+# --- on the page
+
+SPACE = """
+from webhooks import WebhooksServer
+
+server = WebhooksServer()
+server.add_webhook("/train")(lambda payload: None)
+server.add_webhook("/evaluate")(lambda payload: None)
+server.launch()
+"""
+# All in one process, since a server takes seconds to import.
+LAPTOPS = """
+import os
+from webhooks import WebhooksServer
+
+for name, (port, environment) in SERVERS.items():
+    os.environ.update(environment)
+    server = WebhooksServer(data_dir=name)
+    server.add_webhook("/train")(lambda payload: None)
+    server.launch(prevent_thread_lock=True, server_port=port)
+    for variable in environment:
+        del os.environ[variable]
+print("all of them serve")
+server.launch()
+"""
+TUNNEL, TUNNEL_HERE = {"SPACE_HOST": "tunnel.example.com"}, "https://tunnel.example.com/webhooks/train"
+ENVIRONMENTS = {
+    "with everything": {**TUNNEL, "WEBHOOK_SECRET": SECRET, "HF_TOKEN": TOKEN},
+    "without a token": {**TUNNEL, "WEBHOOK_SECRET": SECRET},
+    "without a public address": {"WEBHOOK_SECRET": SECRET, "HF_TOKEN": TOKEN},
+    "a Space without a secret": {**TUNNEL, "SPACE_ID": "me/hooks", "HF_TOKEN": TOKEN},
+}
+ADMIN = "admin-token-of-the-owner"
+
+
+@pytest.fixture(scope="module")
+def space(start: Start, one_hub: Hub) -> Iterator[TlsFront]:
+    process = start(
+        SPACE,
+        SYSTEM="spaces",
+        SPACE_ID="me/hooks",
+        SPACE_HOST="me-hooks.hf.space, hooks.example.com",
+        SPACE_AUTHOR_NAME="me",
+        OAUTH_CLIENT_ID=one_hub.client[0],
+        OAUTH_CLIENT_SECRET=one_hub.client[1],
+        OAUTH_SCOPES="openid profile webhooks",
+        OPENID_PROVIDER_URL=one_hub.url,
+        HF_ENDPOINT=one_hub.url,
+        WEBHOOK_SECRET=SECRET,
+        WEBHOOKS_ADMIN_TOKEN=ADMIN,
+    )
+    with TlsFront(process.port) as front:
+        yield front
+    end_silently(process)
+
+
+@pytest.fixture(scope="module")
+def laptops(start: Start, one_hub: Hub) -> Iterator[dict[str, str]]:
+    """The address of each server."""
+    ports = {name: free_port() for name in ENVIRONMENTS}
+    servers = {name: (ports[name], environment) for name, environment in ENVIRONMENTS.items()}
+    process = start(f"SERVERS = {servers}\n{LAPTOPS}", HF_ENDPOINT=one_hub.url, WEBHOOKS_ADMIN_TOKEN=ADMIN)
+    process.wait_for("all of them serve")
+    yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    end_silently(process)
+
+
+def end_silently(process: Process) -> None:
+    """End a server, and see that it said nothing to its console that is nobody's business."""
+    process.popen.terminate()
+    assert process.wait_for_exit() == 0
+    assert_nothing_leaked(process.output)
+
+
+def assert_nothing_leaked(text: str) -> None:
+    assert [hidden for hidden in (SECRET, ANOTHER_SECRET, TOKEN, ADMIN, "hf_oauth_") if hidden in text] == []
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str, space: TlsFront) -> Iterator[Browser]:
+    """One that finds the Space."""
+    with sync_playwright() as playwright:
+        arguments = [*CHROMIUM_ARGUMENTS, space.chromium_argument]
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def tab(browser: Browser, url: str, *, sign_in: bool = False) -> Iterator[Page]:
+    """Open the tab "On the Hub" as the owner. Nothing that the page gets or says shows a secret."""
+    with browser.new_context(ignore_https_errors=True) as context:
+        page = context.new_page()
+        said: list[str] = []
+        finished: list[Request] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(f"{url}/deliveries" if sign_in else f"{url}/deliveries?token={ADMIN}")
+        if sign_in:
+            page.get_by_role("link", name="Sign in with Hugging Face").click()
+        expect(page.get_by_role("tab", name="On the Hub")).to_be_visible()
+        page.on("requestfinished", lambda request: finished.append(request))
+        page.get_by_role("tab", name="On the Hub").click()
+        yield page
+        if not any(is_data(request) for request in finished):
+            page.wait_for_event("requestfinished", is_data)
+        answers = [request.response() for request in finished if "/gradio_api/" in request.url]
+        said += [answer.text() for answer in answers if answer and answer.ok]
+        assert_nothing_leaked(page.content() + "".join(said))
+
+
+def is_data(request: Request) -> bool:
+    return "/gradio_api/queue/data" in request.url
+
+
+def rows(page: Page) -> Any:
+    return page.locator("#webhooks-registered tbody tr")
+
+
+def create_by_hand(page: Page, name: str = "me/data") -> None:
+    page.get_by_label("Name", exact=True).fill(name)
+    page.get_by_role("button", name="Create webhook").click()
+
+
+def expect_told(page: Page, sentence: str) -> None:
+    """Expect a message, and close it."""
+    toast = page.get_by_test_id("toast-body").filter(has_text=sentence)
+    expect(toast).to_be_visible()
+    toast.get_by_test_id("toast-close").click()
+    expect(toast).to_have_count(0)
+
+
+@pytest.mark.browser
+def test_the_owner_sees_creates_and_switches_webhooks_in_the_browser(
+    browser: Browser, space: TlsFront, hub: Hub
+) -> None:
+    hub.signed_in = "me"
+    add(hub, "https://hooks.example.com/webhooks/evaluate", watched=[{"type": "org", "name": "acme"}], disabled=True)
+    add(hub, "https://elsewhere.example.com/webhooks/train")
+    with tab(browser, space.url, sign_in=True) as page:
+        expect(rows(page)).to_have_count(1)
+        for shown in ("https://hooks.example.com/webhooks/evaluate", "org acme", "repo", "disabled"):
+            expect(rows(page)).to_contain_text(shown)
+        page.get_by_label("discussion").check()
+        create_by_hand(page, " me/data ")
+        expect_told(page, "The webhook is created.")
+        expect(rows(page)).to_have_count(2)
+        created = hub.webhooks["me"][-1]
+        assert {**created, "id": ""} == {
+            "id": "",
+            "url": HERE,
+            "watched": [DATA],
+            "domains": ["repo", "discussion"],
+            "secret": SECRET,
+            "disabled": False,
+        }
+        for action, state, disabled in (("Disable", "disabled", True), ("Enable", "enabled", False)):
+            rows(page).last.get_by_role("button", name=action).click()
+            expect(rows(page).last.get_by_text(state, exact=True)).to_be_visible()
+            assert hub.webhooks["me"][-1] == {**created, "disabled": disabled}
+
+
+@pytest.mark.browser
+def test_the_owner_reads_in_the_browser_what_went_wrong_and_can_go_on(
+    browser: Browser, space: TlsFront, hub: Hub
+) -> None:
+    hub.signed_in = "me"
+    hub.fail("GET", LIST, 403)
+    with tab(browser, space.url, sign_in=True) as page:
+        expect(page.get_by_text("The token may not manage your webhooks.")).to_be_visible()
+        page.get_by_role("tab", name="Test event").click()
+        page.get_by_role("tab", name="On the Hub").click()
+        expect(page.get_by_text("No webhook of yours points here yet")).to_be_visible()
+        expect(page.get_by_text("The token may not manage your webhooks.")).to_have_count(0)
+        create_by_hand(page, "  ")
+        expect_told(page, "Say what to watch")
+        hub.lose_answer("POST", LIST)
+        create_by_hand(page)
+        expect_told(page, "The Hub cannot be reached (RemoteProtocolError). Try again later.")
+        create_by_hand(page)
+        expect_told(page, "A webhook of yours already watches me/data and calls this endpoint.")
+        assert len(hub.webhooks["me"]) == 1
+        page.get_by_role("tab", name="Test event").click()
+        page.get_by_role("tab", name="On the Hub").click()
+        expect(rows(page)).to_have_count(1)
+        hub.webhooks["me"].clear()
+        rows(page).get_by_role("button", name="Disable").click()
+        expect_told(page, "This webhook is not yours, or does not point here any more.")
+
+
+@pytest.mark.browser
+def test_an_owner_by_the_link_is_asked_to_sign_in_on_a_space(browser: Browser, space: TlsFront, hub: Hub) -> None:
+    with tab(browser, space.url) as page:
+        expect(page.get_by_text("Sign in with Hugging Face to see and create your webhooks.")).to_be_visible()
+        create_by_hand(page)
+        expect_told(page, "Sign in with Hugging Face to see and create your webhooks.")
+    assert hub.requests == []
+
+
+@pytest.mark.browser
+def test_a_laptop_with_a_public_address_uses_its_own_token(
+    browser: Browser, laptops: dict[str, str], hub: Hub
+) -> None:
+    with tab(browser, laptops["with everything"]) as page:
+        expect(page.get_by_text("No webhook of yours points here yet")).to_be_visible()
+        create_by_hand(page)
+        expect(rows(page)).to_contain_text([TUNNEL_HERE])
+    assert [(webhook["url"], webhook["secret"]) for webhook in hub.webhooks["me"]] == [(TUNNEL_HERE, SECRET)]
+    assert {request.headers["authorization"] for request in hub.requests} == {f"Bearer {TOKEN}"}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("without a token", "Set HF_TOKEN and start again to see and create your webhooks."),
+        ("without a public address", "The Hub cannot reach this machine. Start without GRADIO_SHARE=False to get a"),
+    ],
+)
+def test_what_is_missing_on_a_laptop_is_said(
+    browser: Browser, laptops: dict[str, str], hub: Hub, missing: str, sentence: str
+) -> None:
+    with tab(browser, laptops[missing]) as page:
+        expect(page.get_by_text(sentence)).to_be_visible()
+        create_by_hand(page)
+        expect_told(page, sentence)
+    assert hub.requests == []
+
+
+@pytest.mark.browser
+def test_no_webhook_is_created_that_would_be_answered_503(browser: Browser, laptops: dict[str, str], hub: Hub) -> None:
+    with tab(browser, laptops["a Space without a secret"]) as page:
+        expect(page.get_by_text("No webhook of yours points here yet")).to_be_visible()
+        create_by_hand(page)
+        expect_told(page, "Set WEBHOOK_SECRET first")
+    assert asked_for(hub, "POST") == []
