@@ -134,18 +134,23 @@ def page(
         repo: as the log writes it, `dataset/username/my-dataset`.
     """
     wanted = {"endpoint = ?": endpoint, "status = ?": status, "repo = ?": repo}
-    beyond = {"number < ?": older_than, "number > ?": newer_than}
-    given = {term: value for term, value in {**wanted, **beyond}.items() if value is not None}
-    terms = " AND ".join(given) or "true"
-    order = "DESC" if newer_than is None else "ASC"
-    query = f"SELECT {_ROW} FROM deliveries WHERE {terms} ORDER BY number {order} LIMIT ?"  # noqa: S608 - all ours
-    rows = database.execute(query, [*given.values(), PAGE + 1]).fetchall()
-    more, rows = len(rows) > PAGE, rows[:PAGE]
-    if newer_than is None:
-        return Page([_row(row) for row in rows], older_than is not None, more)
-    if len(rows) < PAGE:  # the first page is always a full one
-        return page(database, endpoint=endpoint, status=status, repo=repo)
-    return Page([_row(row) for row in reversed(rows)], more, True)
+    given = {term: value for term, value in wanted.items() if value is not None}
+
+    def find_rows(order: str, side: str = "", number: int | None = None, at_most: int = PAGE) -> list[sqlite3.Row]:
+        terms = given if number is None else {**given, f"number {side} ?": number}
+        where = " AND ".join(terms) or "true"
+        query = f"SELECT {_ROW} FROM deliveries WHERE {where} ORDER BY number {order} LIMIT ?"  # noqa: S608 - all ours
+        return database.execute(query, [*terms.values(), at_most]).fetchall()
+
+    rows = find_rows("DESC", "<", older_than) if newer_than is None else []
+    if not rows:  # or they have all been deleted: then the oldest that are left
+        rows = find_rows("ASC", ">", newer_than)[::-1]
+        rows = rows if len(rows) == PAGE else find_rows("DESC")  # the first page is always a full one
+    return Page(
+        [_row(row) for row in rows],
+        has_newer=bool(rows and find_rows("ASC", ">", rows[0]["number"], at_most=1)),
+        has_older=bool(rows and find_rows("DESC", "<", rows[-1]["number"], at_most=1)),
+    )
 
 
 def _row(row: sqlite3.Row) -> Row:
