@@ -214,9 +214,10 @@ class Desk:
             self.details,
             self.payload,
             self.rows,
+            self.view,
             self.seen,
         ]
-        everything = [*shown, self.view, self.opened, self.endpoint, self.repo, self.tabs]
+        everything = [*shown, self.opened, self.endpoint, self.repo, self.tabs]
         show = partial(gr.on, fn=self.show, inputs=where, outputs=shown, **quiet)
 
         ui.load(self.open_page, outputs=everything, **quiet).then(self.show, where, shown, **quiet).then(
@@ -328,6 +329,8 @@ class Desk:
                     newer_than=view.newer_than,
                 )
                 update = self._list(page, filtered=bool(endpoint or status or repo))
+                if view.newer_than is not None and not page.has_newer:
+                    update[self.view] = View()  # or what arrives from now on would be on a page of its own
         now_seen = views.seen(opened, *[str(value) for value in update.values()])
         if now_seen == seen:
             return {self.seen: seen}
