@@ -16,7 +16,7 @@ KINDS = {
 }
 REPO_TYPES = ("dataset", "model", "space", "bucket")
 
-_REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+_REPO_ID = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _ID = "6123456789abcdef01234567"  # of everything that has one
 _NEW, _OLD = "c0ffee" * 6 + "c0ff", "0ff1ce" * 6 + "0ff1"
