@@ -56,13 +56,13 @@ def sample(kind: str, repo_type: str, name: str, revision: str = "") -> dict[str
     }
     if scope.startswith("repo"):
         payload["repo"]["headSha"] = revision or _NEW
-    return payload | _details(kind, name, web, revision or _NEW)
+    return payload | _details(kind, name, payload["repo"]["url"], revision or _NEW)
 
 
 _FOLDERS = {"dataset": "datasets/", "space": "spaces/", "bucket": "buckets/"}
 
 
-def _details(kind: str, name: str, web: str, revision: str) -> dict[str, Any]:
+def _details(kind: str, name: str, url: dict[str, str], revision: str) -> dict[str, Any]:
     discussion = {
         "id": _ID,
         "num": 1,
@@ -70,7 +70,7 @@ def _details(kind: str, name: str, web: str, revision: str) -> dict[str, Any]:
         "status": "open",
         "isPullRequest": False,
         "author": {"id": _ID},
-        "url": {"web": f"{web}/discussions/1"},
+        "url": {where: f"{address}/discussions/1" for where, address in url.items()},
     }
     pull_request = {**discussion, "isPullRequest": True, "changes": {"base": "refs/heads/main"}}
     comment = {
@@ -78,7 +78,7 @@ def _details(kind: str, name: str, web: str, revision: str) -> dict[str, Any]:
         "author": {"id": _ID},
         "content": "A comment to try the webhook.",
         "hidden": False,
-        "url": {"web": f"{web}/discussions/1#{_ID}"},
+        "url": {"web": f"{url['web']}/discussions/1#{_ID}"},
     }
     details: dict[str, dict[str, Any]] = {
         "New commit on main": {"updatedRefs": [{"ref": "refs/heads/main", "oldSha": _OLD, "newSha": revision}]},
