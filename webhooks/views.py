@@ -54,7 +54,7 @@ CSS = """
 .webhooks-buttons button { flex: none; width: auto; min-width: 8rem; }
 .webhooks-empty { padding: 2.2rem 1rem; text-align: center; border-radius: var(--block-radius);
   border: 1px dashed var(--border-color-primary); }
-.webhooks-empty b { display: block; font-size: 1.1rem; }
+.webhooks-empty > b { display: block; margin-bottom: .3rem; font-size: 1.1rem; }
 .webhooks-pill { display: inline-block; padding: 0 .6rem; border-radius: 999px; font-size: .85rem; font-weight: 700;
   white-space: nowrap; background: var(--border-color-primary); }
 .webhooks-pill.succeeded { background: #16a34a1f; color: #166534; }
