@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,15 +111,14 @@ class Desk:
                 y="deliveries",
                 color="status",
                 color_map=COLORS,
-                colors_in_legend=list(COLORS),
                 x_bin="1h",
                 y_aggregate="sum",
-                x_title=" ",
-                y_title=" ",
                 color_title=" ",
-                height=250,
+                height=270,
                 label="Deliveries per hour, last day",
                 show_label=True,
+                visible="hidden",
+                elem_classes="webhooks-chart",
             )
             with gr.Row():
                 self.endpoint = gr.Dropdown(_choices("Every endpoint", paths), label="Endpoint", **everything)
@@ -338,7 +338,8 @@ class Desk:
             **update,
             self.locked: gr.Column(visible=False),
             self.unlocked: gr.Column(visible=True),
-            self.list_column: gr.Column(visible=opened is None),
+            # The chart has to stay where it is: drawn while it is taken out of the page, it fails (gradio 6.31).
+            self.list_column: gr.Column(visible=True if opened is None else "hidden"),
             self.details_column: gr.Column(visible=opened is not None),
             self.seen: now_seen,
         }
@@ -366,12 +367,15 @@ class Desk:
             self.payload: views.pretty(record.arrival.body),
         }
 
-    def draw_chart(self, request: gr.Request) -> pd.DataFrame | None:
+    def draw_chart(self, request: gr.Request) -> gr.BarPlot:
         if not self.access.is_owner(_http(request)):
-            return None
+            return gr.BarPlot(None, visible="hidden")
         with history.reading(self.log) as database:
             counted = history.per_hour(database)
-        return pd.DataFrame(counted, columns=["hour", "status", "deliveries"])
+        # A bar stands for a whole hour, so it is drawn around the middle of it.
+        bars = [(hour + timedelta(minutes=30), status, count) for hour, status, count in counted]
+        chart = pd.DataFrame(bars, columns=["hour", "status", "deliveries"])
+        return gr.BarPlot(chart, visible=bool(chart["deliveries"].any()) or "hidden")
 
     def choose(self, event: gr.EventData, request: gr.Request) -> str | None:
         self._check(request)

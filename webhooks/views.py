@@ -49,6 +49,7 @@ CSS = """
   padding: .5rem 1.1rem !important; border-radius: var(--button-large-radius); font-weight: 700;
   text-decoration: none; background: var(--button-secondary-background-fill);
   color: var(--button-secondary-text-color); }
+.webhooks-chart .vega-embed { height: calc(100% - 2.2rem) !important; }
 .webhooks-corner { flex: none; width: auto; align-self: flex-end; }
 .webhooks-buttons { justify-content: space-between; }
 .webhooks-buttons button { flex: none; width: auto; min-width: 8rem; }
