@@ -49,6 +49,7 @@ CSS = """
   padding: .5rem 1.1rem !important; border-radius: var(--button-large-radius); font-weight: 700;
   text-decoration: none; background: var(--button-secondary-background-fill);
   color: var(--button-secondary-text-color); }
+.webhooks-away { display: none; }
 .webhooks-chart .vega-embed { height: calc(100% - 2.2rem) !important; }
 .webhooks-corner { flex: none; width: auto; align-self: flex-end; }
 .webhooks-buttons { justify-content: space-between; }
@@ -69,9 +70,12 @@ CSS = """
 .dark .webhooks-pill.scheduled { color: #fbbf24; }
 @media (max-width: 640px) {
   .webhooks-list thead { display: none; }
-  .webhooks-list tr { display: block; padding: .6rem 0; border-bottom: 1px solid var(--border-color-primary); }
-  .webhooks-list td { display: inline-block; padding: 0 .6rem 0 0; border: 0; }
-  .webhooks-list td.wide { display: block; }
+  .webhooks-list tr { display: flex; flex-wrap: wrap; gap: .1rem .8rem; padding: .7rem 0;
+    border-bottom: 1px solid var(--border-color-primary); }
+  .webhooks-list td { padding: 0; border: 0; }
+  .webhooks-list td.wide { flex-basis: 100%; }
+  .webhooks-list td:first-child { order: -2; }
+  .webhooks-list td:last-child { order: -1; margin-left: auto; }
   .webhooks-list dl { grid-template-columns: 1fr; gap: 0; }
   .webhooks-list dd { margin-bottom: .5rem; }
 }
@@ -118,15 +122,18 @@ JS_CLOSE = "() => history.replaceState(null, '', location.pathname)"
 
 def text(value: object, at_most: int = MAX_NAME) -> str:
     """Show text as text: no HTML, nothing invisible, and no letters that turn the line around them."""
-    shown = str(value)
-    shown = shown if len(shown) <= at_most else shown[:at_most] + "…"
-    return f"<bdi>{html.escape(escaped(shown))}</bdi>"
+    return f"<bdi>{html.escape(plain(str(value), at_most))}</bdi>"
+
+
+def plain(value: str, at_most: int = MAX_NAME) -> str:
+    """Keep text short and its characters visible, for where no HTML is read."""
+    return escaped(value if len(value) <= at_most else value[:at_most] + "…")
 
 
 def lines(value: str, at_most: int = MAX_SHOWN) -> str:
     """Make text of several lines showable, as text: whatever could be mistaken for something else is written out."""
     shown = value if len(value) <= at_most else f"{value[:at_most]}\n… {len(value) - at_most} more characters"
-    return "\n".join(map(escaped, shown.splitlines()))
+    return "\n".join(map(escaped, shown.replace("\r\n", "\n").split("\n")))
 
 
 def empty(title: str, advice: str) -> str:
@@ -161,7 +168,7 @@ def _row(row: Row) -> str:
     replay = " <small>replay</small>" if row.replay_of else ""
     opener = f'<a id="d-{row.id}" href="{_address(row.id)}" data-open="{row.id}">{_time(row.received_at)}</a>'
     return (
-        f'<tr data-open="{row.id}"><td>{opener}</td><td class=wide>{text(row.endpoint)}</td>'
+        f'<tr data-open="{row.id}"><td>{opener}</td><td>{text(row.endpoint)}</td>'
         f"<td>{text(row.event or 'no payload')}</td><td class=wide>{text(row.repo or '')}</td>"
         f"<td>{_pill(row.status)}{again}{replay}</td></tr>"
     )
@@ -195,8 +202,12 @@ def _attempt(attempt: Attempt) -> str:
     took = f" · {(attempt.ended_at - attempt.started_at).total_seconds():.1f} s" if attempt.ended_at else ""
     state = "failed" if attempt.error else "succeeded" if attempt.ended_at else "running"
     state = "interrupted" if attempt.error == INTERRUPTED else state
-    error = f"<pre tabindex=0>{html.escape(lines(attempt.error))}</pre>" if attempt.error else ""
+    quoted = _QUOTED.sub("", attempt.error or "")
+    error = f"<pre tabindex=0>{html.escape(lines(quoted))}</pre>" if quoted else ""
     return f"<li>{attempt.attempt} · {_time(attempt.started_at)}{took} {_pill(state)}{error}</li>"
+
+
+_QUOTED = re.compile(r"^ {4}\| ", re.MULTILINE)  # how the console's log sets a traceback off
 
 
 def _result(record: Record) -> str:
