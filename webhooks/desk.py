@@ -106,20 +106,20 @@ class Desk:
         everything: dict[str, Any] = {"value": ALL, "interactive": True, "min_width": 200}
         paths, statuses = list(self.endpoints), (*history.UNFINISHED, *history.FINISHED)
         with gr.Column() as self.list_column:
-            self.chart = gr.BarPlot(
-                x="hour",
-                y="deliveries",
-                color="status",
-                color_map=COLORS,
-                x_bin="1h",
-                y_aggregate="sum",
-                color_title=" ",
-                height=270,
-                label="Deliveries per hour, last day",
-                show_label=True,
-                visible="hidden",
-                elem_classes="webhooks-chart",
-            )
+            with gr.Column(visible=False) as self.chart_column:
+                self.chart = gr.BarPlot(
+                    x="hour",
+                    y="deliveries",
+                    color="status",
+                    color_map=COLORS,
+                    x_bin="1h",
+                    y_aggregate="sum",
+                    color_title=" ",
+                    height=270,
+                    label="Deliveries per hour, last day",
+                    show_label=True,
+                    elem_classes="webhooks-chart",
+                )
             with gr.Row():
                 self.endpoint = gr.Dropdown(_choices("Every endpoint", paths), label="Endpoint", **everything)
                 self.status = gr.Dropdown(_choices("Every status", statuses), label="Status", **everything)
@@ -217,14 +217,13 @@ class Desk:
             self.view,
             self.seen,
         ]
-        everything = [*shown, self.opened, self.endpoint, self.repo, self.tabs]
+        everything = [*shown, self.opened]
         show = partial(gr.on, fn=self.show, inputs=where, outputs=shown, **quiet)
 
-        ui.load(self.open_page, outputs=everything, **quiet).then(self.show, where, shown, **quiet).then(
-            self.draw_chart, outputs=self.chart, **quiet
-        )
+        ui.load(self.open_page, outputs=everything, **quiet).then(self.show, where, shown, **quiet)
         show(self.live.tick, trigger_mode="once")
-        gr.on(self.chart_timer.tick, self.draw_chart, outputs=self.chart, **quiet)
+        drawn = [self.chart, self.chart_column, self.endpoint, self.repo]
+        gr.on([self.listing.change, self.chart_timer.tick], self.sum_up, outputs=drawn, **quiet)
         for chosen in (self.listing.click, self.details.click):
             chosen(self.choose, outputs=self.opened, **quiet).then(self.show, where, shown, **quiet)
         self.back.click(lambda: None, outputs=self.opened, js=views.JS_CLOSE, **quiet).then(
@@ -260,12 +259,7 @@ class Desk:
         """Show the door, or what is behind it."""
         if not self.access.is_owner(_http(request)):
             return self._lock(request)
-        with history.reading(self.log) as database:
-            paths = sorted({*self.endpoints, *history.endpoints(database)})
-            repos = history.repos(database)
         return {
-            self.endpoint: gr.Dropdown(_choices("Every endpoint", paths)),
-            self.repo: gr.Dropdown(_choices("Every repository", repos)),
             self.opened: request.query_params.get("delivery"),
             self.live: gr.Timer(active=True),
             self.chart_timer: gr.Timer(active=True),
@@ -338,8 +332,8 @@ class Desk:
             **update,
             self.locked: gr.Column(visible=False),
             self.unlocked: gr.Column(visible=True),
-            # The chart has to stay where it is: drawn while it is taken out of the page, it fails (gradio 6.31).
-            self.list_column: gr.Column(visible=True if opened is None else "hidden"),
+            # Hidden by style: the chart fails when it is taken out of a page that it was drawn on (gradio 6.31).
+            self.list_column: gr.Column(elem_classes="" if opened is None else "webhooks-away"),
             self.details_column: gr.Column(visible=opened is not None),
             self.seen: now_seen,
         }
@@ -367,15 +361,24 @@ class Desk:
             self.payload: views.pretty(record.arrival.body),
         }
 
-    def draw_chart(self, request: gr.Request) -> gr.BarPlot:
+    def sum_up(self, request: gr.Request) -> Update:
+        """Draw the chart, and offer what can be filtered by."""
         if not self.access.is_owner(_http(request)):
-            return gr.BarPlot(None, visible="hidden")
+            return {self.chart: None}
         with history.reading(self.log) as database:
             counted = history.per_hour(database)
+            paths = sorted({*self.endpoints, *history.endpoints(database)})
+            repos = history.repos(database)
         # A bar stands for a whole hour, so it is drawn around the middle of it.
         bars = [(hour + timedelta(minutes=30), status, count) for hour, status, count in counted]
         chart = pd.DataFrame(bars, columns=["hour", "status", "deliveries"])
-        return gr.BarPlot(chart, visible=bool(chart["deliveries"].any()) or "hidden")
+        highest = int(chart.groupby("hour")["deliveries"].sum().max())
+        return {
+            self.chart: gr.BarPlot(chart, y_lim=[0, max(highest, 5)]),  # from 5 on, no mark is a fraction
+            self.chart_column: gr.Column(visible=highest > 0),
+            self.endpoint: gr.Dropdown(_choices("Every endpoint", paths)),
+            self.repo: gr.Dropdown(_choices("Every repository", repos)),
+        }
 
     def choose(self, event: gr.EventData, request: gr.Request) -> str | None:
         self._check(request)
@@ -491,7 +494,7 @@ def _http(request: gr.Request) -> Request:
 
 
 def _choices(every: str, values: Any) -> list[tuple[str, str]]:
-    return [(every, ALL), *((value, value) for value in values)]
+    return [(every, ALL), *((views.plain(value), value) for value in values)]
 
 
 def _chosen(event: gr.EventData, name: str) -> str | None:
