@@ -412,9 +412,9 @@ class Desk:
             payload = samples.sample(kind, repo_type, name.strip(), revision.strip().lower())
         except ValueError as error:
             raise gr.Error(str(error)) from None
-        headers = {"User-Agent": "webhooks-test-event"}
-        if self.settings.webhook_secret:
-            headers["X-Webhook-Secret"] = self.settings.webhook_secret.get_secret_value()
+        headers = {"User-Agent": b"webhooks-test-event"}
+        if self.settings.secrets:
+            headers["X-Webhook-Secret"] = self.settings.secrets[0]
         try:
             async with httpx.AsyncClient(trust_env=False, verify=False) as client:  # noqa: S501 - this very machine
                 url = self.local_url() + endpoint
@@ -444,13 +444,13 @@ class Desk:
             raise gr.Error("Choose an endpoint, and the events of at least one domain.")
         if self.settings.closed:
             raise gr.Error("Set WEBHOOK_SECRET first: without it this Space answers every call with 503.")
-        secret = self.settings.webhook_secret
+        secret = self.settings.secrets[0].decode() if self.settings.secrets else None
         try:
             await self._registration(request).create(
                 self.public_url() + endpoint,
                 {"type": watch_type, "name": name},
                 domains,
-                secret.get_secret_value() if secret else None,
+                secret,
             )
         except HubSaysNo as reason:
             raise gr.Error(self.settings.hide(str(reason))) from None
