@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Process, Start
+from conftest import CONTRASTS, LOOKS, SCREENSHOTS, Process, Start
 from playwright.sync_api import Browser, Page, expect
 
 import webhooks.settings
 from webhooks.pages import curl, setup_steps
 from webhooks.settings import Settings, read_settings
 
-SCREENSHOTS = Path(__file__).parent / "screenshots"
 SECRET = "s3cret $HOME `id` \"x\" 'y' \\ %41"
 TOKEN = "hf_" + "token" * 7
 TRAIN = "/webhooks/train"
@@ -279,25 +278,6 @@ def test_a_ui_of_ones_own_replaces_the_page(browser: Browser, own_ui: Process) -
         assert page.locator(".webhooks-card").count() == 0
 
 
-# The contrast of every piece of our own text with what is painted behind it, as WCAG 2 counts it.
-CONTRASTS = """() => {
-  const rgba = color => { const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number); return [r, g, b, a] };
-  const over = ([r, g, b, a], under) => [r, g, b].map((part, i) => part * a + under[i] * (1 - a));
-  const behind = e => e ? over(rgba(getComputedStyle(e).backgroundColor), behind(e.parentElement)) : [255, 255, 255];
-  const light = color => color.map(part => part / 255)
-    .map(part => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4)
-    .reduce((sum, part, i) => sum + part * [.2126, .7152, .0722][i], 0);
-  return [...document.querySelectorAll(".webhooks-card *")]
-    .filter(e => [...e.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim()))
-    .map(e => {
-      const paper = behind(e), [low, high] = [paper, over(rgba(getComputedStyle(e).color), paper)]
-        .map(light).sort((a, b) => a - b);
-      return [e.innerText, (high + .05) / (low + .05)];
-    });
-}"""
-DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("server", ["laptop", "new_space"])
@@ -312,14 +292,7 @@ def test_every_text_stands_out_from_its_background(
 
 @pytest.mark.browser
 @pytest.mark.parametrize("server", ["laptop", "new_space"])
-@pytest.mark.parametrize(
-    ("look", "options"),
-    [
-        ("light", {"color_scheme": "light", "viewport": DESKTOP}),
-        ("dark", {"color_scheme": "dark", "viewport": DESKTOP}),
-        ("phone", {"color_scheme": "light", "viewport": PHONE, "device_scale_factor": 2, "has_touch": True}),
-    ],
-)
+@pytest.mark.parametrize(("look", "options"), LOOKS.items())
 def test_the_page_fits_the_screen(
     browser: Browser, request: pytest.FixtureRequest, server: str, look: str, options: dict[str, Any]
 ) -> None:
