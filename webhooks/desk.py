@@ -228,7 +228,7 @@ class Desk:
             chosen(self.choose, outputs=self.opened, **quiet).then(self.show, where, shown, **quiet)
         self.back.click(lambda: None, outputs=self.opened, js=views.JS_CLOSE, **quiet).then(
             self.show, where, shown, **quiet
-        )
+        ).then(None, js=views.JS_RETURN)
         for filter in (self.endpoint, self.status, self.repo):
             filter.input(View, outputs=self.view, **quiet).then(self.show, where, shown, **quiet)
         self.older.click(self.go_older, self.rows, self.view, **quiet).then(self.show, where, shown, **quiet)

@@ -99,7 +99,9 @@ element.addEventListener("click", event => {
 });
 watch("value", () => {
   localTimes();
-  if (place && document.activeElement === document.body) document.getElementById(place)?.focus();
+  const at = document.activeElement;
+  if (place && at.id !== place && (at === document.body || element.contains(at)))
+    document.getElementById(place)?.focus();
 });
 localTimes();
 """
@@ -117,7 +119,9 @@ watch("value", follow);
 follow();
 """
 )
-JS_CLOSE = "() => history.replaceState(null, '', location.pathname)"
+JS_CLOSE = """() => history.replaceState(
+  { left: new URLSearchParams(location.search).get("delivery") }, "", location.pathname)"""
+JS_RETURN = "() => requestAnimationFrame(() => document.getElementById(`d-${history.state?.left}`)?.focus())"
 
 
 def text(value: object, at_most: int = MAX_NAME) -> str:
