@@ -14,10 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 from conftest import CONTRASTS, LOOKS, SCREENSHOTS, Process, Start, load
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect
 
 from webhooks import Delivery
 from webhooks.delivery import Arrival
+from webhooks.desk import LIVE
 from webhooks.history import PAGE
 from webhooks.log import DeliveryLog
 from webhooks.payload import parse_payload
@@ -41,7 +42,7 @@ gate = threading.Event()
 @server.add_webhook
 def keep(delivery: Delivery, request: Request):
     with open("seen.jsonl", "a") as file:
-        print(json.dumps({"id": delivery.id, "endpoint": delivery.endpoint, "headers": dict(request.headers)}), file=file)
+        print(json.dumps({"id": delivery.id, "headers": dict(request.headers)}), file=file)
     return {"kept": delivery.payload.repo.name}
 
 @server.add_webhook
@@ -155,21 +156,24 @@ def fill(folder: Path) -> None:
 
 
 @contextmanager
-def opened(
-    browser: Browser, desk: Desk, delivery: str = "", *, sign_in: bool = True, **options: Any
-) -> Iterator[Page]:
-    """Open the page as the owner, or a delivery on it. Whatever the browser complains about fails the test."""
+def opened(browser: Browser, desk: Desk, delivery: str = "", *, link: str = "", **options: Any) -> Iterator[Page]:
+    """Open the page as the owner, or a delivery on it; or a link as a visitor.
+
+    Whatever the browser complains about fails the test.
+    """
     complaints: list[str] = []
     with browser.new_context(**options) as context:
         context.grant_permissions(["clipboard-read", "clipboard-write"], origin=desk.process.url)
-        if sign_in:
-            context.request.get(desk.link, max_redirects=0)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
-        page.goto(f"{desk.page}?delivery={delivery}" if delivery else desk.page)
-        expect(heading(page, delivery) if delivery else listing(page) if sign_in else door(page)).to_be_visible()
+        if link:
+            page.goto(link)
+        else:
+            context.request.get(desk.link, max_redirects=0)
+            page.goto(f"{desk.page}?delivery={delivery}" if delivery else desk.page)
+            expect(details(page).locator("h2, .webhooks-empty") if delivery else listing(page)).to_be_visible()
         yield page
     assert complaints == []
 
@@ -219,8 +223,8 @@ def fill_in_test_event(page: Page, endpoint: str, kind: str, repo: str = REPO, r
     page.get_by_role("tab", name="Test event").click()
     choose(page, "Endpoint", f"/webhooks/{endpoint}")
     choose(page, "Event", kind)
-    page.get_by_label("Repository").locator("visible=true").fill(repo)
-    page.get_by_label("Revision").fill(revision)
+    page.get_by_role("textbox", name="Repository").fill(repo)
+    page.get_by_role("textbox", name="Revision").fill(revision)
 
 
 def id_in_address(page: Page) -> str:
@@ -248,8 +252,7 @@ def test_the_link_opens_the_page_and_leaves_no_token_in_its_address(
     browser: Browser, request: pytest.FixtureRequest, name: str
 ) -> None:
     desk: Desk = request.getfixturevalue(name)
-    with opened(browser, desk, sign_in=False) as page:
-        page.goto(desk.link)
+    with opened(browser, desk, link=desk.link) as page:
         expect(listing(page)).to_be_visible()
         assert page.url == desk.page
         assert page.evaluate("[document.referrer, document.cookie]") == ["", ""]
@@ -262,8 +265,7 @@ def test_a_token_of_ones_own_is_not_printed(full: Desk) -> None:
 
 
 def test_an_old_link_says_so_and_shows_nothing(browser: Browser, full: Desk) -> None:
-    with opened(browser, full, sign_in=False) as page:
-        page.goto(f"{full.page}?token=of-an-earlier-start")
+    with opened(browser, full, link=f"{full.page}?token=of-an-earlier-start") as page:
         expect(page.get_by_text("This link is not valid any more")).to_be_visible()
         assert "of-an-earlier-start" not in page.url
         assert REPO not in page.inner_text("body")
@@ -271,16 +273,15 @@ def test_an_old_link_says_so_and_shows_nothing(browser: Browser, full: Desk) -> 
 
 
 def test_a_visitor_sees_the_door_and_nothing_that_runs_something(browser: Browser, full: Desk) -> None:
-    with opened(browser, full, sign_in=False) as page:
+    with opened(browser, full, link=full.page) as page:
         expect(page.get_by_text("/deliveries?token=…")).to_be_visible()
-        things = page.locator("button, input, textarea, [role=tab], table, svg.marks")
+        things = page.locator("button, input, textarea, [role=tab], table, svg.marks").locator("visible=true")
         assert [thing.inner_text().strip() for thing in things.all()] == ["Settings"]  # Gradio's own, in the footer
         assert REPO not in page.inner_text("body")
 
 
 def test_an_address_of_a_delivery_shows_a_visitor_the_door(browser: Browser, full: Desk) -> None:
-    with opened(browser, full, sign_in=False) as page:
-        page.goto(f"{full.page}?delivery={1:016x}")
+    with opened(browser, full, link=f"{full.page}?delivery={1:016x}") as page:
         expect(door(page)).to_be_visible()
         assert details(page).count() == 0
         assert REPO not in page.inner_text("body")
@@ -306,9 +307,8 @@ def test_a_page_whose_session_is_over_locks_itself_in_silence(browser: Browser, 
         expect(door(page)).to_be_visible()
         assert REPO not in page.inner_text("body")
         assert page.locator("#webhooks-listing, #webhooks-details, svg.marks, [role=tab]").count() == 0
-        with pytest.raises(AssertionError):  # no call any more, so no error either
-            with page.expect_request("**/queue/join*", timeout=5000):
-                pass
+        with pytest.raises(TimeoutError), page.expect_request("**/queue/join*", timeout=1500 * LIVE):
+            pass  # the page asks for nothing any more, so nothing can be refused
         assert toasts(page).count() == 0
 
 
@@ -395,8 +395,7 @@ def test_the_address_follows_what_is_open_and_opens_it_again(browser: Browser, f
 
 
 def test_an_unknown_delivery_is_said_to_be_none(browser: Browser, full: Desk) -> None:
-    with opened(browser, full) as page:
-        page.goto(f"{full.page}?delivery=ffffffffffffffff")
+    with opened(browser, full, "ffffffffffffffff") as page:
         expect(details(page)).to_contain_text("There is no such delivery")
         button(page, "Replay").click()
         expect(toasts(page)).to_have_text("There is no such delivery any more.")
@@ -492,10 +491,11 @@ def test_the_chart_shows_the_last_day_by_status_with_a_legend(browser: Browser, 
         counts = {
             status: sum(int(count) for count, its in shown if its == status) for status in ("succeeded", "failed")
         }
-        assert counts["failed"] > 30 and counts["succeeded"] > 80  # 24 hours of the clock, the present one included
+        assert counts == {"succeeded": FULL * 3 // 4, "failed": FULL // 4}
         block = page.locator(".webhooks-chart").bounding_box()
         legend = chart.locator(".role-legend-label").last.bounding_box()
-        assert block and legend
+        assert block
+        assert legend
         assert legend["y"] + legend["height"] < block["y"] + block["height"]
 
 
@@ -532,7 +532,7 @@ def test_a_test_event_that_makes_no_sense_is_not_sent(
     before = httpx.get(f"{desk.process.url}/health").json()
     with opened(browser, desk) as page:
         fill_in_test_event(page, "keep", "Comment", repo, revision)
-        page.get_by_label("Revision").press("Enter")
+        page.get_by_role("textbox", name="Revision").press("Enter")
         expect(toasts(page)).to_have_text(sentence)
         assert httpx.get(f"{desk.process.url}/health").json() == before
 
@@ -603,7 +603,7 @@ def test_what_strangers_write_is_shown_as_text(browser: Browser, desk: Desk, end
         expect(heading(page, id)).to_be_visible()
         expect(fact(page, "Event")).to_contain_text(HTML)
         expect(fact(page, "Event")).to_contain_text(r"\x00\x01\x1b[31m")
-        expect(details(page).locator("pre").first).to_contain_text("**bold** [link]")
+        expect(details(page).locator("pre").last).to_contain_text("**bold** [link]")
         expect(page.locator(".cm-content")).to_contain_text(HTML[:12])
         shows_no_more_than_text(page)
 
@@ -626,7 +626,7 @@ def fits(page: Page, name: str) -> None:
     page.screenshot(path=SCREENSHOTS / f"desk-{name}.png", full_page=True)
     root = "document.documentElement"
     assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
-    ours = page.locator(".webhooks-card").locator("visible=true")
+    ours = page.locator(".webhooks-card, .block").locator("visible=true")
     ends = ours.evaluate_all("all => all.map(part => part.getBoundingClientRect().right)")
     assert max(ends) <= page.evaluate(f"{root}.clientWidth")
     contrasts = page.evaluate(CONTRASTS)
@@ -638,7 +638,8 @@ def fits(page: Page, name: str) -> None:
 def test_every_part_of_the_page_fits_the_screen_and_can_be_read(
     browser: Browser, full: Desk, look: str, options: dict[str, Any]
 ) -> None:
-    with opened(browser, full, sign_in=False, **options) as page:
+    with opened(browser, full, link=full.page, **options) as page:
+        expect(door(page)).to_be_visible()
         fits(page, f"door-{look}")
         assert page.evaluate("document.body.classList.contains('dark')") is (look == "dark")
     with opened(browser, full, **options) as page:
@@ -740,10 +741,9 @@ def test_a_ui_of_ones_own_keeps_working_beside_the_page(browser: Browser, start:
         expect(page.locator(".webhooks-empty")).to_have_css("border-top-style", "dashed")
         page.get_by_role("link", name="Home").click()
         expect(page.get_by_role("heading", name="A page of my own")).to_be_visible()
-        expect(page.get_by_label("Calls")).to_have_value(re.compile(r"\d"))
-        before = int(page.get_by_label("Calls").input_value())
+        expect(page.get_by_label("Calls")).to_have_value("2")  # the first call is Gradio's, when the page is built
         page.reload()
-        expect(page.get_by_label("Calls")).to_have_value(str(before + 1))
+        expect(page.get_by_label("Calls")).to_have_value("3")
         page.get_by_role("link", name="Deliveries").click()
         expect(listing(page)).to_be_visible()
 
