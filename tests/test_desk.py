@@ -317,7 +317,7 @@ def test_a_page_whose_session_is_over_locks_itself_in_silence(browser: Browser, 
 def test_a_new_server_says_what_to_do_next(browser: Browser, new_space: Desk) -> None:
     with opened(browser, new_space) as page:
         expect(listing(page)).to_contain_text("Nothing has arrived yet")
-        expect(listing(page)).to_contain_text("Send a test event, or register an endpoint on the Hub")
+        expect(listing(page)).to_contain_text("Send yourself one under Test event, or create a webhook under On the Hub")
         expect(page.locator("svg.marks")).not_to_be_visible()
 
 
