@@ -412,9 +412,9 @@ class Desk:
             payload = samples.sample(kind, repo_type, name.strip(), revision.strip().lower())
         except ValueError as error:
             raise gr.Error(str(error)) from None
-        headers = {"User-Agent": b"webhooks-test-event"}
+        headers = {"User-Agent": "webhooks-test-event"}
         if self.settings.secrets:
-            headers["X-Webhook-Secret"] = self.settings.secrets[0]
+            headers["X-Webhook-Secret"] = self.settings.secrets[0].decode()
         try:
             async with httpx.AsyncClient(trust_env=False, verify=False) as client:  # noqa: S501 - this very machine
                 url = self.local_url() + endpoint

@@ -157,7 +157,7 @@ def listing(page: Page, filtered: bool) -> str:
             return empty("No delivery is like that", "Take a filter off to see more.")
         return empty(
             "Nothing has arrived yet",
-            "Send yourself one under <b>Test event</b>, or create a webhook under <b>On the Hub</b> and make a commit.",
+            "Send one under <b>Test event</b>, or create a webhook under <b>On the Hub</b> and make a commit.",
         )
     return _table(("Received", "Endpoint", "Event", "Repository", "Status"), map(_row, page.rows))
 
