@@ -135,6 +135,9 @@ def full(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Desk:
 OLD_ENDPOINT, OTHER_REPO = "/webhooks/of_last_year", "model/username/my-model"
 FULL = 2 * PAGE + 20
 
+# What Gradio complains about when a page is left while it asks for something.
+LEAVING = re.compile("AbortError: signal is aborted|Connection errored out")
+
 
 def fill(folder: Path) -> None:
     """Write 120 deliveries, one every ten minutes: every 4th failed, every 6th about a model, every 10th elsewhere."""
@@ -175,7 +178,7 @@ def opened(browser: Browser, desk: Desk, delivery: str = "", *, link: str = "", 
             page.goto(f"{desk.page}?delivery={delivery}" if delivery else desk.page)
             expect(details(page).locator("h2, .webhooks-empty") if delivery else listing(page)).to_be_visible()
         yield page
-    assert complaints == []
+    assert [complaint for complaint in complaints if not LEAVING.search(complaint)] == []
 
 
 def door(page: Page) -> Locator:
@@ -317,7 +320,7 @@ def test_a_page_whose_session_is_over_locks_itself_in_silence(browser: Browser, 
 def test_a_new_server_says_what_to_do_next(browser: Browser, new_space: Desk) -> None:
     with opened(browser, new_space) as page:
         expect(listing(page)).to_contain_text("Nothing has arrived yet")
-        expect(listing(page)).to_contain_text("Send yourself one under Test event, or create a webhook under On the Hub")
+        expect(listing(page)).to_contain_text("Send one under Test event, or create a webhook under On the Hub")
         expect(page.locator("svg.marks")).not_to_be_visible()
 
 
