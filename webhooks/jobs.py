@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import logging
 import re
 import threading
 import time
@@ -19,6 +20,8 @@ from pydantic import BaseModel
 from .delivery import Delivery, StartedJob
 from .life import GiveUp
 from .settings import Settings, read_settings
+
+logger = logging.getLogger("webhooks")
 
 FINAL = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})  # stages that a Job does not leave
 MAX_LABEL = 100  # characters; letters, digits, - and _ (huggingface_hub 2.4.0, update_job_labels)
@@ -147,11 +150,22 @@ def _start(job: Job, delivery: Delivery, token: str) -> Job:
 def _cancel_earlier(api: HfApi, namespace: str, labels: dict[str, str]) -> None:
     for info in _jobs(api, namespace, {"webhook-endpoint": labels["webhook-endpoint"]}):
         theirs = info.labels or {}
-        is_earlier = int(theirs["webhook-received"]) < int(labels["webhook-received"])
+        received = theirs.get("webhook-received", "")  # anybody in the organization may have written it
+        is_earlier = received.isdecimal() and int(received) < int(labels["webhook-received"])
         same_repo = theirs.get("webhook-repo") == labels.get("webhook-repo")
-        mine = theirs["webhook-delivery"] == labels["webhook-delivery"]
+        mine = theirs.get("webhook-delivery") == labels["webhook-delivery"]
         if same_repo and is_earlier and not mine and _stage(info) not in FINAL:
-            api.cancel_job(job_id=info.id, namespace=namespace)
+            _cancel(api, namespace, info.id)
+
+
+def _cancel(api: HfApi, namespace: str, id: str) -> None:
+    try:
+        api.cancel_job(job_id=id, namespace=namespace)
+    except HfHubHTTPError as error:
+        if _may_pass(error):
+            raise
+        # Most likely it has ended since it was listed; whatever it is, it is no reason to keep the new one back.
+        logger.warning("The Hub does not cancel the earlier Job %s: it says %d.", id, error.response.status_code)
 
 
 @functools.lru_cache(maxsize=1)
@@ -201,10 +215,15 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (408, 429) or status >= 500:
+        if _may_pass(error):
             raise
-        raise JobRefused(f"The Hub refuses this Job: {status} {error.server_message or error}") from error
+        reason = f"{error.response.status_code} {error.server_message or error}"
+        raise JobRefused(f"The Hub refuses this Job: {reason}") from error
+
+
+def _may_pass(error: HfHubHTTPError) -> bool:
+    status = error.response.status_code
+    return status in (408, 429) or status >= 500
 
 
 _locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
