@@ -28,7 +28,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.delenv("DRY_RUN", raising=False)
-        webhooks.jobs._account.cache_clear()
+        webhooks.jobs._ask_account.cache_clear()
         yield hub
         assert hub.unknown == []
 

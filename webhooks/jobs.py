@@ -168,10 +168,18 @@ def _cancel(api: HfApi, namespace: str, id: str) -> None:
         logger.warning("The Hub does not cancel the earlier Job %s: it says %d.", id, error.response.status_code)
 
 
-@functools.lru_cache(maxsize=1)
 def _account(token: str) -> str:
     """Ask once whose token it is: the Hub answers this question a few times a minute only."""
+    with _asking_lock:
+        return _ask_account(token)
+
+
+@functools.lru_cache(maxsize=1)
+def _ask_account(token: str) -> str:
     return str(HfApi(token=token).whoami()["name"])
+
+
+_asking_lock = threading.Lock()
 
 
 def _jobs(api: HfApi, namespace: str, labels: dict[str, str]) -> Iterator[JobInfo]:
