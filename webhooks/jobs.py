@@ -25,6 +25,7 @@ logger = logging.getLogger("webhooks")
 
 FINAL = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})  # stages that a Job does not leave
 MAX_LABEL = 100  # characters; letters, digits, - and _ (huggingface_hub 2.4.0, update_job_labels)
+PATIENCE = 60.0  # seconds to let the Job of another event about the same repository start first
 ASK_AGAIN = 10.0  # seconds until the Hub is asked again for the stage of the same Job
 
 warnings.filterwarnings("ignore", "'HfApi.run_uv_job' is experimental")
@@ -119,7 +120,8 @@ def launch_job(
     token = settings.hf_token.get_secret_value()
     if token in job.model_dump_json():
         raise JobRefused("The Hub token is among the arguments of the Job. It gets there by itself, as a secret.")
-    with _refusals(), _starting(delivery.id):
+    # One attempt of a delivery at a time looks for a Job and starts it: one that timed out may still be at it.
+    with _refusals(), _alone(delivery.id):
         return _start(job, delivery, token)
 
 
@@ -128,23 +130,30 @@ def _start(job: Job, delivery: Delivery, token: str) -> Job:
     namespace = job.namespace or _account(token)
     mine = {name: job.labels[name] for name in ("webhook-delivery", "webhook-job")}
     info = next(_jobs(api, namespace, mine), None)
-    if info is None:
-        if job.cancel_running:
+    if info is None and job.cancel_running:
+        with _alone(_subject(job.labels), PATIENCE):  # or two commits in a row would not see each other's Jobs
             _cancel_earlier(api, namespace, job.labels)
-        info = api.run_uv_job(
-            job.command,
-            script_args=job.args,
-            dependencies=job.dependencies or None,
-            flavor=job.flavor,
-            timeout=job.timeout,
-            labels=job.labels,
-            secrets={"HF_TOKEN": token},
-            namespace=namespace,
-        )
+            info = _run(api, namespace, job, token)
+    elif info is None:
+        info = _run(api, namespace, job, token)
     started = StartedJob(info.id, namespace, info.url, str(info.flavor or job.flavor), _stage(info))
     delivery.jobs.append(started)
     update = {"dry_run": False, "reason": None, "id": started.id, "url": started.url, "stage": started.stage}
     return job.model_copy(update={**update, "namespace": namespace})
+
+
+def _run(api: HfApi, namespace: str, job: Job, token: str) -> JobInfo:
+    info: JobInfo = api.run_uv_job(
+        job.command,
+        script_args=job.args,
+        dependencies=job.dependencies or None,
+        flavor=job.flavor,
+        timeout=job.timeout,
+        labels=job.labels,
+        secrets={"HF_TOKEN": token},
+        namespace=namespace,
+    )
+    return info
 
 
 def _cancel_earlier(api: HfApi, namespace: str, labels: dict[str, str]) -> None:
@@ -152,9 +161,8 @@ def _cancel_earlier(api: HfApi, namespace: str, labels: dict[str, str]) -> None:
         theirs = info.labels or {}
         received = theirs.get("webhook-received", "")  # anybody in the organization may have written it
         is_earlier = received.isdecimal() and int(received) < int(labels["webhook-received"])
-        same_repo = theirs.get("webhook-repo") == labels.get("webhook-repo")
         mine = theirs.get("webhook-delivery") == labels["webhook-delivery"]
-        if same_repo and is_earlier and not mine and _stage(info) not in FINAL:
+        if _subject(theirs) == _subject(labels) and is_earlier and not mine and _stage(info) not in FINAL:
             _cancel(api, namespace, info.id)
 
 
@@ -205,6 +213,10 @@ def _labels(delivery: Delivery, name: str) -> dict[str, str]:
     return labels
 
 
+def _subject(labels: dict[str, str]) -> str:
+    return f"{labels.get('webhook-endpoint')} {labels.get('webhook-repo')}"
+
+
 def label(text: str) -> str:
     """Write a name so that a Job's label may hold it: still readable, and never the same for two names."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "-", text)
@@ -239,12 +251,16 @@ _finding_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def _starting(id: str) -> Iterator[None]:
-    """Let one attempt of a delivery at a time look for a Job and start it: one that timed out may still be at it."""
+def _alone(with_what: str, patience: float = -1) -> Iterator[None]:
+    """Let one thread at a time do this; wait for it up to `patience` seconds, and then do it all the same."""
     with _finding_lock:
-        lock = _locks.setdefault(id, threading.Lock())
-    with lock:
+        lock = _locks.setdefault(with_what, threading.Lock())
+    acquired = lock.acquire(timeout=patience)
+    try:
         yield
+    finally:
+        if acquired:
+            lock.release()
 
 
 class JobWatch:
