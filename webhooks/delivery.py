@@ -52,6 +52,9 @@ class Arrival:
         return Request(scope, receive)
 
 
+FINAL = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})  # stages that a Job does not leave
+
+
 @dataclass(frozen=True)
 class StartedJob:
     """A Job on the Hub (https://huggingface.co/docs/hub/jobs) that a handler has started, and its last known stage."""

@@ -17,13 +17,12 @@ from huggingface_hub import HfApi, JobInfo
 from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError
 from pydantic import BaseModel
 
-from .delivery import Delivery, StartedJob
+from .delivery import FINAL, Delivery, StartedJob
 from .life import GiveUp
 from .settings import Settings, read_settings
 
 logger = logging.getLogger("webhooks")
 
-FINAL = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})  # stages that a Job does not leave
 MAX_LABEL = 100  # characters; letters, digits, - and _ (huggingface_hub 2.4.0, update_job_labels)
 PATIENCE = 60.0  # seconds to let the Job of another event about the same repository start first
 ASK_AGAIN = 10.0  # seconds until the Hub is asked again for the stage of the same Job

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .delivery import Arrival, Delivery, StartedJob
+from .delivery import FINAL, Arrival, Delivery, StartedJob
 from .history import INTERRUPTED, Record, find
 from .settings import SetupError
 
@@ -276,15 +276,22 @@ class DeliveryLog:
         return int(row["failures"])
 
     def add_job(self, id: str, job: StartedJob) -> None:
-        """Write down a Job that a handler has started for a delivery; once, however often it is found again."""
+        """Write down a Job that a handler has started for a delivery; once, however often it is found again.
+
+        The handler may end long after it has started the Job: when its stage is known better, and even when the
+        delivery has been pruned.
+        """
         self._database.execute(
-            "INSERT INTO jobs (id, delivery, namespace, url, flavor, stage) VALUES (?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (id) DO UPDATE SET stage = excluded.stage",
-            (job.id, id, job.namespace, job.url, job.flavor, job.stage),
+            "INSERT INTO jobs (id, delivery, namespace, url, flavor, stage) SELECT ?, id, ?, ?, ?, ? "
+            "FROM deliveries WHERE id = ? ON CONFLICT (id) DO NOTHING",
+            (job.id, job.namespace, job.url, job.flavor, job.stage, id),
         )
 
     def set_stage(self, job_id: str, stage: str) -> None:
-        self._database.execute("UPDATE jobs SET stage = ? WHERE id = ?", (stage, job_id))
+        """Write down the stage of a Job, unless it has reached a final one: answers may come late."""
+        row = self._database.execute("SELECT stage FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        if row and row["stage"] not in FINAL:
+            self._database.execute("UPDATE jobs SET stage = ? WHERE id = ?", (stage, job_id))
 
     def schedule(self, id: str, due_at: float) -> None:
         self._database.execute("UPDATE deliveries SET status = 'scheduled', due_at = ? WHERE id = ?", (due_at, id))
