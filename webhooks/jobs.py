@@ -24,7 +24,8 @@ from .settings import Settings, read_settings
 logger = logging.getLogger("webhooks")
 
 MAX_LABEL = 100  # characters; letters, digits, - and _ (huggingface_hub 2.4.0, update_job_labels)
-PATIENCE = 60.0  # seconds to let the Job of another event about the same repository start first
+ANSWER_WITHIN = 30  # seconds for a page of the list of Jobs, where the client would wait for ever
+PATIENCE = 60.0  # seconds to wait for an answer of the Hub to somebody else
 ASK_AGAIN = 10.0  # seconds until the Hub is asked again for the stage of the same Job
 
 warnings.filterwarnings("ignore", "'HfApi.run_uv_job' is experimental")
@@ -191,7 +192,7 @@ _asking_lock = threading.Lock()
 
 def _jobs(api: HfApi, namespace: str, labels: dict[str, str]) -> Iterator[JobInfo]:
     """List the Jobs with all of these labels, whether or not the Hub sorts out the others."""
-    for info in api.list_jobs(labels=labels, namespace=namespace):
+    for info in api.list_jobs(labels=labels, namespace=namespace, timeout=ANSWER_WITHIN):
         if labels.items() <= (info.labels or {}).items():
             yield info
 
@@ -238,6 +239,8 @@ def _refusals() -> Iterator[None]:
             raise
         reason = f"{error.response.status_code} {error.server_message or error}"
         raise JobRefused(f"The Hub refuses this Job: {reason}") from error
+    except FileNotFoundError as error:
+        raise JobRefused(f"An argument looks like a file to upload, and there is none: {error}") from error
 
 
 def _may_pass(error: HfHubHTTPError) -> bool:
@@ -273,14 +276,22 @@ class JobWatch:
     def __init__(self, token: str, learned: Callable[[str, str], object]) -> None:
         self._token = token
         self._learned = learned
-        self._asked: dict[str, float] = {}  # by id, when
+        self._not_before: dict[str, float] = {}  # by id
+        self._lock = threading.Lock()
 
     def look(self, jobs: Iterable[StartedJob]) -> None:
-        now = time.monotonic()
         for job in jobs:
-            if job.stage not in FINAL and now - self._asked.get(job.id, -ASK_AGAIN) >= ASK_AGAIN:
-                self._asked[job.id] = now
+            if job.stage not in FINAL and self._may_ask(job.id):
                 threading.Thread(target=self._ask, args=(job,), daemon=True).start()
+
+    def _may_ask(self, id: str) -> bool:
+        now = time.monotonic()
+        with self._lock:
+            self._not_before = {id: then for id, then in self._not_before.items() if then > now}
+            if id in self._not_before:
+                return False
+            self._not_before[id] = now + PATIENCE
+            return True
 
     def _ask(self, job: StartedJob) -> None:
         try:
@@ -289,5 +300,8 @@ class JobWatch:
             stage = "DELETED"
         except Exception:
             return
+        finally:
+            with self._lock:
+                self._not_before[job.id] = time.monotonic() + ASK_AGAIN
         if stage != job.stage:
             self._learned(job.id, stage)
