@@ -209,6 +209,7 @@ class Hub:
             held.released.set()
         for kept in (self.requests, self.unknown, self.jobs, self.webhooks, self._scripts, self._held):
             kept.clear()
+        self.page_size, self.ignores_labels = 100, False
 
     def add_user(self, name: str, orgs: Mapping[str, str] | None = None) -> None:
         """Add an account, with the organizations it belongs to and its role in each."""

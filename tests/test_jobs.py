@@ -40,20 +40,26 @@ WHOAMI, JOBS = ("GET", "/api/whoami-v2"), "/api/jobs/julien"
 START, LOOK_UP, CANCEL = ("POST", JOBS), ("GET", JOBS), ("POST", JOBS + "/*/cancel")
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+@pytest.fixture(scope="module")
+def one_hub() -> Iterator[Hub]:
     with Hub() as hub:
         hub.add_user("julien", orgs={"acme": "write"})
         hub.add_token(TOKEN, "julien")
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.delenv("DRY_RUN", raising=False)
-        # The client tries a list again by itself, up to 5 times, and would sleep up to 8 seconds before each.
-        monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(time=time.time, sleep=lambda _: None))
-        webhooks.jobs._ask_account.cache_clear()
         yield hub
-        assert hub.unknown == []
+
+
+@pytest.fixture
+def hub(one_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    one_hub.forget()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", one_hub.url)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", one_hub.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.delenv("DRY_RUN", raising=False)
+    # The client tries a list again by itself, up to 5 times, and would sleep up to 8 seconds before each.
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(time=time.time, sleep=lambda _: None))
+    webhooks.jobs._ask_account.cache_clear()
+    yield one_hub
+    assert one_hub.unknown == []
 
 
 def arrived(endpoint: str = "/webhooks/train", repo: str = "username/my-dataset") -> Delivery:
@@ -660,9 +666,7 @@ def test_no_sequence_of_launches_and_failures_gives_two_jobs_with_the_same_deliv
     hub: Hub, steps: list[Any]
 ) -> None:
     """A step is a launch, several at once, or something that befalls the Hub."""
-    hub.jobs.clear()
-    hub._scripts.clear()
-    hub.ignores_labels = False
+    hub.forget()
     deliveries = [arrived() for _ in range(3)]
     succeeded = set()
 
