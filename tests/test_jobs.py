@@ -165,7 +165,7 @@ def test_the_token_among_the_arguments_is_refused(hub: Hub) -> None:
 
 
 def test_a_label_is_what_the_hub_takes_and_never_the_same_for_two_names() -> None:
-    names = ["train", "me/data", "me-data", "me.data", "ü" * 200, "x" * 101, "x" * 102, ""]
+    names = ["train", "me/data", label("me/data"), "me-data", "me.data", "ü" * 200, "x" * 101, "x" * 102, ""]
     assert len({label(name) for name in names}) == len(names)
     assert all(
         len(label(name)) <= 100 and set(label(name)) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") for name in names

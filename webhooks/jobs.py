@@ -217,11 +217,14 @@ def _subject(labels: dict[str, str]) -> str:
     return f"{labels.get('webhook-endpoint')} {labels.get('webhook-repo')}"
 
 
+_PLAIN = re.compile(rf"[A-Za-z0-9_-]{{0,{MAX_LABEL}}}(?<!-[0-9a-f]{{8}})")  # what ends in a hash is not
+
+
 def label(text: str) -> str:
     """Write a name so that a Job's label may hold it: still readable, and never the same for two names."""
-    plain = re.sub(r"[^A-Za-z0-9_-]", "-", text)
-    if plain == text and len(text) <= MAX_LABEL:
+    if _PLAIN.fullmatch(text):
         return text
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", text)
     return f"{plain[: MAX_LABEL - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
