@@ -387,6 +387,15 @@ def test_a_job_is_found_among_hundreds_whether_or_not_the_hub_filters(hub: Hub) 
     assert len(hub.jobs) == 241
 
 
+def test_what_to_cancel_is_looked_for_among_the_jobs_of_the_same_repository_only(hub: Hub) -> None:
+    hub.page_size = 50
+    for _ in range(200):
+        old_job(hub, **{"webhook-endpoint": "train", "webhook-received": "1"})
+    train(arrived(), cancel_running=True)
+    assert asked(hub) == 3  # whose token it is, what has been started for this delivery, and for its repository
+    assert {job.stage for job in hub.jobs} == {"RUNNING", "SCHEDULING"}
+
+
 def test_labels_that_somebody_else_wrote_neither_hinder_a_job_nor_get_theirs_cancelled(hub: Hub) -> None:
     repo = {"webhook-endpoint": "train", "webhook-repo": label("dataset/username/my-dataset")}
     for received in ({}, {"webhook-received": "yesterday"}, {"webhook-received": ""}, {"webhook-received": "9" * 100}):

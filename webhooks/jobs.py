@@ -131,7 +131,7 @@ def _start(job: Job, delivery: Delivery, token: str) -> Job:
     mine = {name: job.labels[name] for name in ("webhook-delivery", "webhook-job")}
     info = next(_jobs(api, namespace, mine), None)
     if info is None and job.cancel_running:
-        with _alone(_subject(job.labels), PATIENCE):  # or two commits in a row would not see each other's Jobs
+        with _alone(str(_subject(job.labels)), PATIENCE):  # or two commits in a row would not see each other's Jobs
             _cancel_earlier(api, namespace, job.labels)
             info = _run(api, namespace, job, token)
     elif info is None:
@@ -157,12 +157,13 @@ def _run(api: HfApi, namespace: str, job: Job, token: str) -> JobInfo:
 
 
 def _cancel_earlier(api: HfApi, namespace: str, labels: dict[str, str]) -> None:
-    for info in _jobs(api, namespace, {"webhook-endpoint": labels["webhook-endpoint"]}):
+    subject = _subject(labels)
+    for info in _jobs(api, namespace, subject):
         theirs = info.labels or {}
         received = theirs.get("webhook-received", "")  # anybody in the organization may have written it
         is_earlier = received.isdecimal() and int(received) < int(labels["webhook-received"])
         mine = theirs.get("webhook-delivery") == labels["webhook-delivery"]
-        if _subject(theirs) == _subject(labels) and is_earlier and not mine and _stage(info) not in FINAL:
+        if _subject(theirs) == subject and is_earlier and not mine and _stage(info) not in FINAL:
             _cancel(api, namespace, info.id)
 
 
@@ -213,8 +214,8 @@ def _labels(delivery: Delivery, name: str) -> dict[str, str]:
     return labels
 
 
-def _subject(labels: dict[str, str]) -> str:
-    return f"{labels.get('webhook-endpoint')} {labels.get('webhook-repo')}"
+def _subject(labels: dict[str, str]) -> dict[str, str]:
+    return {name: labels[name] for name in ("webhook-endpoint", "webhook-repo") if name in labels}
 
 
 _PLAIN = re.compile(rf"[A-Za-z0-9_-]{{0,{MAX_LABEL}}}(?<!-[0-9a-f]{{8}})")  # what ends in a hash is not
