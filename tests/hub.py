@@ -1,7 +1,7 @@
 """A stand-in for huggingface.co: as much of it, over real HTTP, as the real client and Gradio's sign-in ask for.
 
 Paths, fields and headers are the ones that `huggingface_hub` 2.4.0 sends and reads (`hf_api.py`, `_jobs_api.py`,
-`utils/_http.py`) and that Authlib expects of an OpenID provider.
+`_commit_api.py`, `community.py`, `utils/_http.py`) and that Authlib expects of an OpenID provider.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import base64
 import functools
 import hashlib
+import html
 import json
 import math
 import re
@@ -26,6 +27,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import uvicorn
+import yaml
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 from starlette.applications import Starlette
@@ -116,6 +118,74 @@ class Job:
         }
 
 
+@dataclass
+class Discussion:
+    """A discussion, or a pull request with the files it would change. A test may set `status`."""
+
+    num: int
+    title: str
+    author: str
+    files: dict[str, str] | None = None
+    status: str = "open"
+    comments: list[dict[str, Any]] = field(default_factory=list)
+
+    def comment(self, author: str, text: str) -> dict[str, Any]:
+        now = timestamp(datetime.now(timezone.utc))
+        latest = {"raw": text, "html": html.escape(text), "updatedAt": now, "author": {"name": author}}
+        event = {
+            "id": secrets.token_hex(12),
+            "type": "comment",
+            "createdAt": now,
+            "author": {"name": author},
+            "data": {"edited": False, "hidden": False, "latest": latest, "history": []},
+        }
+        self.comments.append(event)
+        return event
+
+    def info(self, repo: Repo) -> dict[str, Any]:
+        return {
+            "num": self.num,
+            "title": self.title,
+            "author": {"name": self.author},
+            "createdAt": timestamp(repo.created_at),
+            "status": self.status,
+            "repo": {"name": repo.name, "type": repo.kind},
+            "isPullRequest": self.files is not None,
+        }
+
+    def details(self, repo: Repo) -> dict[str, Any]:
+        pull = {} if self.files is None else {"changes": {"base": "refs/heads/main"}, "filesWithConflicts": []}
+        return {**self.info(repo), "events": self.comments, **pull}
+
+
+@dataclass
+class Repo:
+    """A public repository: the text files on `main`, its discussions and its pull requests. A test may set `files`."""
+
+    kind: str
+    name: str
+    files: dict[str, str]
+    discussions: list[Discussion] = field(default_factory=list)
+    created_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+
+    @property
+    def sha(self) -> str:
+        return commit_id(self.files)
+
+    @property
+    def pull_requests(self) -> list[Discussion]:
+        return [discussion for discussion in self.discussions if discussion.files is not None]
+
+    def open(self, author: str, title: str, files: dict[str, str] | None = None) -> Discussion:
+        """Open a discussion, or with files a pull request."""
+        self.discussions.append(Discussion(len(self.discussions) + 1, title, author, files))
+        return self.discussions[-1]
+
+    def card_data(self) -> Any:
+        _, fence, rest = self.files.get("README.md", "").partition("---\n")
+        return yaml.safe_load(rest.partition("\n---")[0]) if fence else None
+
+
 @dataclass(frozen=True)
 class Held:
     """An answer that waits: `arrived` is set once the request has taken effect; set `released` to let it go."""
@@ -159,7 +229,8 @@ class Hub:
         unknown: what it had no answer to, as `"GET /path"`. A test that leaves something here went astray.
         jobs: every Job that was started, oldest first.
         webhooks: the webhooks of each user, as JSON.
-        page_size: how many Jobs a page of a list holds.
+        repos: every repository, by its type and name.
+        page_size: how many Jobs or discussions a page of a list holds.
         ignores_labels: whether a list holds every Job, whatever labels are asked for.
         signed_in: the user in the browser, at the moment of a sign-in; with `None` it is declined.
         withheld: organizations to which that user does not let the application: named to it, but without a role.
@@ -172,6 +243,7 @@ class Hub:
         self.unknown: list[str] = []
         self.jobs: list[Job] = []
         self.webhooks: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.repos: dict[tuple[str, str], Repo] = {}
         self.page_size = 100
         self.ignores_labels = False
         self.signed_in: str | None = None
@@ -215,9 +287,14 @@ class Hub:
         """Add an account, with the organizations it belongs to and its role in each."""
         self._users[name] = User(name, orgs or {})
 
-    def add_token(self, token: str, user: str, scopes: Iterable[str] = ("webhooks", "jobs")) -> None:
+    def add_token(self, token: str, user: str, scopes: Iterable[str] = ("webhooks", "jobs", "discussions")) -> None:
         """Make a string an access token of this user."""
         self._tokens[token] = Token(self._users[user], frozenset(scopes))
+
+    def add_repo(self, kind: str, name: str, files: Mapping[str, str] | None = None) -> Repo:
+        """Add a public repository: a model, dataset or space."""
+        self.repos[kind, name] = Repo(kind, name, dict(files or {}))
+        return self.repos[kind, name]
 
     def fail(
         self,
@@ -290,6 +367,7 @@ class Hub:
 
     def _routes(self) -> list[Route]:
         webhooks, jobs = "/api/settings/webhooks", "/api/jobs/{namespace}"
+        repo = "/api/{kinds}/{namespace}/{name}"
         return [
             Route("/api/whoami-v2", self._whoami),
             Route(webhooks, self._list_webhooks),
@@ -304,6 +382,14 @@ class Hub:
             Route(jobs + "/{id}", self._inspect_job),
             Route(jobs + "/{id}/logs", self._job_logs),
             Route(jobs + "/{id}/cancel", self._cancel_job, methods=["POST"]),
+            Route("/api/validate-yaml", self._validate_yaml, methods=["POST"]),
+            Route("/api/models/{namespace}/{name}", self._model_info),
+            Route(repo + "/discussions", self._list_discussions),
+            Route(repo + "/discussions/{num:int}", self._discussion_details),
+            Route(repo + "/discussions/{num:int}/comment", self._comment, methods=["POST"]),
+            Route(repo + "/preupload/main", self._preupload, methods=["POST"]),
+            Route(repo + "/commit/main", self._commit, methods=["POST"]),
+            Route("/{namespace}/{name}/resolve/main/{file:path}", self._download),
             Route("/.well-known/openid-configuration", self._openid_configuration),
             Route("/oauth/authorize", self._authorize),
             Route("/oauth/token", self._token, methods=["POST"]),
@@ -457,6 +543,80 @@ class Hub:
         lines = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
         return PlainTextResponse(lines, media_type="text/event-stream")
 
+    # --- repositories
+
+    def _repo(self, request: Request) -> Repo:
+        at = {"kinds": "models", **request.path_params}
+        repo = self.repos.get((at["kinds"].removesuffix("s"), f"{at['namespace']}/{at['name']}"))
+        if repo is None:
+            raise HTTPException(404, "Repository not found", {"X-Error-Code": "RepoNotFound"})
+        return repo
+
+    def _discussion(self, request: Request) -> Discussion:
+        for discussion in self._repo(request).discussions:
+            if discussion.num == request.path_params["num"]:
+                return discussion
+        raise HTTPException(404, "Discussion not found")
+
+    async def _validate_yaml(self, request: Request) -> Response:
+        return JSONResponse({"errors": [], "warnings": []})
+
+    async def _model_info(self, request: Request) -> Response:
+        repo = self._repo(request)
+        card = repo.card_data()
+        return JSONResponse({"id": repo.name, "sha": repo.sha, **({"cardData": card} if card else {})})
+
+    async def _download(self, request: Request) -> Response:
+        repo, file = self._repo(request), request.path_params["file"]
+        commit = {"X-Repo-Commit": repo.sha}
+        if file not in repo.files:
+            raise HTTPException(404, "Entry not found", {"X-Error-Code": "EntryNotFound", **commit})
+        return PlainTextResponse(repo.files[file], headers={**commit, "ETag": f'"{commit_id(repo.files[file])}"'})
+
+    async def _list_discussions(self, request: Request) -> Response:
+        repo, query = self._repo(request), request.query_params
+        found = [discussion.info(repo) for discussion in reversed(repo.discussions)]
+        if author := query.get("author"):
+            found = [one for one in found if one["author"]["name"] == author]
+        if (kind := query.get("type", "all")) != "all":
+            found = [one for one in found if one["isPullRequest"] == (kind == "pull_request")]
+        if (status := query.get("status", "all")) != "all":
+            found = [one for one in found if (one["status"] in ("open", "draft")) == (status == "open")]
+        start = int(query.get("p", 0)) * self.page_size
+        page = found[start : start + self.page_size]
+        return JSONResponse({"discussions": page, "count": len(found), "start": start})
+
+    async def _discussion_details(self, request: Request) -> Response:
+        return JSONResponse(self._discussion(request).details(self._repo(request)))
+
+    async def _comment(self, request: Request) -> Response:
+        author = self._allowed(request, "discussions").user.name
+        text = (await request.json())["comment"]
+        return JSONResponse({"newMessage": self._discussion(request).comment(author, text)})
+
+    async def _preupload(self, request: Request) -> Response:
+        self._allowed(request, "discussions")
+        files = [{"path": file["path"]} for file in (await request.json())["files"]]
+        return JSONResponse({"files": [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in files]})
+
+    async def _commit(self, request: Request) -> Response:
+        author = self._allowed(request, "discussions").user.name
+        if request.query_params.get("create_pr") != "1":
+            raise HTTPException(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
+        repo = self._repo(request)
+        header, *files = (json.loads(line)["value"] for line in (await request.body()).splitlines())
+        content = {file["path"]: base64.b64decode(file["content"]).decode() for file in files}
+        pull = repo.open(author, header["summary"], {**repo.files, **content})
+        at, sha = f"{self.url}/{repo.name}", commit_id(pull.files)
+        return JSONResponse(
+            {
+                "success": True,
+                "commitOid": sha,
+                "commitUrl": f"{at}/commit/{sha}",
+                "pullRequestUrl": f"{at}/discussions/{pull.num}",
+            }
+        )
+
     # --- sign in
 
     async def _openid_configuration(self, request: Request) -> Response:
@@ -533,6 +693,11 @@ def object_id(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:24]
 
 
+def commit_id(content: object) -> str:
+    """As long as Git's, and always the same for the same content."""
+    return hashlib.sha1(repr(content).encode()).hexdigest()
+
+
 def timestamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
@@ -553,7 +718,7 @@ def _error(status: int, message: str, headers: Mapping[str, str] | None = None) 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _error(error.status_code, error.detail)
+    return _error(error.status_code, error.detail, error.headers)
 
 
 async def _cut(scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,8 +13,14 @@ import httpx2
 import pytest
 from conftest import Process, Run
 from hub import Hub, basic, object_id
-from huggingface_hub import HfApi
-from huggingface_hub.errors import BadRequestError, HfHubHTTPError, JobNotFoundError
+from huggingface_hub import DiscussionComment, HfApi, ModelCardData
+from huggingface_hub.errors import (
+    BadRequestError,
+    HfHubHTTPError,
+    JobNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from playwright.sync_api import Page, expect, sync_playwright
 from tls import TlsFront
 
@@ -181,6 +188,69 @@ def test_jobs_run_under_an_organization_for_those_who_may_write(hub: Hub) -> Non
     assert [job.namespace for job in hub.jobs] == ["acme"]
 
 
+def test_a_model_is_described_and_its_card_read(hub: Hub, api: HfApi, tmp_path: Path) -> None:
+    repo = hub.add_repo("model", "julien/model", {"README.md": "---\nlicense: mit\n---\nA model\n"})
+    info = api.model_info("julien/model")
+    assert (info.id, info.sha, info.card_data) == ("julien/model", repo.sha, ModelCardData(license="mit"))
+    path = api.hf_hub_download("julien/model", "README.md", cache_dir=tmp_path)
+    assert Path(path).read_text(encoding="utf-8") == repo.files["README.md"]
+    assert repo.sha in path
+    repo.files = {"README.md": "A model\n"}
+    assert api.model_info("julien/model").card_data is None
+    assert Path(api.hf_hub_download("julien/model", "README.md", cache_dir=tmp_path)).read_text() == "A model\n"
+
+
+def test_a_commit_becomes_a_pull_request(hub: Hub, api: HfApi) -> None:
+    repo = hub.add_repo("model", "julien/model", {"config.json": "{}", "README.md": "old"})
+    repo.open("omar", "Thanks")
+    upload = {"path_or_fileobj": b"new", "path_in_repo": "README.md", "repo_id": "julien/model"}
+    commit = api.upload_file(**upload, create_pr=True, commit_message="A better card")
+    assert (commit.pr_num, commit.pr_url) == (2, f"{hub.url}/julien/model/discussions/2")
+    (pull,) = repo.pull_requests
+    assert (pull.title, pull.author) == ("A better card", "julien")
+    assert pull.files == {"config.json": "{}", "README.md": "new"}
+    assert repo.files["README.md"] == "old"
+    assert api.get_discussion_details("julien/model", 2).target_branch == "refs/heads/main"
+    with pytest.raises(HfHubHTTPError, match="pass `create_pr=1`"):
+        api.upload_file(**upload)
+
+
+def test_discussions_are_listed_newest_first_over_pages_and_filtered(hub: Hub, api: HfApi) -> None:
+    repo = hub.add_repo("dataset", "julien/data")
+    for number in range(5):
+        repo.open(("julien", "omar")[number % 2], str(number), {} if number in (1, 2) else None)
+    repo.discussions[0].status, repo.discussions[1].status, repo.discussions[2].status = "closed", "merged", "draft"
+    hub.page_size = 2
+
+    def titles(**filters: Any) -> list[str]:
+        return [found.title for found in api.get_repo_discussions("julien/data", repo_type="dataset", **filters)]
+
+    assert titles() == ["4", "3", "2", "1", "0"]
+    assert titles(author="omar") == ["3", "1"]
+    assert titles(discussion_type="pull_request") == ["2", "1"]
+    assert titles(discussion_type="discussion", author="julien") == ["4", "0"]
+    assert titles(discussion_status="open") == ["4", "3", "2"]
+    assert titles(discussion_status="closed") == ["1", "0"]
+
+
+def test_a_discussion_shows_who_wrote_what(hub: Hub, api: HfApi) -> None:
+    hub.add_repo("space", "julien/space").open("omar", "A question").comment("omar", "Why?")
+    written = api.comment_discussion("julien/space", 1, "Because.", repo_type="space")
+    assert isinstance(written, DiscussionComment)
+    assert (written.author, written.content) == ("julien", "Because.")
+    details = api.get_discussion_details("julien/space", 1, repo_type="space")
+    assert (details.title, details.author, details.status, details.is_pull_request) == (
+        "A question",
+        "omar",
+        "open",
+        False,
+    )
+    assert [(event.author, getattr(event, "content", None)) for event in details.events] == [
+        ("omar", "Why?"),
+        ("julien", "Because."),
+    ]
+
+
 def test_the_client_finds_the_hub_by_its_environment(hub: Hub, run: Run) -> None:
     script = """
         from huggingface_hub import list_jobs, run_job
@@ -213,6 +283,30 @@ def test_a_token_reaches_what_its_scopes_name(hub: Hub) -> None:
         with pytest.raises(HfHubHTTPError, match="403 Forbidden: This token lacks the scope"):
             refused()
     assert len(hub.jobs) == 1
+
+
+def test_writing_in_discussions_needs_the_scope(hub: Hub) -> None:
+    hub.add_token("hf_jobs", "julien", scopes={"jobs"})
+    repo = hub.add_repo("model", "julien/model")
+    repo.open("omar", "A question")
+    upload = {"path_or_fileobj": b"new", "path_in_repo": "README.md", "repo_id": "julien/model", "create_pr": True}
+    jobs = client(hub, "hf_jobs")
+    for refused in (lambda: jobs.comment_discussion("julien/model", 1, "Why?"), lambda: jobs.upload_file(**upload)):
+        with pytest.raises(HfHubHTTPError, match="403 Forbidden: This token lacks the scope"):
+            refused()
+    assert (repo.discussions[0].comments, repo.pull_requests) == ([], [])
+
+
+def test_an_unknown_repository_file_or_discussion_is_not_found(hub: Hub, api: HfApi, tmp_path: Path) -> None:
+    hub.add_repo("dataset", "julien/model")
+    for ask in (api.model_info, api.get_repo_discussions, lambda name: api.get_discussion_details(name, 1)):
+        with pytest.raises(RepositoryNotFoundError):
+            list(ask("julien/model"))
+    hub.add_repo("model", "julien/model")
+    with pytest.raises(HfHubHTTPError, match="Discussion not found"):
+        api.get_discussion_details("julien/model", 1)
+    with pytest.raises(RemoteEntryNotFoundError):
+        api.hf_hub_download("julien/model", "README.md", cache_dir=tmp_path)
 
 
 def test_an_unknown_job_is_not_found(api: HfApi) -> None:
