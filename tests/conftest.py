@@ -72,6 +72,7 @@ class Process:
     Attributes:
         url: where it serves, if it does.
         output: what it has printed so far, standard output and error in one.
+        folder: where the script lies and runs.
     """
 
     READY = "Tell the Hub about them at"
@@ -80,6 +81,7 @@ class Process:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = ""
+        self.folder = script.parent
         self._lines: queue.Queue[str | None] = queue.Queue()
         self.popen = subprocess.Popen(
             [sys.executable, script.name],
