@@ -279,7 +279,7 @@ class Hub:
         """Begin anew, but for users and tokens: nothing asked, nothing there, nothing scripted, nothing held."""
         for held in self._held:
             held.released.set()
-        for kept in (self.requests, self.unknown, self.jobs, self.webhooks, self._scripts, self._held):
+        for kept in (self.requests, self.unknown, self.jobs, self.webhooks, self.repos, self._scripts, self._held):
             kept.clear()
         self.page_size, self.ignores_labels = 100, False
 
