@@ -120,26 +120,32 @@ class Job:
 
 @dataclass
 class Discussion:
-    """A discussion, or a pull request with the files it would change. A test may set `status`."""
+    """A discussion, or a pull request with the files it would change. A test may call `close`, or set `status`."""
 
     num: int
     title: str
     author: str
     files: dict[str, str] | None = None
     status: str = "open"
-    comments: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
 
     def comment(self, author: str, text: str) -> dict[str, Any]:
-        now = timestamp(datetime.now(timezone.utc))
-        latest = {"raw": text, "html": html.escape(text), "updatedAt": now, "author": {"name": author}}
+        latest = {"raw": text, "html": html.escape(text), "updatedAt": _now(), "author": {"name": author}}
+        return self._add("comment", author, {"edited": False, "hidden": False, "latest": latest, "history": []})
+
+    def close(self, author: str) -> None:
+        self.status = "closed"
+        self._add("status-change", author, {"status": self.status})
+
+    def _add(self, kind: str, author: str, data: dict[str, Any]) -> dict[str, Any]:
         event = {
             "id": secrets.token_hex(12),
-            "type": "comment",
-            "createdAt": now,
+            "type": kind,
+            "createdAt": _now(),
             "author": {"name": author},
-            "data": {"edited": False, "hidden": False, "latest": latest, "history": []},
+            "data": data,
         }
-        self.comments.append(event)
+        self.events.append(event)
         return event
 
     def info(self, repo: Repo) -> dict[str, Any]:
@@ -155,7 +161,7 @@ class Discussion:
 
     def details(self, repo: Repo) -> dict[str, Any]:
         pull = {} if self.files is None else {"changes": {"base": "refs/heads/main"}, "filesWithConflicts": []}
-        return {**self.info(repo), "events": self.comments, **pull}
+        return {**self.info(repo), "events": self.events, **pull}
 
 
 @dataclass
@@ -700,6 +706,10 @@ def commit_id(content: object) -> str:
 
 def timestamp(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _now() -> str:
+    return timestamp(datetime.now(timezone.utc))
 
 
 def basic(user: str, password: str) -> str:

@@ -234,20 +234,23 @@ def test_discussions_are_listed_newest_first_over_pages_and_filtered(hub: Hub, a
 
 
 def test_a_discussion_shows_who_wrote_what(hub: Hub, api: HfApi) -> None:
-    hub.add_repo("space", "julien/space").open("omar", "A question").comment("omar", "Why?")
+    discussion = hub.add_repo("space", "julien/space").open("omar", "A question")
+    discussion.comment("omar", "Why?")
     written = api.comment_discussion("julien/space", 1, "Because.", repo_type="space")
     assert isinstance(written, DiscussionComment)
     assert (written.author, written.content) == ("julien", "Because.")
+    discussion.close("omar")
     details = api.get_discussion_details("julien/space", 1, repo_type="space")
     assert (details.title, details.author, details.status, details.is_pull_request) == (
         "A question",
         "omar",
-        "open",
+        "closed",
         False,
     )
     assert [(event.author, getattr(event, "content", None)) for event in details.events] == [
         ("omar", "Why?"),
         ("julien", "Because."),
+        ("omar", None),
     ]
 
 
@@ -294,7 +297,7 @@ def test_writing_in_discussions_needs_the_scope(hub: Hub) -> None:
     for refused in (lambda: jobs.comment_discussion("julien/model", 1, "Why?"), lambda: jobs.upload_file(**upload)):
         with pytest.raises(HfHubHTTPError, match="403 Forbidden: This token lacks the scope"):
             refused()
-    assert (repo.discussions[0].comments, repo.pull_requests) == ([], [])
+    assert (repo.discussions[0].events, repo.pull_requests) == ([], [])
 
 
 def test_an_unknown_repository_file_or_discussion_is_not_found(hub: Hub, api: HfApi, tmp_path: Path) -> None:

@@ -135,7 +135,9 @@ def thread(repo: Repo) -> Discussion:
 
 
 def texts(thread: Discussion) -> list[str]:
-    return [comment["data"]["latest"]["raw"] for comment in thread.comments if comment["author"]["name"] == BOT]
+    """What the bot has written."""
+    comments = [event for event in thread.events if event["type"] == "comment"]
+    return [comment["data"]["latest"]["raw"] for comment in comments if comment["author"]["name"] == BOT]
 
 
 NEW_COMMENT = "discussion.comment-create"
@@ -154,7 +156,10 @@ def test_a_comment_that_mentions_the_bot_is_answered_once(
     assert payload["comment"]["url"]["web"] in text
 
 
-def test_another_comment_in_the_same_discussion_is_answered_too(app: Process, repo: Repo, thread: Discussion) -> None:
+def test_each_comment_in_a_discussion_is_answered_also_in_a_closed_one(
+    app: Process, repo: Repo, thread: Discussion
+) -> None:
+    thread.close(BOT)  # an event of another kind, among those the bot looks through
     for number in range(2):
         url = {"web": f"https://huggingface.co/{repo.name}/discussions/1#{number:024x}"}
         comment = event(repo, NEW_COMMENT, id=f"{number:024x}", url=url, content=f"(@{BOT})")
