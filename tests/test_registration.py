@@ -367,6 +367,7 @@ def space(start: Start, one_hub: Hub) -> Iterator[TlsFront]:
         OAUTH_SCOPES="openid profile webhooks",
         OPENID_PROVIDER_URL=one_hub.url,
         HF_ENDPOINT=one_hub.url,
+        HF_TOKEN=TOKEN,
         WEBHOOK_SECRET=SECRET,
         WEBHOOKS_ADMIN_TOKEN=ADMIN,
     )
@@ -478,6 +479,8 @@ def test_the_owner_sees_creates_and_switches_webhooks_in_the_browser(
             rows(page).last.get_by_role("button", name=action).click()
             expect(rows(page).last.get_by_text(state, exact=True)).to_be_visible()
             assert hub.webhooks["me"][-1] == {**created, "disabled": disabled}
+    asked = [request.headers["authorization"] for request in hub.requests if request.path.startswith(LIST)]
+    assert [token for token in asked if not token.startswith("Bearer hf_oauth_")] == []
 
 
 @pytest.mark.browser
