@@ -453,8 +453,8 @@ def test_a_delivery_is_found_with_those_that_repeat_it_and_those_it_replaced(boo
         )
     related = history.related(book.database, original)
     assert (related.replays, related.superseded) == ([first, second], [early, late])
-    assert history.related(book.database, another) == history.Related([], [])
-    assert history.related(book.database, "unknown") == history.Related([], [])
+    assert history.related(book.database, another) == history.Related([], [], [])
+    assert history.related(book.database, "unknown") == history.Related([], [], [])
     assert history.find(book.database, first).delivery.replay_of == original
     assert history.find(book.database, late).superseded_by == original
 
