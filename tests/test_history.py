@@ -21,6 +21,8 @@ from webhooks.delivery import Arrival
 from webhooks.history import FINISHED, UNFINISHED, Page, Row
 from webhooks.log import DeliveryLog
 
+pytestmark = pytest.mark.once
+
 F, G = "/webhooks/f", "/webhooks/g"
 DATA, MODEL = "dataset/me/data", "model/me/model"
 PAYLOAD = load("repo.content-update")

@@ -24,7 +24,10 @@ from huggingface_hub.errors import (
 from playwright.sync_api import Page, expect, sync_playwright
 from tls import TlsFront
 
-pytestmark = pytest.mark.filterwarnings("ignore:'HfApi.run_uv_job' is experimental:UserWarning")
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore:'HfApi.run_uv_job' is experimental:UserWarning"),
+]
 
 MODEL = {"type": "model", "name": "julien/model"}
 SCOPES = "openid profile webhooks"

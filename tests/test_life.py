@@ -58,6 +58,14 @@ def test_a_commit_to_main_is_made_needless_by_nothing_else(other: str) -> None:
     assert named("repo.content-update") != named(other)
 
 
+def test_a_comment_makes_needless_only_those_before_it_in_its_discussion() -> None:
+    here, again, elsewhere = (load("discussion.comment-create") for _ in range(3))
+    again["comment"]["id"] = "another"
+    elsewhere["discussion"]["id"] = "another"
+    subjects = [life.subject("/webhooks/f", WebhookPayload.model_validate(body)) for body in (here, again, elsewhere)]
+    assert subjects[0] == subjects[1] != subjects[2]
+
+
 def test_another_endpoint_is_another_subject_and_no_payload_is_none() -> None:
     payload = WebhookPayload.model_validate(load("repo.content-update"))
     assert life.subject("/webhooks/a", payload) != life.subject("/webhooks/b", payload)

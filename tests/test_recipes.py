@@ -18,6 +18,8 @@ import pytest
 from conftest import ROOT, Process, load
 from hub import Discussion, Hub, Repo, object_id
 
+pytestmark = pytest.mark.once
+
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Recipes\n")[2].partition("\n## ")[0]
 RECIPES = {
     re.findall(r"^def (\w+)", block, re.M)[0]: block

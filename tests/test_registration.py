@@ -18,6 +18,8 @@ from tls import TlsFront
 import webhooks.registration
 from webhooks.registration import HubSaysNo, Registration
 
+pytestmark = pytest.mark.once
+
 LIST = "/api/settings/webhooks"
 HERE = "https://me-hooks.hf.space/webhooks/train"
 DATA = {"type": "dataset", "name": "me/data"}

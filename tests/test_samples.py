@@ -12,6 +12,8 @@ from conftest import load
 from webhooks.payload import parse_payload
 from webhooks.samples import KINDS, REPO_TYPES, sample
 
+pytestmark = pytest.mark.once
+
 NAME, REVISION = "username/my-dataset", "8d2c41f07be35a96e1f4c0d97b6a28e35f1c9d04"
 EACH = list(itertools.product(KINDS, REPO_TYPES))
 FIXTURES = {

@@ -14,6 +14,8 @@ import pytest
 from conftest import ROOT
 from git_server import GitServer
 
+pytestmark = pytest.mark.once
+
 TOKEN = "hf_" + "synctoken" * 4
 GH_TOKEN = "ghs_" + "githubtoken" * 3
 SPACE = "me/hooks"

@@ -32,11 +32,12 @@ def debounced_until(now: float, burst_at: float, window: float) -> float:
 def subject(endpoint: str, payload: WebhookPayload | None) -> str | None:
     """Name what an event is about: a newer one with the same name makes it needless. `None` if nothing can.
 
-    It is the endpoint and the repository, and also the kind of event and the refs it touches. A comment or a pull
-    request must not replace the commit to `main` that came a second before: the handler would see only the comment,
-    skip it, and the training would be lost.
+    It is the endpoint and the repository, and also the kind of event, the refs it touches and the discussion. A
+    comment or a pull request must not replace the commit to `main` that came a second before: the handler would see
+    only the comment, skip it, and the training would be lost. Nor must a comment replace one in another discussion.
     """
     if payload is None:
         return None
     refs = sorted(updated.ref for updated in payload.updatedRefs or ())
-    return " ".join([endpoint, payload.repo.type, payload.repo.name, payload.event.scope, *refs])
+    thread = [payload.discussion.id] if payload.discussion else []
+    return " ".join([endpoint, payload.repo.type, payload.repo.name, payload.event.scope, *thread, *refs])
