@@ -388,6 +388,8 @@ class Hub:
             Route(jobs + "/{id}", self._inspect_job),
             Route(jobs + "/{id}/logs", self._job_logs),
             Route(jobs + "/{id}/cancel", self._cancel_job, methods=["POST"]),
+            Route("/api/buckets/{namespace}/{name}", self._create_bucket, methods=["POST"]),
+            Route("/api/spaces/{namespace}/{name}/volumes", self._set_volumes, methods=["PUT"]),
             Route("/api/validate-yaml", self._validate_yaml, methods=["POST"]),
             Route("/api/models/{namespace}/{name}", self._model_info),
             Route(repo + "/discussions", self._list_discussions),
@@ -417,6 +419,13 @@ class Hub:
         if scope and scope not in token.scopes:
             raise HTTPException(403, f"This token lacks the scope that this needs: {scope}")
         return token
+
+    async def _create_bucket(self, request: Request) -> Response:
+        namespace, name = request.path_params["namespace"], request.path_params["name"]
+        return JSONResponse({"url": f"{self.url}/buckets/{namespace}/{name}"})
+
+    async def _set_volumes(self, request: Request) -> Response:
+        return JSONResponse({})
 
     async def _whoami(self, request: Request) -> Response:
         user = self._allowed(request).user
