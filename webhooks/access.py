@@ -116,7 +116,8 @@ class Unframed:
             await send(message)
 
         shows = False
-        if scope["type"] == "http":  # Gradio shows it at any address that names it, too: /?page=deliveries (6.31)
+        if scope["type"] == "http" and scope["method"] == "GET":
+            # Gradio shows it at any address that names it, too: /?page=deliveries (6.31).
             shows = PAGE[1:] in (scope["path"].strip("/"), Request(scope).query_params.get("page"))
         await self._app(scope, receive, send_unframed if shows else send)
 
