@@ -36,6 +36,8 @@ from webhooks import SetupError, read_settings
 from webhooks.access import PAGE, SESSION, Access, from_own_page, owns, signed_in, slim
 from webhooks.settings import Settings
 
+pytestmark = pytest.mark.once
+
 MARK = "zq-"  # in everything that nobody but the owner may see, and in nothing else
 SECRET, TOKEN, ADMIN_TOKEN = "zq-webhook-secret", "hf_zq-token", "zq-admin-token-of-the-owner"
 HOST = "me-hooks.hf.space"

@@ -35,6 +35,8 @@ from webhooks.history import FINISHED, Record, Related
 from webhooks.jobs import Job, JobRefused, JobWatch, label, launch_job
 from webhooks.views import details
 
+pytestmark = pytest.mark.once
+
 TOKEN = "hf_" + "token" * 7
 WHOAMI, JOBS = ("GET", "/api/whoami-v2"), "/api/jobs/julien"
 START, LOOK_UP, CANCEL = ("POST", JOBS), ("GET", JOBS), ("POST", JOBS + "/*/cancel")
