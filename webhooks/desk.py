@@ -151,7 +151,8 @@ class Desk:
             )
         self.view, self.opened = gr.State(View()), gr.State(None)
         self.rows, self.seen = gr.State(()), gr.State(0)
-        self.live, self.chart_timer = gr.Timer(LIVE, active=False), gr.Timer(CHART, active=False)
+        # Runs from the start, and each time anew: Gradio's page may lose an answer on a busy machine (6.31).
+        self.live, self.chart_timer = gr.Timer(LIVE), gr.Timer(CHART, active=False)
 
     def _build_test_event(self) -> None:
         gr.Markdown(
@@ -221,7 +222,7 @@ class Desk:
         show = partial(gr.on, fn=self.show, inputs=where, outputs=shown, **quiet)
 
         ui.load(self.open_page, outputs=everything, **quiet).then(self.show, where, shown, **quiet)
-        show(self.live.tick, trigger_mode="once")
+        show(self.live.tick, trigger_mode="multiple")
         drawn = [self.chart, self.chart_column, self.endpoint, self.repo]
         gr.on([self.listing.change, self.chart_timer.tick], self.sum_up, outputs=drawn, **quiet)
         for chosen in (self.listing.click, self.details.click):
@@ -261,7 +262,6 @@ class Desk:
             return self._lock(request)
         return {
             self.opened: request.query_params.get("delivery"),
-            self.live: gr.Timer(active=True),
             self.chart_timer: gr.Timer(active=True),
         }
 
