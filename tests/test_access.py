@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import http.server
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
+import gradio
 import gradio_client
 import httpx
 import itsdangerous
@@ -34,6 +36,8 @@ from tls import TlsFront
 import webhooks.access
 from webhooks import SetupError, read_settings
 from webhooks.access import PAGE, SESSION, Access, from_own_page, owns, signed_in, slim
+from webhooks.desk import Desk
+from webhooks.endpoints import Endpoint
 from webhooks.settings import Settings
 
 pytestmark = pytest.mark.once
@@ -929,6 +933,23 @@ def test_a_stranger_cannot_fill_the_disk_with_uploads(laptop: Server) -> None:
         answer = stranger.post(f"/gradio_api/{address}", data=fields, files={name: ("x.mp4", b"x" * 9999)})
         assert answer.status_code == 413, address
     assert uploads() == before
+
+
+def test_no_component_of_the_owners_page_fetches_a_file_for_a_stranger(tmp_path: Path) -> None:
+    with gradio.Blocks() as ui:
+        theirs = gradio.Image()
+    settings = read_settings(Settings, {})
+    endpoints = {"/webhooks/f": Endpoint(lambda: None, "/f")}
+    access = Access(settings, lambda: [])
+    Desk(settings, endpoints, access, tmp_path / "log", str, print, str, str).add_to(ui)
+    ours = [
+        block for block in ui.blocks.values() if isinstance(block, gradio.components.Component) and block != theirs
+    ]
+    assert len(ours) > 20
+    for component in ours:
+        with pytest.raises(gradio.Error, match="takes a file"):
+            asyncio.run(component.async_move_resource_to_block_cache("https://example.org/endless"))
+    assert "async_move_resource_to_block_cache" not in vars(theirs)
 
 
 def test_uploads_work_in_a_page_of_ones_own(mine: Server) -> None:

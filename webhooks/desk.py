@@ -74,9 +74,9 @@ class Desk:
 
     def add_to(self, ui: gr.Blocks) -> None:
         """Make the page a part of an app."""
-        for component in ui.blocks.values():
-            if isinstance(component, Component):
-                component.load_event_to_attach = None  # leaving the app's context again would attach it once more
+        theirs = _components(ui)
+        for component in theirs:
+            component.load_event_to_attach = None  # leaving the app's context again would attach it once more
         # The button makes Gradio add its sign-in. Made out here it does nothing else: by itself it would fail for
         # members of organizations, whose profile its `gr.Request.session` cannot read (gradio 6.31).
         sign_in = gr.LoginButton(visible=False, render=False) if self.settings.oauth else None
@@ -95,6 +95,9 @@ class Desk:
                         self._build_registration()
                 self.sign_out = gr.Button("Sign out", size="sm", elem_classes="webhooks-corner")
             self._listen(ui, hub_tab)
+        for component in _components(ui):
+            if component not in theirs:
+                vars(component)["async_move_resource_to_block_cache"] = _take_no_file
 
     # What is on it
 
@@ -486,6 +489,15 @@ class Desk:
 # Gradio's own routes (gradio 6.31, oauth.py).
 _SIGN_IN = f"/login/huggingface?_target_url={PAGE}"
 _SIGN_OUT = f"/logout?_target_url={PAGE}"
+
+
+def _components(ui: gr.Blocks) -> list[Component]:
+    return [block for block in ui.blocks.values() if isinstance(block, Component)]
+
+
+async def _take_no_file(_: object) -> None:
+    """Refuse a file as an argument: Gradio would fetch it from its URL, whatever its size, for everybody (6.31)."""
+    raise gr.Error("Nothing here takes a file.")
 
 
 def _http(request: gr.Request) -> Request:
