@@ -146,7 +146,7 @@ def test_elsewhere_nothing_of_zerogpu_is_loaded(boot: Boot, tmp_path: Path) -> N
     (tmp_path / "look.py").write_text(
         "import sys, webhooks\n"
         "server = webhooks.WebhooksServer()\n"
-        "server.add_webhook('/any')(print)\n"
+        "server.add_webhook('/any')(lambda: None)\n"
         "server.launch(prevent_thread_lock=True)\n"
         "print('loaded:', [name for name in sys.modules if name.startswith('spaces.zero.torch')], flush=True)\n"
     )
