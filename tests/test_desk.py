@@ -7,22 +7,28 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
+import gradio
 import httpx
 import pytest
 from conftest import CONTRASTS, LOOKS, SCREENSHOTS, Process, Start, load
 from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect
 
-from webhooks import Delivery
+import webhooks.desk
+from webhooks import Delivery, read_settings
+from webhooks.access import Access
 from webhooks.delivery import Arrival
-from webhooks.desk import LIVE
+from webhooks.desk import LIVE, View
+from webhooks.endpoints import Endpoint
 from webhooks.history import PAGE
-from webhooks.log import DeliveryLog
+from webhooks.log import DATABASE, DeliveryLog
 from webhooks.payload import parse_payload
 from webhooks.samples import KINDS, sample
+from webhooks.settings import Settings
 
 pytestmark = pytest.mark.browser
 
@@ -331,6 +337,26 @@ def test_a_delivery_appears_and_changes_without_a_reload(browser: Browser, desk:
         expect(row(page, id)).to_contain_text(re.compile("/webhooks/wait.*repo.content update.*dataset/.*running"))
         desk.deliver("let_go")
         expect(row(page, id)).to_contain_text("succeeded")
+
+
+@pytest.mark.parametrize("delivery", [None, f"{7:016}"])
+def test_a_look_that_finds_nothing_new_sends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delivery: str | None
+) -> None:
+    fill(tmp_path)
+    settings = read_settings(Settings, {})
+    access = Access(settings, lambda: [])
+    monkeypatch.setattr(access, "is_owner", lambda _: True)
+    desk = webhooks.desk.Desk(
+        settings, {"/webhooks/f": Endpoint(lambda: None, "/f")}, access, tmp_path / DATABASE, str, print, str, str
+    )
+    with gradio.Blocks() as ui:
+        pass
+    desk.add_to(ui)
+    look = partial(desk.show, "", "", "", View(), delivery, request=gradio.Request())
+    first = look(0)
+    assert desk.listing in first or desk.details in first
+    assert look(first[desk.seen]) == {desk.seen: first[desk.seen]}
 
 
 def test_an_open_delivery_changes_without_a_reload(browser: Browser, desk: Desk) -> None:

@@ -328,7 +328,7 @@ class Desk:
                 update = self._list(page, filtered=bool(endpoint or status or repo))
                 if view.newer_than is not None and not page.has_newer:
                     update[self.view] = View()  # or what arrives from now on would be on a page of its own
-        now_seen = views.seen(opened, *[str(value) for value in update.values()])
+        now_seen = hash((opened, *map(str, update.values())))
         if now_seen == seen:
             return {self.seen: seen}
         return {
@@ -344,8 +344,8 @@ class Desk:
     def _list(self, page: history.Page, filtered: bool) -> Update:
         return {
             self.listing: views.listing(page, filtered),
-            self.newer: gr.Button(interactive=page.has_newer),
-            self.older: gr.Button(interactive=page.has_older),
+            self.newer: gr.update(interactive=page.has_newer),  # a dict: a Button's text is another each time
+            self.older: gr.update(interactive=page.has_older),
             self.rows: tuple(row.number for row in page.rows),
         }
 

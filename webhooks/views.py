@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
 from urllib.parse import quote
 
 from huggingface_hub import WebhookInfo, constants
@@ -293,8 +292,3 @@ def _repo(delivery: Delivery) -> str:
     if repo.type not in _FOLDERS or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo.name, re.ASCII):
         return text(label)
     return _link(f"{constants.ENDPOINT}/{_FOLDERS[repo.type]}{repo.name}", label)
-
-
-def seen(*parts: Any) -> int:
-    """Summarize what a page shows, to send it again only when it is another."""
-    return hash(parts)
