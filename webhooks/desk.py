@@ -5,7 +5,8 @@ Each function behind it is a public endpoint of Gradio's, so each one first asks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -416,8 +417,8 @@ class Desk:
         except ValueError as error:
             raise gr.Error(str(error)) from None
         headers = {"User-Agent": "webhooks-test-event"}
-        if self.settings.secrets:
-            headers["X-Webhook-Secret"] = self.settings.secrets[0].decode()
+        if secret := self.settings.secret_to_send:
+            headers["X-Webhook-Secret"] = secret
         try:
             async with httpx.AsyncClient(trust_env=False, verify=False) as client:  # noqa: S501 - this very machine
                 url = self.local_url() + endpoint
@@ -433,7 +434,7 @@ class Desk:
         try:
             webhooks = await self._registration(request).pointing_here()
         except HubSaysNo as reason:
-            return {self.hub_notice: f"<p>{views.text(reason, 1000)}</p>", self.webhooks: ""}
+            return {self.hub_notice: f"<p>{views.text(self.settings.hide(str(reason)), 1000)}</p>", self.webhooks: ""}
         return {self.hub_notice: "", self.webhooks: views.registered(webhooks)}
 
     async def register(
@@ -447,26 +448,24 @@ class Desk:
             raise gr.Error("Choose an endpoint, and the events of at least one domain.")
         if self.settings.closed:
             raise gr.Error("Set WEBHOOK_SECRET first: without it this Space answers every call with 503.")
-        secret = self.settings.secrets[0].decode() if self.settings.secrets else None
-        try:
-            await self._registration(request).create(
-                self.public_url() + endpoint,
-                {"type": watch_type, "name": name},
-                domains,
-                secret,
-            )
-        except HubSaysNo as reason:
-            raise gr.Error(self.settings.hide(str(reason))) from None
+        url, watched = self.public_url() + endpoint, {"type": watch_type, "name": name}
+        with self._saying_why_not():
+            await self._registration(request).create(url, watched, domains, self.settings.secret_to_send)
         gr.Info("The webhook is created.")
         return await self.show_registered(request)
 
     async def switch(self, event: gr.EventData, request: gr.Request) -> Update:
         self._check(request)
-        try:
+        with self._saying_why_not():
             await self._registration(request).switch(_chosen(event, "switch") or "", _chosen(event, "on") == "True")
+        return await self.show_registered(request)
+
+    @contextlib.contextmanager
+    def _saying_why_not(self) -> Iterator[None]:
+        try:
+            yield
         except HubSaysNo as reason:
             raise gr.Error(self.settings.hide(str(reason))) from None
-        return await self.show_registered(request)
 
     def _registration(self, request: gr.Request) -> Registration:
         public = self.public_url()

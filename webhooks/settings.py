@@ -116,6 +116,11 @@ class Settings(BaseModel):
         both = (self.webhook_secret, self.webhook_secret_previous)
         return tuple(secret.get_secret_value().encode() for secret in both if secret)
 
+    @property
+    def secret_to_send(self) -> str | None:
+        """The secret that a sender of ours presents, and that the Hub is told."""
+        return self.secrets[0].decode() if self.secrets else None
+
     def hide(self, text: str) -> str:
         """Take our secrets out of a text that is to be shown or kept."""
         for _, secret in self:
