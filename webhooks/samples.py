@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from .payload import FOLDERS
+
 KINDS = {
     "New commit on main": ("repo.content", "update"),
     "Pull request opened": ("discussion", "create"),
@@ -41,7 +43,7 @@ def sample(kind: str, repo_type: str, name: str, revision: str = "") -> dict[str
     if revision and not _REVISION.fullmatch(revision):
         raise ValueError("The revision must be a full commit hash, 40 hexadecimal digits, or empty.")
     scope, action = KINDS[kind]
-    web = f"https://huggingface.co/{_FOLDERS.get(repo_type, '')}{name}"
+    web = f"https://huggingface.co/{FOLDERS[repo_type]}{name}"
     payload: dict[str, Any] = {
         "event": {"action": action, "scope": scope},
         "repo": {
@@ -57,9 +59,6 @@ def sample(kind: str, repo_type: str, name: str, revision: str = "") -> dict[str
     if scope.startswith("repo"):
         payload["repo"]["headSha"] = revision or _NEW
     return payload | _details(kind, name, payload["repo"]["url"], revision or _NEW)
-
-
-_FOLDERS = {"dataset": "datasets/", "space": "spaces/", "bucket": "buckets/"}
 
 
 def _details(kind: str, name: str, url: dict[str, str], revision: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from .access import PAGE
 from .console import escaped
 from .delivery import Delivery, StartedJob
 from .history import INTERRUPTED, Attempt, Page, Record, Related, Row
+from .payload import FOLDERS
 
 MAX_SHOWN = 256 * 1024  # characters of a payload
 MAX_NAME = 200  # characters of a name in a list
@@ -280,15 +281,12 @@ def _event(delivery: Delivery) -> str:
     return text(f"{payload.event.scope} {payload.event.action}") + title
 
 
-_FOLDERS = {"model": "", "dataset": "datasets/", "space": "spaces/", "bucket": "buckets/"}
-
-
 def _repo(delivery: Delivery) -> str:
     """Link to the repository, at an address made here: the one in the payload may lead anywhere."""
     if delivery.payload is None:
         return ""
     repo = delivery.payload.repo
     label = f"{repo.type} {repo.name}"
-    if repo.type not in _FOLDERS or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo.name, re.ASCII):
+    if repo.type not in FOLDERS or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo.name, re.ASCII):
         return text(label)
-    return _link(f"{constants.ENDPOINT}/{_FOLDERS[repo.type]}{repo.name}", label)
+    return _link(f"{constants.ENDPOINT}/{FOLDERS[repo.type]}{repo.name}", label)
