@@ -7,26 +7,11 @@
 #   GH_TOKEN           may write contents and pull requests here
 #   GITHUB_SERVER_URL, GITHUB_REPOSITORY  where "here" is; GitHub Actions sets them
 set -euo pipefail
+# shellcheck source=.github/space.sh
+. "$(dirname "$0")/space.sh"
 
 BRANCH="space-edits"
-
-say() { printf '%s\n' "$@" >&2; }
-
-git_with() { # the name of the variable that holds the password, then Git's arguments
-  local variable=$1
-  shift
-  # shellcheck disable=SC2016 # Git's own shell expands it, not this one
-  GIT_TERMINAL_PROMPT=0 git -c credential.helper= \
-    -c credential.helper='!f() { test "$1" != get || printf "username=git\npassword=%s\n" "$'"$variable"'"; }; f' "$@"
-}
-
-[[ ${SPACE_ID:-} =~ ^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || {
-  say "SPACE_ID must be the name of a Space, such as username/my-space."
-  exit 1
-}
-export HF_TOKEN="${HF_TOKEN:-}" GH_TOKEN
-
-space="${HF_ENDPOINT:-https://huggingface.co}/spaces/$SPACE_ID"
+HF_TOKEN="${HF_TOKEN:-}"
 here="$GITHUB_SERVER_URL/$GITHUB_REPOSITORY"
 
 git_with HF_TOKEN fetch --quiet --no-tags "$space" main

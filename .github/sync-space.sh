@@ -5,36 +5,17 @@
 #   HF_TOKEN     a token that may write to it
 #   HF_ENDPOINT  the Hub, by default https://huggingface.co
 #   SYNC_FORCE   true: replace what the Space has and this repository lacks
-#
-# The token reaches Git through a credential helper that reads the environment: it is in no argument, URL, output or
-# configuration.
 set -euo pipefail
+# shellcheck source=.github/space.sh
+. "$(dirname "$0")/space.sh"
 
-say() { printf '%s\n' "$@" >&2; }
-
-fail() {
-  say "$@"
-  exit 1
-}
-
-git_with_token() {
-  # shellcheck disable=SC2016 # Git's own shell expands it, not this one
-  GIT_TERMINAL_PROMPT=0 git -c credential.helper= \
-    -c credential.helper='!f() { test "$1" != get || printf "username=hf\npassword=%s\n" "$HF_TOKEN"; }; f' "$@"
-}
-
-[[ ${SPACE_ID:-} =~ ^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$ ]] ||
-  fail "SPACE_ID must be the name of a Space, such as username/my-space."
 [[ -n ${HF_TOKEN:-} ]] || fail "HF_TOKEN must be a token that may write to the Space $SPACE_ID."
 [[ $(git rev-parse --is-shallow-repository) == false ]] ||
   fail "This clone has no history to compare. Fetch all of it: git fetch --unshallow, or fetch-depth: 0 in Actions."
-export HF_TOKEN
-
-space="${HF_ENDPOINT:-https://huggingface.co}/spaces/$SPACE_ID"
 
 errors=$(mktemp)
 trap 'rm -f "$errors"' EXIT
-if ! seen=$(git_with_token ls-remote "$space" refs/heads/main 2>"$errors"); then
+if ! seen=$(git_with HF_TOKEN ls-remote "$space" refs/heads/main 2>"$errors"); then
   case $(<"$errors") in
     *"not found"*)
       fail "There is no Space $SPACE_ID that this token can see. Duplicate this project's Space, or create one at" \
@@ -56,7 +37,7 @@ fi
 
 lease=()
 if [[ -n $seen ]]; then
-  git_with_token fetch --quiet --no-tags "$space" refs/heads/main || fail "The Hub did not give the Space's commits."
+  git_with HF_TOKEN fetch --quiet --no-tags "$space" refs/heads/main || fail "The Hub did not give the Space's commits."
   seen=$(git rev-parse FETCH_HEAD)
   if ! git merge-base --is-ancestor "$seen" "$head"; then
     if [[ ${SYNC_FORCE:-} != true ]]; then
@@ -78,6 +59,6 @@ if [[ -n $seen ]]; then
   fi
 fi
 
-git_with_token push --quiet ${lease[@]+"${lease[@]}"} "$space" "$head:refs/heads/main" ||
+git_with HF_TOKEN push --quiet ${lease[@]+"${lease[@]}"} "$space" "$head:refs/heads/main" ||
   fail "The Space was not changed: the Hub's reason is above."
 say "The Space $SPACE_ID has $(git rev-parse --short HEAD) now."
