@@ -45,6 +45,7 @@ LABEL = re.compile(r"[A-Za-z0-9_-]{0,100}")
 # The client asks once a process, unless a file in its cache is fresh, whether an agent runs it. Told 404, it gives up.
 # An answer would land in the cache of whoever runs the tests.
 TELEMETRY = "/api/agent-harnesses"
+CLIENT = ("client-id", "client-secret")  # of the OAuth application
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -254,7 +255,7 @@ class Hub:
         self.ignores_labels = False
         self.signed_in: str | None = None
         self.withheld: set[str] = set()
-        self.client = ("client-id", "client-secret")
+        self.client = CLIENT
         self.token_lifetime = 28800
         self._users: dict[str, User] = {}
         self._tokens: dict[str, Token] = {}
@@ -288,6 +289,19 @@ class Hub:
         for kept in (self.requests, self.unknown, self.jobs, self.webhooks, self.repos, self._scripts, self._held):
             kept.clear()
         self.page_size, self.ignores_labels = 100, False
+
+    def space(self, host: str = "me-hooks.hf.space") -> dict[str, str]:
+        """Return the environment of a Space whose visitors sign in here."""
+        return {
+            "SYSTEM": "spaces",
+            "SPACE_ID": "me/hooks",
+            "SPACE_HOST": host,
+            "SPACE_AUTHOR_NAME": "me",
+            "OAUTH_CLIENT_ID": self.client[0],
+            "OAUTH_CLIENT_SECRET": self.client[1],
+            "OAUTH_SCOPES": "openid profile webhooks",
+            "OPENID_PROVIDER_URL": self.url,
+        }
 
     def add_user(self, name: str, orgs: Mapping[str, str] | None = None) -> None:
         """Add an account, with the organizations it belongs to and its role in each."""

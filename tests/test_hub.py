@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import httpx2
 import pytest
-from conftest import Process, Run
+from conftest import CHROMIUM_ARGUMENTS, Process, Run
 from hub import Hub, basic, object_id
 from huggingface_hub import DiscussionComment, HfApi, ModelCardData
 from huggingface_hub.errors import (
@@ -479,20 +479,10 @@ SCRIPT = """
 @contextmanager
 def space(hub: Hub, run: Run, chromium: str) -> Iterator[Page]:
     """A page of a Gradio app with a sign-in button, behind TLS as on a Space."""
-    process: Process = run(
-        SCRIPT,
-        SYSTEM="spaces",
-        SPACE_ID="me/hooks",
-        SPACE_HOST="me-hooks.hf.space",
-        SPACE_AUTHOR_NAME="me",
-        OAUTH_CLIENT_ID=hub.client[0],
-        OAUTH_CLIENT_SECRET=hub.client[1],
-        OAUTH_SCOPES=SCOPES,
-        OPENID_PROVIDER_URL=hub.url,
-    )
+    process: Process = run(SCRIPT, **hub.space())
     process.wait_for("serving")
     with TlsFront(process.port) as front, sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-background-networking", front.chromium_argument]
+        arguments = [*CHROMIUM_ARGUMENTS, front.chromium_argument]
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
         page = browser.new_page(ignore_https_errors=True)
         page.goto(front.url)

@@ -360,14 +360,7 @@ ADMIN = "admin-token-of-the-owner"
 def space(start: Start, one_hub: Hub) -> Iterator[TlsFront]:
     process = start(
         SPACE,
-        SYSTEM="spaces",
-        SPACE_ID="me/hooks",
-        SPACE_HOST="me-hooks.hf.space, hooks.example.com",
-        SPACE_AUTHOR_NAME="me",
-        OAUTH_CLIENT_ID=one_hub.client[0],
-        OAUTH_CLIENT_SECRET=one_hub.client[1],
-        OAUTH_SCOPES="openid profile webhooks",
-        OPENID_PROVIDER_URL=one_hub.url,
+        **one_hub.space("me-hooks.hf.space, hooks.example.com"),
         HF_ENDPOINT=one_hub.url,
         HF_TOKEN=TOKEN,
         WEBHOOK_SECRET=SECRET,

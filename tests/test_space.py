@@ -18,20 +18,13 @@ from typing import Any
 import httpx
 import pytest
 from conftest import ROOT, Process, load
-from hub import Hub
+from hub import CLIENT, Hub
 
 SECRET = "s3cret"
 COMMIT = load("repo.content-update")
 SPACE = {
-    "SYSTEM": "spaces",
-    "SPACE_ID": "me/hooks",
-    "SPACE_HOST": "me-hooks.hf.space",
-    "SPACE_AUTHOR_NAME": "me",
     "SPACE_REPO_NAME": "hooks",
     "SPACE_CREATOR_USER_ID": "0123456789abcdef01234567",
-    "OAUTH_CLIENT_ID": "client",
-    "OAUTH_CLIENT_SECRET": "of the client",
-    "OAUTH_SCOPES": "openid profile webhooks",
     "GRADIO_SERVER_NAME": "0.0.0.0",
 }
 
@@ -47,7 +40,7 @@ def boot(tmp_path: Path) -> Iterator[Boot]:
     with Hub() as hub:
 
         def boot(script: str = "app.py", **environment: str) -> Process:
-            given = {**SPACE, "OPENID_PROVIDER_URL": hub.url, "HF_ENDPOINT": hub.url, **environment}
+            given = {**hub.space(), **SPACE, "HF_ENDPOINT": hub.url, **environment}
             processes.append(Process(tmp_path / script, given))
             return processes[-1].wait_until_ready()
 
@@ -89,7 +82,7 @@ def test_the_console_says_nothing_that_is_not_meant_for_the_owner(boot: Boot) ->
     app = boot(WEBHOOK_SECRET=SECRET)
     assert "webhooks/" not in app.output.partition("The webhook secret")[0]  # no traceback of ours
     assert "GRADIO_HOT_RELOAD" not in app.output
-    assert SPACE["OAUTH_CLIENT_SECRET"] not in app.output
+    assert CLIENT[1] not in app.output
 
 
 def test_with_a_custom_domain_the_first_name_is_shown(boot: Boot) -> None:
