@@ -9,7 +9,6 @@ median of each side and of their ratios. The goal is about what is asked every t
 from __future__ import annotations
 
 import argparse
-import itertools
 import sqlite3
 import statistics
 import sys
@@ -17,39 +16,24 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from conftest import load
+from filled import BODY, EVALUATE, PAYLOAD, REPOS, TRAIN, fill
 
-from webhooks import Delivery, WebhookPayload, history
+from webhooks import Delivery, history
 from webhooks.delivery import Arrival
 from webhooks.log import DeliveryLog
 
 SHORT = 1000
 GOAL = 0.050  # seconds
-REPOS = [f"me/data-{number}" for number in range(20)]
-PAYLOAD = WebhookPayload.model_validate(load("repo.content-update"))
-BODY = PAYLOAD.model_dump_json(by_alias=True, exclude_unset=True).encode()
-TRAIN, EVALUATE = "/webhooks/train", "/webhooks/evaluate"
 
 
-def fill(folder: Path, deliveries: int) -> DeliveryLog:
-    """Fill a log as a month of a busy server does: each endpoint has repositories of its own, little fails."""
-    log = DeliveryLog(folder)
-    payloads = [PAYLOAD.model_copy(update={"repo": PAYLOAD.repo.model_copy(update={"name": name})}) for name in REPOS]
-    now, apart = datetime.now(timezone.utc), timedelta(days=30) / deliveries
-    headers = ((b"content-type", b"application/json"), (b"user-agent", b"hub"))
+def fill_with_unfinished(folder: Path, deliveries: int) -> DeliveryLog:
+    log = fill(folder, deliveries)
     with log.transaction():
-        for number, payload in zip(range(deliveries), itertools.cycle(payloads), strict=False):
-            endpoint = TRAIN if payload.repo.name < "me/data-15" else EVALUATE
-            delivery = Delivery(endpoint, payload, received_at=now - apart * (deliveries - 1 - number))
-            status = "failed" if number % 97 == 0 else "superseded" if number % 11 == 0 else "succeeded"
-            log.add(delivery, Arrival(endpoint, b"", headers, BODY), status)
-    with log.transaction():
-        log._database.execute("UPDATE deliveries SET status = 'running' WHERE number <= 5")
+        log._database.execute("UPDATE deliveries SET status = 'running', finished_at = NULL WHERE number <= 5")
     return log
 
 
@@ -105,7 +89,8 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=15)
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        short, long = fill(Path(folder, "short"), SHORT), fill(Path(folder, "long"), options.deliveries)
+        short = fill_with_unfinished(Path(folder, "short"), SHORT)
+        long = fill_with_unfinished(Path(folder, "long"), options.deliveries)
         sides = {name: (questions(SHORT)[name], question) for name, question in questions(options.deliveries).items()}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
         for _ in range(options.rounds):

@@ -19,13 +19,10 @@ from pathlib import Path
 
 import httpx
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import Process, load
-
-from webhooks import Delivery, WebhookPayload
-from webhooks.delivery import Arrival
-from webhooks.log import DeliveryLog
+from filled import fill
 
 SERVER = """
 from webhooks import WebhooksServer
@@ -36,20 +33,6 @@ server.launch()
 """
 PAYLOAD = load("repo.content-update")
 REQUESTS = 200
-
-
-def fill(folder: Path, deliveries: int) -> None:
-    payload = WebhookPayload.model_validate(PAYLOAD)
-    body = payload.model_dump_json(by_alias=True, exclude_unset=True).encode()
-    log = DeliveryLog(folder / "log")
-    with log.transaction():
-        for _ in range(deliveries):
-            delivery = Delivery("/webhooks/f", payload)
-            log.add(delivery, Arrival("/webhooks/f", b"", ((b"content-type", b"application/json"),), body), "running")
-            log.start_attempt(delivery)
-            log.end_attempt(delivery, None)
-            log.finish(delivery.id, "succeeded", 200, b"null")
-    log.close()
 
 
 def measure(filled: Path) -> tuple[float, float]:
@@ -87,8 +70,8 @@ def main() -> None:
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         empty, full = Path(folder, "empty"), Path(folder, "full")
-        fill(empty, 0)
-        fill(full, options.deliveries)
+        fill(empty / "log", 0).close()
+        fill(full / "log", options.deliveries).close()
         start_ups, records = [], []
         print(f"round   start-up, empty / {options.deliveries:,}      one delivery, empty / {options.deliveries:,}")
         for number in range(1, options.rounds + 1):
