@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import secrets
+import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -66,12 +67,24 @@ class StartedJob:
     stage: str
 
 
+_ids = threading.Lock()
+_last_id = 0
+
+
+def _new_id() -> str:
+    """Name a delivery after its nanosecond: ids in order stand side by side in the log, and are written faster."""
+    global _last_id
+    with _ids:
+        _last_id = max(_last_id + 1, time.time_ns())
+        return f"{_last_id:016x}"
+
+
 @dataclass(frozen=True)
 class Delivery:
     """One event on its way to one handler.
 
     Attributes:
-        id: 16 hexadecimal digits, also sent back to the Hub as `X-Delivery-Id`.
+        id: 16 hexadecimal digits that grow with the time, also sent back to the Hub as `X-Delivery-Id`.
         endpoint: the path it was posted to, such as `/webhooks/trigger_training`.
         payload: the event; `None` only where the handler does not ask for a payload and the body was none.
         received_at: when it arrived, in UTC.
@@ -82,7 +95,7 @@ class Delivery:
 
     endpoint: str
     payload: WebhookPayload | None
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=_new_id)
     received_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     attempt: int = 1
     replay_of: str | None = None
