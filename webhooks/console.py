@@ -50,6 +50,8 @@ def _secret_state(settings: Settings) -> str:
 
 def escaped(text: str) -> str:
     """Keep text that a stranger wrote on one line, and what it does to a terminal off."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

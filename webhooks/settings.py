@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -110,7 +111,7 @@ class Settings(BaseModel):
     def on_space(self) -> bool:
         return self.space_id is not None
 
-    @property
+    @cached_property
     def secrets(self) -> tuple[bytes, ...]:
         """The secrets that a sender may present: the present one, and the last one while it is rotated."""
         both = (self.webhook_secret, self.webhook_secret_previous)
@@ -123,9 +124,13 @@ class Settings(BaseModel):
 
     def hide(self, text: str) -> str:
         """Take our secrets out of a text that is to be shown or kept."""
-        for _, secret in self:
-            text = text.replace(secret.get_secret_value(), "***") if isinstance(secret, SecretStr) else text
+        for secret in self._hidden:
+            text = text.replace(secret, "***")
         return text
+
+    @cached_property
+    def _hidden(self) -> tuple[str, ...]:
+        return tuple(value.get_secret_value() for _, value in self if isinstance(value, SecretStr))
 
     @property
     def oauth(self) -> bool:
