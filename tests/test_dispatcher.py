@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,39 @@ import pytest
 from conftest import load
 from fastapi import HTTPException
 
+import webhooks.dispatcher
 from webhooks import Delivery, WebhookPayload, life
 from webhooks.delivery import Arrival
-from webhooks.dispatcher import Dispatcher, NotTaken, Ticket
+from webhooks.dispatcher import Dispatcher, NotTaken, Outcome
 from webhooks.endpoints import Endpoint
 from webhooks.history import FINISHED, INTERRUPTED, UNFINISHED, Record
 from webhooks.log import DeliveryLog
 
 WAIT = 20  # seconds until a test that waits in vain fails
 BODY = load("repo.content-update")
+
+
+class Ticket:
+    """Waits for what becomes of a delivery: `recorded` for its status in the log, `outcome` for its first attempt."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.recorded: Future[str] = Future()
+        self.outcome: Future[Outcome] = Future()
+
+    def tell(self, news: Outcome | NotTaken) -> None:
+        if isinstance(news, NotTaken):
+            self.recorded.set_exception(news)
+        elif not self.recorded.done():
+            self.recorded.set_result(news.status)
+        else:
+            self.outcome.set_result(news)  # raises if it is told twice
+
+
+def take(dispatcher: Dispatcher, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Ticket:
+    ticket = Ticket(delivery)
+    dispatcher.take(endpoint, delivery, arrival, ticket.tell)
+    return ticket
 
 
 class Desk:
@@ -60,7 +85,7 @@ class Desk:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         payload = None if isinstance(body, bytes) else WebhookPayload.model_validate(body)
         arrival = Arrival(endpoint.path, b"", tuple(headers), raw)
-        return self.dispatcher.take(endpoint, Delivery(endpoint.path, payload), arrival)
+        return take(self.dispatcher, endpoint, Delivery(endpoint.path, payload), arrival)
 
     def records(self) -> list[Record]:
         """Stop, and read the whole log."""
@@ -450,6 +475,22 @@ def test_who_comes_after_the_end_is_told_so(desk: Desk) -> None:
         desk.dispatcher.replay("any")
 
 
+@pytest.fixture
+def prunes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks.dispatcher, "PRUNED_AT_ONCE", 1)
+
+
+def test_a_full_log_is_pruned_a_hundred_at_a_time(desk: Desk) -> None:
+    endpoint = desk.add(lambda: None, path="/f")
+    desk.start()
+    desk.log.keep = 20
+    for _ in range(250):
+        desk.deliver(endpoint).outcome.result(WAIT)
+    desk.stop()
+    assert 20 <= desk.dispatcher.health()[1]["succeeded"] < 120
+
+
+@pytest.mark.usefixtures("prunes_at_once")
 def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(desk: Desk) -> None:
     def handler(payload: Any) -> None:
         if payload.repo.name.endswith("broken"):
@@ -462,8 +503,8 @@ def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(desk: 
     broken["repo"]["name"] = "username/broken"
     for body in (BODY, broken) * 10:
         desk.deliver(endpoint, body).outcome.result(WAIT)
-    _, counts = desk.dispatcher.health()
     desk.stop()
+    _, counts = desk.dispatcher.health()
     desk.start()
     assert desk.dispatcher.health()[1] == counts
     assert counts["succeeded"] + counts["failed"] == 5
@@ -608,7 +649,7 @@ def test_a_long_timeout_does_not_keep_what_has_ended(desk: Desk) -> None:
     for _ in range(3):
         arrival = Arrival(endpoint.path, b"", (), b"x" * 1000)
         arrivals.append(weakref.ref(arrival))
-        desk.dispatcher.take(endpoint, Delivery(endpoint.path, None), arrival).outcome.result(WAIT)
+        take(desk.dispatcher, endpoint, Delivery(endpoint.path, None), arrival).outcome.result(WAIT)
         del arrival
     desk.deliver(endpoint, b"one more, so that the one before is let go").outcome.result(WAIT)
     gc.collect()

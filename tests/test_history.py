@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from conftest import Run, load
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, expect
 
+import webhooks.log
 from webhooks import Delivery, WebhookPayload, history
 from webhooks.delivery import Arrival
 from webhooks.history import FINISHED, UNFINISHED, Page, Row
@@ -526,12 +528,32 @@ def write_version_1(folder: Path) -> None:
     database.close()
 
 
+def test_attempts_of_a_log_of_the_second_version_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_version_1(tmp_path / "log")
+    with monkeypatch.context() as patch:
+        patch.setattr(webhooks.log, "_MIGRATIONS", webhooks.log._MIGRATIONS[:2])
+        DeliveryLog(tmp_path / "log").close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "log" / "deliveries.db")) as database, database:
+        database.execute(
+            "UPDATE deliveries SET status = 'running', attempts = 2, failures = 1 WHERE id = ?", (WAITING,)
+        )
+        database.execute("INSERT INTO attempts VALUES (?, 1, 10, 11, 'ValueError')", (WAITING,))
+        database.execute("INSERT INTO attempts VALUES (?, 2, 12, NULL, NULL)", (WAITING,))
+    log = DeliveryLog(tmp_path / "log")
+    attempts = [(a.attempt, a.started_at.timestamp(), a.ended_at, a.error) for a in log.find(WAITING).attempts]
+    assert attempts == [(1, 10, datetime.fromtimestamp(11, timezone.utc), "ValueError"), (2, 12, None, None)]
+    with log.transaction():
+        assert log.interrupt_running([DONE, WAITING]) == 1
+    assert [attempt.error for attempt in log.find(WAITING).attempts] == ["ValueError", history.INTERRUPTED]
+    assert [(attempt.attempt, attempt.error) for attempt in log.find(DONE).attempts] == [(1, None)]
+
+
 def test_a_log_of_the_first_version_is_kept_and_listed(tmp_path: Path) -> None:
     write_version_1(tmp_path / "log")
     for _ in range(2):  # it is brought here once
         log = DeliveryLog(tmp_path / "log")
         with history.reading(log.path) as database:
-            assert database.execute("PRAGMA user_version").fetchone()[0] == 2
+            assert database.execute("PRAGMA user_version").fetchone()[0] == 3
             page = history.page(database, repo="dataset/username/my-dataset")
             assert [(row.id, row.event, row.status) for row in page.rows] == [
                 (WAITING, None, "queued"),

@@ -29,14 +29,13 @@ def add(log: DeliveryLog, status: str = "running", **fields: object) -> Delivery
     delivery = replace(Delivery("/webhooks/f", None), **fields)
     with log.transaction():
         log.add(delivery, ARRIVAL, status)
-        if status == "running":
-            log.start_attempt(delivery)
     return delivery
 
 
 def finish(log: DeliveryLog, delivery: Delivery, status: str = "succeeded") -> None:
     with log.transaction():
-        log.end_attempt(delivery, None if status == "succeeded" else "Traceback")
+        if status == "failed":
+            log.fail_attempt(delivery.id, "Traceback")
         log.finish(delivery.id, status, 200, b"{}")
 
 
@@ -48,11 +47,8 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     arrival = replace(ARRIVAL, body=body)
     with log.transaction():
         log.add(delivery, arrival, "running")
-        log.start_attempt(delivery)
-        assert log.end_attempt(delivery, "Traceback 1") == 1
-        again = replace(delivery, attempt=2)
-        log.start_attempt(again)
-        assert log.end_attempt(again, None) == 1
+        assert log.fail_attempt(delivery.id, "Traceback 1") == 1
+        log.start_attempt(replace(delivery, attempt=2))
         log.finish(delivery.id, "succeeded", 200, b'{"job": 1}')
     log.close()
     record = DeliveryLog(tmp_path).find(delivery.id)
@@ -75,12 +71,37 @@ def test_an_unknown_id_is_a_key_error_with_the_id(tmp_path: Path) -> None:
         DeliveryLog(tmp_path).find("0000")
 
 
-def test_an_attempt_ends_once(tmp_path: Path) -> None:
+def test_an_attempt_fails_once(tmp_path: Path) -> None:
     log = DeliveryLog(tmp_path)
     delivery = add(log)
-    assert log.end_attempt(delivery, "timed out") == 1
-    assert log.end_attempt(delivery, None) is None
-    assert log.find(delivery.id).attempts[0].error == "timed out"
+    with log.transaction():
+        log.fail_attempt(delivery.id, "timed out")
+        log.fail_attempt(delivery.id, "timed out again")
+    assert [attempt.error for attempt in log.find(delivery.id).attempts] == ["timed out"]
+
+
+def test_what_runs_has_an_attempt_without_an_end(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path)
+    running, queued = add(log), add(log, "queued")
+    assert [(a.attempt, a.ended_at, a.error) for a in log.find(running.id).attempts] == [(1, None, None)]
+    assert log.find(queued.id).attempts == ()
+
+
+def test_many_arrive_and_finish_in_one_transaction(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path)
+    earlier = [Delivery("/webhooks/f", None) for _ in range(1200)]
+    with log.transaction():
+        for delivery in earlier:
+            log.add(delivery, ARRIVAL, "running")
+    later = [Delivery("/webhooks/f", None) for _ in range(1200)]
+    with log.transaction():
+        for done, new in zip(earlier, later, strict=True):
+            log.finish(done.id, "succeeded", 200, done.id.encode())
+            log.add(new, ARRIVAL, "running")
+    assert log.counts() == {"succeeded": 1200, "running": 1200}
+    record = log.find(earlier[7].id)
+    assert (record.arrival, record.answer, record.status) == (ARRIVAL, earlier[7].id.encode(), "succeeded")
+    assert (record.delivery.received_at - earlier[7].received_at) < timedelta(milliseconds=1)
 
 
 def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
@@ -213,15 +234,15 @@ def test_finished_deliveries_over_the_limit_are_pruned_oldest_first_and_unfinish
     waiting = [add(log, "queued"), add(log, "scheduled"), add(log)]
     done = [add(log) for _ in range(8)]
     for delivery in done:
-        finish(log, delivery)
+        finish(log, delivery, "failed")
     with log.transaction():
-        assert log.prune(excess=5, at_most=2) == {"succeeded": 2}
-        assert log.prune(excess=3) == {"succeeded": 3}
+        assert log.prune(excess=5, at_most=2) == {"failed": 2}
+        assert log.prune(excess=3) == {"failed": 3}
         assert log.prune(excess=0) == {}
     kept = [row[0] for row in log._database.execute("SELECT id FROM deliveries ORDER BY number")]
     assert kept == [delivery.id for delivery in waiting + done[-3:]]
     attempts = {row[0] for row in log._database.execute("SELECT delivery FROM attempts")}
-    assert attempts == {delivery.id for delivery in waiting[2:] + done[-3:]}
+    assert attempts == {delivery.id for delivery in done[-3:]}
 
 
 def test_finished_deliveries_are_pruned_after_thirty_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

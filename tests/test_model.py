@@ -13,6 +13,7 @@ from conftest import load
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+from test_dispatcher import take
 
 from webhooks import Delivery, WebhookPayload, life
 from webhooks.delivery import Arrival
@@ -81,7 +82,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
 
     @rule(target=acknowledged)
     def deliver(self) -> str:
-        ticket = self.dispatcher.take(self.endpoint, Delivery(self.endpoint.path, PAYLOAD), ARRIVAL)
+        ticket = take(self.dispatcher, self.endpoint, Delivery(self.endpoint.path, PAYLOAD), ARRIVAL)
         assert ticket.recorded.result(WAIT) == "running"
         self.known.add(ticket.delivery.id)
         self.wait_for_calls()

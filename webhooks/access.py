@@ -211,6 +211,7 @@ class _LinkRoute(Route):
     """Matches the page's address only if it carries a token; without one Gradio's own route does."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] == "http" and "token" in Request(scope).query_params:
-            return super().matches(scope)
-        return Match.NONE, {}
+        match, child_scope = super().matches(scope)
+        if match is not Match.NONE and "token" not in Request(scope).query_params:
+            return Match.NONE, {}
+        return match, child_scope

@@ -2,7 +2,9 @@
 
 One thread does the bookkeeping. Everybody else hands it steps (something arrived, an attempt ended, somebody wants a
 replay), and it takes all that are waiting together: their changes to the log are one commit, and only after it do
-their consequences happen (a handler starts, a sender is answered). So nothing happens that a crash could undo.
+their consequences happen (a handler starts, a sender is answered). So nothing happens that a crash could undo, but for
+one thing: a success is answered as soon as it is known, and written down a moment later. A crash in between makes the
+handler run again, which it may at any time.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import functools
 import heapq
 import itertools
 import logging
-import queue
 import sqlite3
 import threading
 import time
@@ -20,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 from starlette.responses import Response
 
@@ -29,6 +30,7 @@ from .console import escaped
 from .delivery import Arrival, Delivery
 from .endpoints import Endpoint
 from .history import FINISHED, UNFINISHED
+from .inbox import Inbox
 from .log import DeliveryLog
 from .runner import Result, Runner, quoted_traceback
 
@@ -51,31 +53,13 @@ class NotTaken(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a delivery, as far as its sender can wait for it."""
+    """What has become of a delivery. Once nothing more comes, or not soon, that is its sender's answer."""
 
     status: str
-    answer: Response
+    answer: Response | None = None
 
 
-def _promise() -> Future[Any]:
-    """A future that whoever waits for it cannot cancel, only stop waiting for."""
-    future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()
-    return future
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """What the sender of a delivery may wait for.
-
-    Attributes:
-        recorded: its status, once it is in the log for good. Raises `NotTaken`.
-        outcome: how its first attempt ended.
-    """
-
-    delivery: Delivery
-    recorded: Future[str] = field(default_factory=_promise)
-    outcome: Future[Outcome] = field(default_factory=_promise)
+Tell = Callable[[Outcome | NotTaken], object]
 
 
 @dataclass
@@ -85,9 +69,10 @@ class _Run:
     endpoint: Endpoint
     delivery: Delivery
     arrival: Arrival
-    outcome: Future[Outcome] | None = None
+    tell: Tell = lambda _: None
     started: float = field(default_factory=time.monotonic)
     give_up: Callable[[], object] = lambda: None
+    end: threading.Lock = field(default_factory=threading.Lock)  # whoever gets it decides how the attempt has ended
 
     @property
     def key(self) -> tuple[str, int]:
@@ -95,7 +80,7 @@ class _Run:
 
 
 def _total(counts: Counter[str], statuses: tuple[str, ...]) -> int:
-    return sum(counts[status] for status in statuses)
+    return sum(map(counts.__getitem__, statuses))
 
 
 @dataclass
@@ -104,10 +89,11 @@ class _Change:
 
     counts: Counter[str]
     finished: int = 0
-    consequences: list[Callable[[], object]] = field(default_factory=list)
+    succeeded: list[str] = field(default_factory=list)
+    consequences: list[tuple[Callable[..., object], tuple[object, ...]]] = field(default_factory=list)
 
     def then(self, call: Callable[..., object], *args: object) -> None:
-        self.consequences.append(functools.partial(call, *args))
+        self.consequences.append((call, args))
 
     def move(self, old: str | None, new: str) -> None:
         if old:
@@ -116,16 +102,15 @@ class _Change:
         self.finished += new in FINISHED
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     """A piece of bookkeeping. If it cannot be written: refused where somebody waits for it, else kept until it can."""
 
     apply: Callable[[_Change], object]
-    waiting: Future[Any] | None = None
+    hear_refusal: Callable[[NotTaken], object] | None = None
 
     def refuse(self, reason: str) -> None:
-        if self.waiting:
-            self.waiting.set_exception(NotTaken(reason))
+        if self.hear_refusal:
+            self.hear_refusal(NotTaken(reason))
 
 
 class Dispatcher:
@@ -146,12 +131,13 @@ class Dispatcher:
         self._hide = hide
         self._max_pending = max_pending
         self._runner = Runner(hide)
-        self._steps: queue.SimpleQueue[_Step | None] = queue.SimpleQueue()
+        self._inbox: Inbox[_Step] = Inbox()
         self._timers: list[tuple[float, int, _Step]] = []
         self._timer_numbers = itertools.count()
         self._running: dict[tuple[str, int], _Run] = {}
         self._counts = log.counts()
         self._left = log.unfinished()  # by the last process; what arrives from now on is ours
+        self._to_prune = 0  # that have finished since the log was last pruned
         self._writable = True
         self._stopping = False
         self._closed = False
@@ -162,18 +148,22 @@ class Dispatcher:
 
     def start(self) -> None:
         """Begin to take deliveries."""
-        self._steps.put(_Step(self._prune_more))
+        self._inbox.put(_Step(self._prune_more))
         self._thread.start()
 
     def recover(self) -> None:
         """Go on with everything that the last process left unfinished."""
-        self._steps.put(_Step(self._recover))
+        self._inbox.put(_Step(self._recover))
 
-    def take(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Ticket:
-        """Record a delivery and have its handler run."""
-        ticket = Ticket(delivery)
-        self._ask(_Step(lambda change: self._arrive(change, ticket, endpoint, arrival), ticket.recorded))
-        return ticket
+    def take(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival, tell: Tell) -> None:
+        """Record a delivery and have its handler run.
+
+        Args:
+            tell: called from other threads, with what becomes of it: that it was not taken; or, once it is in the log
+                for good, with its status, and if that is `running`, with how the first attempt ended. It must not
+                block or raise.
+        """
+        self._ask(_Step(lambda change: self._arrive(change, endpoint, delivery, arrival, tell), tell))
 
     def replay(self, id: str) -> str:
         """Run a recorded delivery again as a new one; return the new one's id.
@@ -182,19 +172,19 @@ class Dispatcher:
             KeyError: there is none with this id.
             NotTaken: nothing more can be taken now.
         """
-        new_id: Future[str] = _promise()
-        self._ask(_Step(lambda change: self._replay(change, id, new_id), new_id))
+        new_id: Future[str] = Future()
+        self._ask(_Step(lambda change: self._replay(change, id, new_id), new_id.set_exception))
         return new_id.result()
 
     def learn_stage(self, job_id: str, stage: str) -> None:
         """Write down the present stage of a Job."""
-        self._steps.put(_Step(lambda change: self._log.set_stage(job_id, stage)))
+        self._inbox.put(_Step(lambda change: self._log.set_stage(job_id, stage)))
 
     def _ask(self, step: _Step) -> None:
         if self._stopping:
             step.refuse(_STOPPING)
         else:
-            self._steps.put(step)
+            self._inbox.put(step)
 
     def health(self) -> tuple[bool, dict[str, int]]:
         """Tell whether deliveries are taken, and how many there are by status."""
@@ -210,9 +200,10 @@ class Dispatcher:
             Whether all of them ended. The others, and all that waits, go on at the next start.
         """
         self._stopping = True
-        self._steps.put(_Step(lambda change: None))
+        self._inbox.put(_Step(lambda change: None))
         all_ended = self._idle.wait(grace)
-        self._steps.put(None)
+        self._closed = True
+        self._inbox.put(_Step(lambda change: None))
         self._thread.join()
         if all_ended:
             self._runner.stop()
@@ -224,24 +215,19 @@ class Dispatcher:
         while not self._closed:
             if steps := self._next_steps():
                 self._write(steps)
+            if self._to_prune >= PRUNED_AT_ONCE:
+                self._write([_Step(self._prune)])
             if self._stopping and not self._running:
                 self._idle.set()
+        while steps := self._inbox.take(BATCH, wait=0):
+            self._write(steps)
         self._log.close()
-        while not self._steps.empty():  # whoever came too late must not wait for ever
-            if step := self._steps.get():
-                step.refuse(_STOPPING)
+        for step in self._inbox.take(BATCH, wait=0):  # whoever came too late must not wait for ever
+            step.refuse(_STOPPING)
 
     def _next_steps(self) -> list[_Step]:
         """Wait until there is something to do, and return all of it that is there."""
-        steps: list[_Step] = []
-        wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-        with contextlib.suppress(queue.Empty):
-            while len(steps) < BATCH and not self._closed:
-                step = self._steps.get_nowait() if steps else self._steps.get(timeout=wait)
-                if step is None:
-                    self._closed = True
-                else:
-                    steps.append(step)
+        steps = self._inbox.take(BATCH, max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             steps.append(heapq.heappop(self._timers)[2])
@@ -253,7 +239,6 @@ class Dispatcher:
             with self._log.transaction():
                 for step in steps:
                     step.apply(change)
-                self._prune(change, at_most=change.finished)
         except Exception as error:
             if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):  # waiting again helps nobody
                 for step in steps:
@@ -265,11 +250,14 @@ class Dispatcher:
                 self._not_written(steps[0], error)
             return
         self._counts = change.counts
-        for happen in change.consequences:
+        self._to_prune += change.finished
+        _log_successes(change.succeeded)
+        for call, args in change.consequences:
             try:
-                happen()
+                call(*args)
             except Exception as error:  # a fault of ours must not end the bookkeeping
                 _log(logging.ERROR, "Bookkeeping has failed\n%s", quoted_traceback(error, self._hide))
+        self._runner.wake()
 
     def _not_written(self, step: _Step, error: Exception) -> None:
         if self._writable:
@@ -281,7 +269,7 @@ class Dispatcher:
                 cause,
             )
             self._after(RETRY_WRITE, _Step(self._probe))
-        if step.waiting:
+        if step.hear_refusal:
             step.refuse(_UNWRITABLE)
         else:
             self._after(RETRY_WRITE, step)
@@ -300,10 +288,9 @@ class Dispatcher:
 
     # The steps
 
-    def _arrive(self, change: _Change, ticket: Ticket, endpoint: Endpoint, arrival: Arrival) -> None:
-        delivery = ticket.delivery
+    def _arrive(self, change: _Change, endpoint: Endpoint, delivery: Delivery, arrival: Arrival, tell: Tell) -> None:
         if reason := self._refusal(change):
-            change.then(ticket.recorded.set_exception, NotTaken(reason))
+            change.then(tell, NotTaken(reason))
             return
         subject = life.subject(endpoint.path, delivery.payload) if endpoint.debounce else None
         if subject:
@@ -317,12 +304,12 @@ class Dispatcher:
             self._log.add(delivery, arrival, "scheduled", due_at=due_at, subject=subject, burst_at=burst_at)
             change.move(None, "scheduled")
             change.then(self._run_at, due_at, delivery.id)
-            change.then(ticket.recorded.set_result, "scheduled")
+            change.then(tell, Outcome("scheduled", answers.accepted(delivery, "scheduled")))
         else:
             self._log.add(delivery, arrival, "running")
             change.move(None, "running")
-            change.then(ticket.recorded.set_result, "running")
-            self._begin(change, _Run(endpoint, delivery, arrival, ticket.outcome))
+            change.then(tell, Outcome("running"))
+            change.then(self._start, _Run(endpoint, delivery, arrival, tell))
 
     def _refusal(self, change: _Change) -> str | None:
         if self._stopping:
@@ -331,10 +318,6 @@ class Dispatcher:
             return "Too many deliveries are waiting."
         return None
 
-    def _begin(self, change: _Change, run: _Run) -> None:
-        self._log.start_attempt(run.delivery)
-        change.then(self._start, run)
-
     def _start(self, run: _Run) -> None:
         self._running[run.key] = run
         try:
@@ -342,44 +325,69 @@ class Dispatcher:
                 run.endpoint,
                 run.delivery,
                 run.arrival,
-                lambda result: self._steps.put(_Step(lambda change: self._ended(change, run, result))),
+                functools.partial(self._done, run),
             )
         except Exception as error:  # the machine gives no more threads or files
             reason = f"Not started: {error}."
-            self._steps.put(_Step(lambda change: self._postpone(change, run, reason)))
+            self._inbox.put(_Step(lambda change: self._postpone(change, run, reason)))
             return
         if run.endpoint.timeout is not None:
             key = run.key  # not the run: a long timeout must not keep what has long ended
-            self._after(run.endpoint.timeout, _Step(lambda change: self._timed_out(change, key)))
+            self._after(run.endpoint.timeout, _Step(lambda change: change.then(self._time_out, key)))
+
+    def _done(self, run: _Run, result: Result) -> None:
+        """Hear from the handler's thread how an attempt ended."""
+        if not run.end.acquire(blocking=False):  # it has timed out before, and this is its thread coming back
+            self._inbox.put_later(_Step(lambda change: self._add_jobs(run.delivery)))
+            return
+        step = _Step(lambda change: self._ended(change, run, result))
+        if result.error is None:
+            run.tell(Outcome("succeeded", result.answer))
+            self._inbox.put_later(step)
+        else:
+            self._inbox.put(step)
 
     def _postpone(self, change: _Change, run: _Run, reason: str) -> None:
-        self._log.end_attempt(run.delivery, reason, failed=False)
+        self._log.fail_attempt(run.delivery.id, reason, counts=False)
         change.then(_log, logging.ERROR, "%s: %s It runs later.", _title(run.delivery), reason)
-        self._settle(change, run, self._again(change, run.delivery, POSTPONE))
+        outcome = self._again(change, run.delivery, POSTPONE)
+        change.then(run.tell, outcome)
+        self._settle(change, run, outcome)
 
-    def _timed_out(self, change: _Change, key: tuple[str, int]) -> None:
-        if run := self._running.get(key):
+    def _time_out(self, key: tuple[str, int]) -> None:
+        run = self._running.get(key)
+        if run and run.end.acquire(blocking=False):
+            run.give_up()
             error = TimeoutError(f"The handler took longer than its timeout of {run.endpoint.timeout:g} seconds.")
-            self._ended(change, run, self._runner.failure(run.delivery, error))
-            change.then(run.give_up)
+            result = self._runner.failure(run.delivery, error)
+            self._inbox.put(_Step(lambda change: self._ended(change, run, result)))
 
     def _ended(self, change: _Change, run: _Run, result: Result) -> None:
-        delivery, endpoint = run.delivery, run.endpoint
+        delivery = run.delivery
+        title = f"{_title(delivery)}, attempt {delivery.attempt}"
         seconds = time.monotonic() - run.started
-        error = result.error
+        self._add_jobs(delivery)
+        if result.error is None:
+            change.succeeded.append(f"{title}: succeeded in {seconds:.2f} s")
+            outcome = self._finish(delivery, "succeeded", result.answer)
+        else:
+            change.then(_log, logging.ERROR, "%s: failed after %.2f s\n%s", title, seconds, result.error)
+            failures = self._log.fail_attempt(delivery.id, result.error)
+            if failures < run.endpoint.max_attempts and not result.final:
+                outcome = self._again(change, delivery, life.backoff(failures))
+            else:
+                outcome = self._finish(delivery, "failed", result.answer)
+            change.then(run.tell, outcome)
+        self._settle(change, run, outcome)
+
+    def _add_jobs(self, delivery: Delivery) -> None:
         for job in delivery.jobs:
             self._log.add_job(delivery.id, job)
-        failures = self._log.end_attempt(delivery, error)
-        if failures is None:  # it has timed out before, and this is its thread coming back
-            return
-        change.then(_log_end, delivery, error, seconds)
-        if error is not None and not result.final and failures < endpoint.max_attempts:
-            outcome = self._again(change, delivery, life.backoff(failures))
-        else:
-            outcome = Outcome("succeeded" if error is None else "failed", result.answer)
-            body = self._hide(bytes(result.answer.body).decode("latin-1")).encode("latin-1")
-            self._log.finish(delivery.id, outcome.status, result.answer.status_code, body)
-        self._settle(change, run, outcome)
+
+    def _finish(self, delivery: Delivery, status: str, answer: Response) -> Outcome:
+        body = self._hide(bytes(answer.body).decode("latin-1")).encode("latin-1")
+        self._log.finish(delivery.id, status, answer.status_code, body)
+        return Outcome(status, answer)
 
     def _again(self, change: _Change, delivery: Delivery, seconds: float) -> Outcome:
         due_at = time.time() + seconds
@@ -390,8 +398,6 @@ class Dispatcher:
     def _settle(self, change: _Change, run: _Run, outcome: Outcome) -> None:
         change.move("running", outcome.status)
         change.then(self._running.pop, run.key, None)
-        if run.outcome:
-            change.then(run.outcome.set_result, outcome)
 
     def _due(self, change: _Change, id: str) -> None:
         if self._stopping:
@@ -414,7 +420,8 @@ class Dispatcher:
             self._abandon(change, record.status, delivery, endpoint)
             return
         change.move(record.status, "running")
-        self._begin(change, _Run(endpoint, delivery, record.arrival))
+        self._log.start_attempt(delivery)
+        change.then(self._start, _Run(endpoint, delivery, record.arrival))
 
     def _abandon(self, change: _Change, status: str, delivery: Delivery, endpoint: Endpoint | None) -> None:
         reason = (
@@ -452,11 +459,12 @@ class Dispatcher:
         for id, due_at in unfinished:
             change.then(self._run_at, due_at, id)
 
-    def _prune(self, change: _Change, at_most: int) -> None:
-        """Keep a log that is full from growing: as many go as come."""
+    def _prune(self, change: _Change) -> None:
+        """Keep a log that is full from growing: as many go as come, once they are worth a statement."""
         excess = _total(change.counts, FINISHED) - self._log.keep
-        if excess > 0 and at_most > 0:
-            change.counts -= self._log.prune(excess, at_most)
+        if excess > 0:
+            change.counts -= self._log.prune(excess, at_most=self._to_prune)
+        self._to_prune = 0
 
     def _prune_more(self, change: _Change) -> None:
         """Delete what is too old, or too much since before the start, a little at a time."""
@@ -472,12 +480,10 @@ def _log(level: int, message: str, *args: object) -> None:
         logger.log(level, message, *args)
 
 
-def _log_end(delivery: Delivery, error: str | None, seconds: float) -> None:
-    title = f"{_title(delivery)}, attempt {delivery.attempt}"
-    if error is None:
-        _log(logging.INFO, "%s: succeeded in %.2f s", title, seconds)
-    else:
-        _log(logging.ERROR, "%s: failed after %.2f s\n%s", title, seconds, error)
+def _log_successes(lines: list[str]) -> None:
+    """Log those of one commit as one record: where many come together, one for each would cost as much as they do."""
+    if lines:
+        _log(logging.INFO, "%s", "\n".join(lines))
 
 
 def _title(delivery: Delivery) -> str:

@@ -68,7 +68,10 @@ def find(database: sqlite3.Connection, id: str) -> Record:
     row = database.execute("SELECT * FROM deliveries WHERE id = ?", (id,)).fetchone()
     if row is None:
         raise KeyError(id)
-    attempts = database.execute("SELECT * FROM attempts WHERE delivery = ? ORDER BY attempt", (id,))
+    ended = database.execute("SELECT * FROM attempts WHERE delivery = ? ORDER BY attempt", (id,))
+    attempts = [_attempt(a["attempt"], a["started_at"], a["ended_at"], a["error"]) for a in ended]
+    if row["started_at"] is not None:  # the one that runs, or that succeeded
+        attempts.append(_attempt(row["attempts"], row["started_at"], row["finished_at"], None))
     headers = tuple((n.encode("latin-1"), v.encode("latin-1")) for n, v in json.loads(row["headers"]))
     return Record(
         delivery=Delivery(
@@ -82,14 +85,15 @@ def find(database: sqlite3.Connection, id: str) -> Record:
         arrival=Arrival(row["endpoint"], row["query"], headers, row["body"]),
         status=row["status"],
         failures=row["failures"],
-        attempts=tuple(
-            Attempt(a["attempt"], _utc(a["started_at"]), _utc(a["ended_at"]) if a["ended_at"] else None, a["error"])
-            for a in attempts
-        ),
+        attempts=tuple(attempts),
         superseded_by=row["superseded_by"],
         answer_status=row["answer_status"],
         answer=row["answer"],
     )
+
+
+def _attempt(attempt: int, started_at: float, ended_at: float | None, error: str | None) -> Attempt:
+    return Attempt(attempt, _utc(started_at), None if ended_at is None else _utc(ended_at), error)
 
 
 @dataclass(frozen=True)

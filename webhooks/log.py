@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
+import itertools
 import logging
 import os
 import shutil
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_json
 
 from .delivery import FINAL, Arrival, Delivery, StartedJob
 from .history import INTERRUPTED, Record, find
@@ -27,6 +29,21 @@ DATABASE = "deliveries.db"
 LOCKED_FOR = 1.0  # seconds to wait for another program that looks into the log
 MIN_FREE = 8 * 1024 * 1024  # bytes of the disk, before a log that ran full is taken for writable again
 MAX_RESULT = 64 * 1024  # bytes of a handler's answer that are kept
+ROWS_AT_ONCE = 500  # of 18 values each; a statement may have 32,766 (https://sqlite.org/limits.html)
+
+_COLUMNS = (
+    "id, endpoint, repo, event, received_at, query, headers, body, replay_of, status, due_at, subject, burst_at, "
+    "attempts, started_at, finished_at, answer_status, answer"
+)
+_VALUES = f"({', '.join('?' * (_COLUMNS.count(',') + 1))})"
+# A new one whose id is taken may not have a status: that is an error, and nothing is overwritten.
+_OR_FINISH = (
+    "ON CONFLICT (id) DO UPDATE SET status = iif(excluded.finished_at IS NULL, NULL, excluded.status), due_at = NULL, "
+    "finished_at = excluded.finished_at, answer_status = excluded.answer_status, answer = excluded.answer"
+)
+_UNFINISHED = (None, None, None)  # no finished_at, answer_status and answer yet
+_WRITTEN = ("", None, None, 0, b"", "", b"", None)  # for the columns of a finished one that are there and stay
+_AS_IT_WAS = (None, None, None, 0, None)
 
 _APPLICATION_ID = 0x77686B73  # "whks", in the header of the file, tells a log from any other SQLite database
 
@@ -84,6 +101,13 @@ _MIGRATIONS = [
     CREATE INDEX jobs_by_delivery ON jobs (delivery);
     CREATE INDEX superseded ON deliveries (superseded_by) WHERE superseded_by IS NOT NULL;
     """,
+    """
+    ALTER TABLE deliveries ADD COLUMN started_at REAL;  -- when the attempt began that runs, or that succeeded
+    UPDATE deliveries SET started_at = (
+        SELECT started_at FROM attempts WHERE delivery = id AND attempt = attempts AND ended_at IS NULL
+    );
+    DELETE FROM attempts WHERE ended_at IS NULL;  -- from now on it has those that failed, when they have
+    """,
 ]
 
 
@@ -107,6 +131,7 @@ class DeliveryLog:
         self.path = folder / DATABASE
         self.keep, self.keep_days = keep, keep_days
         self._journal_mode = "DELETE" if shared_disk else "WAL"
+        self._rows: list[tuple[Any, ...]] = []  # what the transaction has still to write
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not (folder / ".gitignore").exists():
@@ -191,14 +216,43 @@ class DeliveryLog:
         Raises:
             sqlite3.Error: the disk is full or fails; nothing was written.
         """
-        self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
-            self._database.execute("COMMIT")
+            self._write_rows()
+            if self._database.in_transaction:
+                self._database.execute("COMMIT")
         except BaseException:
+            self._rows.clear()
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             raise
+
+    def _execute(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        self._begin()
+        self._write_rows()
+        return self._database.execute(query, values)
+
+    def _begin(self) -> None:
+        if not self._database.in_transaction:
+            self._database.execute("BEGIN IMMEDIATE")
+
+    def _put(self, *row: Any) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= ROWS_AT_ONCE:
+            self._begin()
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        """Write what has arrived and what has finished as one statement, which is a transaction if nothing else is.
+
+        On a busy server a statement costs what Python's interpreter lock costs: it is let go for each, and comes back
+        when the thread that serves has to wait for something. (`execute` lets go of it once more, for `lastrowid`.)
+        """
+        if self._rows:
+            values = ", ".join([_VALUES] * len(self._rows))
+            query = f"INSERT INTO deliveries ({_COLUMNS}) VALUES {values} {_OR_FINISH}"  # noqa: S608
+            self._database.executemany(query, [list(itertools.chain.from_iterable(self._rows))])
+            self._rows.clear()
 
     # What arrives
 
@@ -212,31 +266,32 @@ class DeliveryLog:
         subject: str | None = None,
         burst_at: float | None = None,
     ) -> None:
+        """Write down a delivery; if its status is `running`, its first attempt begins."""
         payload = delivery.payload
         headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in arrival.headers]
-        self._database.execute(
-            "INSERT INTO deliveries (id, endpoint, repo, event, received_at, query, headers, body, replay_of, status, "
-            "due_at, subject, burst_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                delivery.id,
-                delivery.endpoint,
-                f"{payload.repo.type}/{payload.repo.name}" if payload else None,
-                f"{payload.event.scope} {payload.event.action}" if payload else None,
-                delivery.received_at.timestamp(),
-                arrival.query,
-                json.dumps(headers),
-                arrival.body,
-                delivery.replay_of,
-                status,
-                due_at,
-                subject,
-                burst_at,
-            ),
+        running = status == "running"
+        self._put(
+            delivery.id,
+            delivery.endpoint,
+            f"{payload.repo.type}/{payload.repo.name}" if payload else None,
+            f"{payload.event.scope} {payload.event.action}" if payload else None,
+            delivery.received_at.timestamp(),
+            arrival.query,
+            to_json(headers).decode(),
+            arrival.body,
+            delivery.replay_of,
+            status,
+            due_at,
+            subject,
+            burst_at,
+            int(running),
+            time.time() if running else None,
+            *_UNFINISHED,
         )
 
     def supersede(self, subject: str, by: str) -> float | None:
         """Replace the scheduled delivery about this subject; return when its burst began, `None` if there is none."""
-        row = self._database.execute(
+        row = self._execute(
             "UPDATE deliveries SET status = 'superseded', superseded_by = ?, finished_at = ?, due_at = NULL "
             "WHERE subject = ? AND status = 'scheduled' RETURNING burst_at",
             (by, time.time(), subject),
@@ -246,32 +301,28 @@ class DeliveryLog:
     # What becomes of it
 
     def start_attempt(self, delivery: Delivery) -> None:
-        now = time.time()
-        self._database.execute(
-            "INSERT INTO attempts (delivery, attempt, started_at) VALUES (?, ?, ?)",
-            (delivery.id, delivery.attempt, now),
-        )
-        self._database.execute(
+        """Write down that a delivery which had to wait runs now."""
+        self._execute(
             # Once it runs, nothing replaces it any more, nor does it when it has to wait for another attempt.
-            "UPDATE deliveries SET status = 'running', due_at = NULL, subject = NULL, attempts = ? WHERE id = ?",
-            (delivery.attempt, delivery.id),
+            "UPDATE deliveries SET status = 'running', due_at = NULL, subject = NULL, attempts = ?, started_at = ? "
+            "WHERE id = ?",
+            (delivery.attempt, time.time(), delivery.id),
         )
 
-    def end_attempt(self, delivery: Delivery, error: str | None, *, failed: bool | None = None) -> int | None:
-        """Write down how an attempt ended, and return how many have failed by now; `None` if it had ended before.
+    def fail_attempt(self, id: str, error: str, *, counts: bool = True) -> int:
+        """Write down that the attempt which runs has failed, and return how many have by now.
 
         Args:
-            failed: whether it counts as a failure; by default if there is an error.
+            counts: whether it is one of them; one that the server cut short is not.
         """
-        ended = self._database.execute(
-            "UPDATE attempts SET ended_at = ?, error = ? WHERE delivery = ? AND attempt = ? AND ended_at IS NULL",
-            (time.time(), error, delivery.id, delivery.attempt),
+        self._execute(
+            "INSERT INTO attempts (delivery, attempt, started_at, ended_at, error) "
+            "SELECT id, attempts, started_at, ?, ? FROM deliveries WHERE id = ? AND started_at IS NOT NULL",
+            (time.time(), error, id),
         )
-        if not ended.rowcount:
-            return None
-        row = self._database.execute(
-            "UPDATE deliveries SET failures = failures + ? WHERE id = ? RETURNING failures",
-            (error is not None if failed is None else failed, delivery.id),
+        row = self._execute(
+            "UPDATE deliveries SET started_at = NULL, failures = failures + ? WHERE id = ? RETURNING failures",
+            (counts, id),
         ).fetchone()
         return int(row["failures"])
 
@@ -281,7 +332,7 @@ class DeliveryLog:
         The handler may end long after it has started the Job: when its stage is known better, and even when the
         delivery has been pruned.
         """
-        self._database.execute(
+        self._execute(
             "INSERT INTO jobs (id, delivery, namespace, url, flavor, stage) SELECT ?, id, ?, ?, ?, ? "
             "FROM deliveries WHERE id = ? ON CONFLICT (id) DO NOTHING",
             (job.id, job.namespace, job.url, job.flavor, job.stage, id),
@@ -289,23 +340,19 @@ class DeliveryLog:
 
     def set_stage(self, job_id: str, stage: str) -> None:
         """Write down the stage of a Job, unless it has reached a final one: answers may come late."""
-        row = self._database.execute("SELECT stage FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        row = self._execute("SELECT stage FROM jobs WHERE id = ?", (job_id,)).fetchone()
         if row and row["stage"] not in FINAL:
-            self._database.execute("UPDATE jobs SET stage = ? WHERE id = ?", (stage, job_id))
+            self._execute("UPDATE jobs SET stage = ? WHERE id = ?", (stage, job_id))
 
     def schedule(self, id: str, due_at: float) -> None:
-        self._database.execute("UPDATE deliveries SET status = 'scheduled', due_at = ? WHERE id = ?", (due_at, id))
+        self._execute("UPDATE deliveries SET status = 'scheduled', due_at = ? WHERE id = ?", (due_at, id))
 
     def finish(self, id: str, status: str, answer_status: int, answer: bytes) -> None:
-        self._database.execute(
-            "UPDATE deliveries SET status = ?, finished_at = ?, due_at = NULL, answer_status = ?, answer = ? "
-            "WHERE id = ?",
-            (status, time.time(), answer_status, answer[:MAX_RESULT], id),
-        )
+        self._put(id, *_WRITTEN, status, *_AS_IT_WAS, time.time(), answer_status, answer[:MAX_RESULT])
 
     def fail_unreadable(self, id: str) -> str:
         """Finish an unfinished delivery whose row is damaged, and return the status that it had."""
-        status = self._database.execute("SELECT status FROM deliveries WHERE id = ?", (id,)).fetchone()["status"]
+        status = self._execute("SELECT status FROM deliveries WHERE id = ?", (id,)).fetchone()["status"]
         self.finish(id, "failed", 500, b"")
         return str(status)
 
@@ -316,13 +363,12 @@ class DeliveryLog:
         """
         interrupted = 0
         for id in ids:
-            self._database.execute(
-                "UPDATE attempts SET ended_at = ?, error = ? WHERE delivery = ? AND ended_at IS NULL",
-                (time.time(), INTERRUPTED, id),
-            )
-            interrupted += self._database.execute(
+            was_running = self._execute(
                 "UPDATE deliveries SET status = 'queued' WHERE id = ? AND status = 'running'", (id,)
             ).rowcount
+            if was_running:
+                self.fail_attempt(id, INTERRUPTED, counts=False)
+                interrupted += 1
         return interrupted
 
     def prune(self, excess: int, at_most: int = 100) -> Counter[str]:
@@ -333,7 +379,7 @@ class DeliveryLog:
             at_most: how many to delete now, so that it never takes long.
         """
         too_old = time.time() - self.keep_days * 24 * 60 * 60
-        rows = self._database.execute(
+        rows = self._execute(
             "WITH oldest AS (SELECT number, finished_at, row_number() OVER (ORDER BY number) AS position "
             "FROM (SELECT number, finished_at FROM deliveries WHERE finished_at IS NOT NULL ORDER BY number LIMIT ?)) "
             "DELETE FROM deliveries WHERE number IN "
@@ -350,7 +396,7 @@ class DeliveryLog:
         """
         if shutil.disk_usage(self.path.parent).free < MIN_FREE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._database.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
+        self._execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
     # What it knows
 
@@ -372,6 +418,7 @@ class DeliveryLog:
         Raises:
             KeyError: the log has none with this id.
         """
+        self._write_rows()
         return find(self._database, id)
 
 

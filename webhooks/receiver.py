@@ -6,6 +6,7 @@ The decisions are functions over headers and bytes that raise `Refused`; `Receiv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,18 +15,21 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import answers
 from .delivery import Arrival, Delivery
-from .dispatcher import Dispatcher, NotTaken
+from .dispatcher import Dispatcher, NotTaken, Outcome
 from .endpoints import Endpoint
+from .mailbox import Mailbox
 from .payload import WebhookPayload, parse_payload
 from .settings import Settings
 
 MAX_BODY = 1024 * 1024  # bytes; the Hub's payloads are a few kilobytes, the longest comment is 64 KiB
 BODY_WITHIN = 10.0  # seconds
 RETRY_AFTER = "30"  # seconds
+
+_LATE = "the body is late"
 
 
 class Refused(Exception):
@@ -85,6 +89,26 @@ def check_payload(body: bytes) -> WebhookPayload:
     raise Refused(422, "The body is not a webhook payload of the Hub.", fields=fields)
 
 
+class Aside:
+    """An ASGI middleware: what is sent below a path goes to an application of its own, past what is for pages."""
+
+    def __init__(self, app: ASGIApp, path: str, aside: ASGIApp) -> None:
+        self._app = app
+        self._path = path
+        self._aside = aside
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and f"{_path(scope)}/".startswith(self._path):
+            await self._aside(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _path(scope: Scope) -> str:
+    """Return the path below the address at which the whole app is mounted."""
+    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
 @dataclass(eq=False)
 class Receiver:
     """The ASGI application behind `/webhooks/`.
@@ -100,6 +124,7 @@ class Receiver:
     dispatcher: Dispatcher
     settings: Settings
     reply_within: float
+    _mailbox: Mailbox | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -116,7 +141,7 @@ class Receiver:
         return answers.answer(200 if taking and not self.settings.closed else 503, counts)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        endpoint = find_endpoint(self.endpoints, scope["path"].removeprefix(scope["root_path"]), scope["method"])
+        endpoint = find_endpoint(self.endpoints, _path(scope), scope["method"])
         check_sender(self.settings, scope["headers"])
         body = await _read_body(receive)
         payload = _payload_for(endpoint, body)
@@ -128,20 +153,52 @@ class Receiver:
         return self.settings.hide(scope["query_string"].decode("latin-1")).encode("latin-1")
 
     async def _deliver(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Response:
-        ticket = self.dispatcher.take(endpoint, delivery, arrival)
-        try:
-            status = await asyncio.wrap_future(ticket.recorded)
-        except NotTaken as reason:
-            error = f"{reason} This delivery was not taken: send it again later."
-            raise Refused(503, error, {"Retry-After": RETRY_AFTER}) from None
-        response = answers.accepted(delivery, status)
-        if status == "running":
-            outcome = asyncio.wrap_future(ticket.outcome)
-            await asyncio.wait([outcome], timeout=self.reply_within)
-            if outcome.done():
-                response = outcome.result().answer
+        loop = asyncio.get_running_loop()
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = Mailbox(loop)
+        sender = _Sender(delivery, self._mailbox, self.reply_within)
+        self.dispatcher.take(endpoint, delivery, arrival, sender.tell)
+        response = await sender.answer
         response.headers["X-Delivery-Id"] = delivery.id
         return response
+
+
+class _Sender:
+    """A sender that waits, on the loop that serves, for what the dispatcher tells from other threads.
+
+    Attributes:
+        answer: what it gets. Raises `Refused` for a delivery that was not taken.
+    """
+
+    def __init__(self, delivery: Delivery, mailbox: Mailbox, reply_within: float) -> None:
+        self.answer: asyncio.Future[Response] = mailbox.loop.create_future()
+        self._delivery = delivery
+        self._mailbox = mailbox
+        self._is_recorded = self._is_late = False
+        self._timer = mailbox.loop.call_later(reply_within, self._come_late)
+
+    def tell(self, news: Outcome | NotTaken) -> None:
+        if isinstance(news, Outcome) and news.answer is None:
+            self._is_recorded = True
+            if not self._is_late:
+                return  # not worth a wake-up: how the handler ends comes soon, or the timer does
+        with contextlib.suppress(RuntimeError):  # the server has been closed, and nobody waits any more
+            self._mailbox.post(self._hear, news)
+
+    def _hear(self, news: Outcome | NotTaken) -> None:
+        if self.answer.done():
+            return
+        self._timer.cancel()
+        if isinstance(news, NotTaken):
+            error = f"{news} This delivery was not taken: send it again later."
+            self.answer.set_exception(Refused(503, error, {"Retry-After": RETRY_AFTER}))
+        else:
+            self.answer.set_result(news.answer or answers.accepted(self._delivery, news.status))
+
+    def _come_late(self) -> None:
+        self._is_late = True
+        if self._is_recorded:
+            self._hear(Outcome("running"))
 
 
 def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
@@ -155,10 +212,18 @@ def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
 
 
 async def _read_body(receive: Receive) -> bytes:
+    """Read a body, or refuse it when it is late: `asyncio.wait_for`, at a quarter of its time."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task
+    timer = loop.call_later(BODY_WITHIN, task.cancel, _LATE)
     try:
-        return await asyncio.wait_for(_whole_body(receive), BODY_WITHIN)
-    except asyncio.TimeoutError:
+        return await _whole_body(receive)
+    except asyncio.CancelledError as error:
+        if error.args != (_LATE,):
+            raise
         raise Refused(408, f"The body was not complete within {BODY_WITHIN:g} seconds.") from None
+    finally:
+        timer.cancel()
 
 
 async def _whole_body(receive: Receive) -> bytes:

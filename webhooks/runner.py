@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from .console import escaped
 from .delivery import Arrival, Delivery
 from .endpoints import Endpoint
 from .life import GiveUp
+from .mailbox import Mailbox
 
 logger = logging.getLogger("webhooks")
 
@@ -47,6 +48,8 @@ class Runner:
     def __init__(self, hide: Callable[[str], str]) -> None:
         self._hide = hide
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._mailbox: Mailbox | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
 
     def start(
@@ -61,11 +64,15 @@ class Runner:
             RuntimeError, OSError: the machine gives no more threads or files.
         """
         if endpoint.is_async:
-            loop = self._handler_loop()
-            return asyncio.run_coroutine_threadsafe(self._on_loop(endpoint, delivery, arrival, done), loop).cancel
+            return self._start_on_loop(self._on_loop(endpoint, delivery, arrival, done))
         run = (endpoint, delivery, arrival, done)
         threading.Thread(target=self._in_thread, args=run, name=f"webhook {delivery.id}", daemon=True).start()
         return lambda: None
+
+    def wake(self) -> None:
+        """See to it that the async handlers which were started begin."""
+        if self._mailbox:
+            self._mailbox.wake()
 
     def stop(self) -> None:
         """End the loop of the async handlers; none may be running."""
@@ -102,12 +109,25 @@ class Runner:
             result = self.failure(delivery, error)
         done(result)
 
-    def _handler_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:  # no lock: only the bookkeeping thread starts handlers
-            loop = asyncio.new_event_loop()
+    def _start_on_loop(self, attempt: Coroutine[Any, Any, None]) -> Callable[[], object]:
+        mailbox = self._handler_loop()
+        tasks: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            task = asyncio.create_task(attempt)
+            tasks.append(task)
+            self._tasks.add(task)  # a loop alone does not keep a task from being collected
+            task.add_done_callback(self._tasks.discard)
+
+        mailbox.leave(begin)
+        return lambda: mailbox.post(lambda: tasks[0].cancel())
+
+    def _handler_loop(self) -> Mailbox:
+        if self._mailbox is None:  # no lock: only the bookkeeping thread starts handlers
+            loop = self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._run_loop, args=(loop,), name="webhooks", daemon=True).start()
-            self._loop = loop
-        return self._loop
+            self._mailbox = Mailbox(loop)
+        return self._mailbox
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._stopped:

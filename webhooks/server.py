@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from urllib.parse import urlsplit
 
+from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from . import console
@@ -23,7 +25,7 @@ from .dispatcher import Dispatcher
 from .endpoints import PREFIX, Endpoint, Handler
 from .jobs import JobWatch
 from .log import DATABASE, DeliveryLog
-from .receiver import Receiver
+from .receiver import Aside, Receiver
 from .settings import Settings, SetupError, at_least, read_settings
 
 if TYPE_CHECKING:
@@ -203,6 +205,7 @@ class WebhooksServer:
             return True
         all_ended = self._dispatcher.stop(grace)
         self._ui.close(verbose=False)
+        gc.unfreeze()
         self._dispatcher = self.fastapi_app = None
         return all_ended
 
@@ -226,6 +229,9 @@ class WebhooksServer:
                     "GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
                 ) from None
             raise
+        # Collecting garbage stops every thread. What is there now is there to stay, most of it Gradio's, and need not be
+        # walked through each time: that took 0.1 s and more.
+        gc.freeze()
         self._dispatcher.recover()
 
     def _launch_gradio(self, dispatcher: Dispatcher, options: dict[str, Any]) -> Any:
@@ -258,8 +264,6 @@ class WebhooksServer:
         receiver = Receiver(self._endpoints, dispatcher, self._settings, self._reply_within)
         routes = [
             self._access.route(),
-            Route(PREFIX + "{name:path}", receiver),
-            Route(PREFIX.rstrip("/"), receiver),
             Route("/health", receiver.health),
         ]
         app_kwargs = options.pop("app_kwargs", None) or {}
@@ -276,7 +280,11 @@ class WebhooksServer:
             "app_kwargs": {
                 **app_kwargs,
                 "routes": [*routes, *app_kwargs.get("routes", [])],
-                "middleware": [*self._access.middleware(), *app_kwargs.get("middleware", [])],
+                "middleware": [
+                    Middleware(Aside, path=PREFIX, aside=receiver),
+                    *self._access.middleware(),
+                    *app_kwargs.get("middleware", []),
+                ],
             },
             # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
             # own routes only: the Hub would get a 405.
