@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from urllib.parse import urlsplit
@@ -171,7 +171,9 @@ class WebhooksServer:
         """
         self._call_off_autostart()
         if self._dispatcher is None:
-            self._start(gradio_launch_kwargs)
+            with _nothing_collected():
+                self._start(gradio_launch_kwargs)
+            gc.freeze()
         link = self._access.link(self._url)
         print(console.summary(self._settings, self._endpoints, self._local_url, self._url, link), flush=True)
         if not (prevent_thread_lock or at_prompt()):
@@ -229,9 +231,6 @@ class WebhooksServer:
                     "GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
                 ) from None
             raise
-        # Collecting garbage stops every thread. What is there now is there to stay, most of it Gradio's, and need not be
-        # walked through each time: that took 0.1 s and more.
-        gc.freeze()
         self._dispatcher.recover()
 
     def _launch_gradio(self, dispatcher: Dispatcher, options: dict[str, Any]) -> Any:
@@ -330,6 +329,21 @@ class WebhooksServer:
         """The address that the Hub can reach, or else the local one."""
         assert self._ui is not None
         return (self._settings.public_url or self._ui.share_url or self._local_url).rstrip("/")
+
+
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Leave the garbage collector off while Gradio is imported: it would look at hundreds of thousands of new objects
+    again and again, an eighth of the time that a start takes. Those are there to stay, so that it best looks at them
+    never again (`gc.freeze`): each look would stop every thread for a tenth of a second.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Launchable(Protocol[P, R_co]):

@@ -4,14 +4,16 @@ import sys
 
 import uvicorn
 
-START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
+BODY = b'{"ok":true}'
+HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]
+START = {"type": "http.response.start", "status": 200, "headers": HEADERS}
 
 
 async def app(scope, receive, send):
     while (await receive()).get("more_body"):
         pass
     await send(START)
-    await send({"type": "http.response.body", "body": b'{"ok":true}'})
+    await send({"type": "http.response.body", "body": BODY})
 
 
 uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", lifespan="off")
