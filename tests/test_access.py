@@ -478,10 +478,18 @@ class Server:
         return list({re.sub(r"_\d+$", "", function["api_name"]): function for function in self.functions()}.values())
 
     def has_done(self) -> list[Any]:
-        """Everything that a handler, a test event, a replay or a question to the Hub would change."""
-        with closing(sqlite3.connect(f"{self.log.as_uri()}?mode=ro", uri=True)) as database:
-            recorded = database.execute("SELECT id, status, attempts FROM deliveries ORDER BY number").fetchall()
+        """All that a handler, a test event, a replay or a question to the Hub would change, once nothing runs."""
+        deadline = time.monotonic() + 20
+        recorded = self._recorded()
+        while "running" in {status for _, status, _ in recorded}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+            recorded = self._recorded()
         return [recorded, len(self.hub.requests), {user: list(hooks) for user, hooks in self.hub.webhooks.items()}]
+
+    def _recorded(self) -> list[tuple[str, str, int]]:
+        with closing(sqlite3.connect(f"{self.log.as_uri()}?mode=ro", uri=True)) as database:
+            return database.execute("SELECT id, status, attempts FROM deliveries ORDER BY number").fetchall()
 
     def values(self, function: Mapping[str, Any]) -> list[Any]:
         """What the page itself would send to a function."""

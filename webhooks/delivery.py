@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any
 
 from starlette.requests import Request
@@ -18,6 +19,11 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 # Credentials are needed to judge a request, and by nobody after that. Spaces add some of their own (X-IP-Token).
 _CREDENTIAL = re.compile(rb"secret|token|auth|cookie|api-?key", re.IGNORECASE)
+
+
+@lru_cache(maxsize=256)
+def _is_credential(name: bytes) -> bool:
+    return _CREDENTIAL.search(name) is not None
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Arrival:
 
     @staticmethod
     def keep(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-        return tuple((name, value) for name, value in headers if not _CREDENTIAL.search(name))
+        return tuple([(name, value) for name, value in headers if not _is_credential(name)])
 
     def request(self) -> Request:
         """Build the request again, for a handler that asks for one. It can be read any number of times."""

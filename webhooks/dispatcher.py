@@ -41,6 +41,8 @@ POSTPONE = 1.0  # seconds until a handler that the machine could not start is st
 PRUNE_EVERY = 60.0  # seconds
 PRUNE_AGAIN = 1.0  # seconds, while there still was something to prune
 PRUNED_AT_ONCE = 100  # deliveries, so that none that arrives has to wait long
+QUIET = 0.01  # seconds without anything to do, after which the console hears what has been done
+LINES_AT_ONCE = 100
 BATCH = 256  # steps that share a commit, at most
 
 _STOPPING = "The server is stopping."
@@ -137,6 +139,7 @@ class Dispatcher:
         self._running: dict[tuple[str, int], _Run] = {}
         self._counts = log.counts()
         self._left = log.unfinished()  # by the last process; what arrives from now on is ours
+        self._succeeded: list[str] = []  # lines for the console
         self._to_prune = 0  # that have finished since the log was last pruned
         self._writable = True
         self._stopping = False
@@ -215,19 +218,25 @@ class Dispatcher:
         while not self._closed:
             if steps := self._next_steps():
                 self._write(steps)
+            if len(self._succeeded) >= LINES_AT_ONCE or not steps:
+                self._log_successes()
             if self._to_prune >= PRUNED_AT_ONCE:
                 self._write([_Step(self._prune)])
             if self._stopping and not self._running:
                 self._idle.set()
         while steps := self._inbox.take(BATCH, wait=0):
             self._write(steps)
+        self._log_successes()
         self._log.close()
         for step in self._inbox.take(BATCH, wait=0):  # whoever came too late must not wait for ever
             step.refuse(_STOPPING)
 
     def _next_steps(self) -> list[_Step]:
         """Wait until there is something to do, and return all of it that is there."""
-        steps = self._inbox.take(BATCH, max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None)
+        wait = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+        if self._succeeded:
+            wait = QUIET if wait is None else min(wait, QUIET)
+        steps = self._inbox.take(BATCH, wait)
         now = time.monotonic()
         while self._timers and self._timers[0][0] <= now:
             steps.append(heapq.heappop(self._timers)[2])
@@ -251,13 +260,19 @@ class Dispatcher:
             return
         self._counts = change.counts
         self._to_prune += change.finished
-        _log_successes(change.succeeded)
+        self._succeeded += change.succeeded
         for call, args in change.consequences:
             try:
                 call(*args)
             except Exception as error:  # a fault of ours must not end the bookkeeping
                 _log(logging.ERROR, "Bookkeeping has failed\n%s", quoted_traceback(error, self._hide))
         self._runner.wake()
+
+    def _log_successes(self) -> None:
+        """Log many as one record where many come together: one for each would cost as much as they do."""
+        if self._succeeded:
+            _log(logging.INFO, "%s", "\n".join(self._succeeded))
+            self._succeeded.clear()
 
     def _not_written(self, step: _Step, error: Exception) -> None:
         if self._writable:
@@ -478,12 +493,6 @@ def _log(level: int, message: str, *args: object) -> None:
     """Log without fail: what a program hangs into its logging must not end the bookkeeping."""
     with contextlib.suppress(Exception):
         logger.log(level, message, *args)
-
-
-def _log_successes(lines: list[str]) -> None:
-    """Log those of one commit as one record: where many come together, one for each would cost as much as they do."""
-    if lines:
-        _log(logging.INFO, "%s", "\n".join(lines))
 
 
 def _title(delivery: Delivery) -> str:

@@ -193,11 +193,27 @@ def per_hour(database: sqlite3.Connection, now: float | None = None) -> list[tup
     first = last - 23 * 3600
     rows = database.execute(
         "SELECT CAST(received_at / 3600 AS INTEGER) * 3600, status, count(*) FROM deliveries "
-        "INDEXED BY deliveries_by_status WHERE status IN (?, ?, ?, ?, ?, ?) AND received_at >= ? GROUP BY 1, 2",
-        (*UNFINISHED, *FINISHED, first),
+        "INDEXED BY deliveries_by_status WHERE status IN (?, ?, ?, ?, ?, ?) AND number >= ? AND received_at >= ? "
+        "GROUP BY 1, 2",
+        (*UNFINISHED, *FINISHED, _first_since(database, first), first),
     )
     ends = [(hour, "succeeded", 0) for hour in (first, last)]
     return [(_utc(hour), status, count) for hour, status, count in [*ends, *rows]]
+
+
+def _first_since(database: sqlite3.Connection, moment: float) -> int:
+    """Find the number from which on deliveries came since then, by halving: they are numbered as they came."""
+    ends = "SELECT (SELECT min(number) FROM deliveries), (SELECT max(number) FROM deliveries)"
+    low, high = (number or 0 for number in database.execute(ends).fetchone())
+    while low < high:
+        middle = (low + high) // 2
+        next_one = "SELECT number, received_at FROM deliveries WHERE number >= ? ORDER BY number LIMIT 1"
+        number, received_at = database.execute(next_one, (middle,)).fetchone()
+        if received_at < moment:
+            low = number + 1
+        else:
+            high = middle
+    return int(low)
 
 
 @dataclass(frozen=True)
