@@ -22,11 +22,12 @@ from conftest import load
 from fastapi import HTTPException
 
 import webhooks.dispatcher
+import webhooks.inbox
 from webhooks import Delivery, WebhookPayload, life
 from webhooks.delivery import Arrival
 from webhooks.dispatcher import Dispatcher, NotTaken, Outcome
 from webhooks.endpoints import Endpoint
-from webhooks.history import FINISHED, INTERRUPTED, UNFINISHED, Record
+from webhooks.history import FINISHED, INTERRUPTED, UNFINISHED, Record, find, reading
 from webhooks.log import DeliveryLog
 
 WAIT = 20  # seconds until a test that waits in vain fails
@@ -473,6 +474,28 @@ def test_who_comes_after_the_end_is_told_so(desk: Desk) -> None:
         desk.deliver(endpoint).recorded.result(WAIT)
     with pytest.raises(NotTaken, match="stopping"):
         desk.dispatcher.replay("any")
+
+
+def test_a_success_is_told_at_once_and_written_down_at_the_latest_when_the_server_stops(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks.inbox, "LINGER", float(WAIT))
+    ticket = desk.start().deliver(desk.add(lambda: "done", path="/f"))
+    assert ticket.outcome.result(WAIT).answer.body == b'"done"'
+    with reading(desk.log.path) as database:
+        assert find(database, ticket.delivery.id).status == "running"
+    (record,) = desk.records()
+    assert (record.status, record.answer) == ("succeeded", b'"done"')
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_who_was_answered_has_room_again(desk: Desk, is_async: bool) -> None:
+    async def quick() -> None: ...
+
+    endpoint = desk.add(quick if is_async else lambda: None, path="/f")
+    desk.start(max_pending=1)
+    for _ in range(200):
+        assert desk.deliver(endpoint).outcome.result(WAIT).status == "succeeded"
 
 
 @pytest.fixture

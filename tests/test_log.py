@@ -118,6 +118,22 @@ def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     assert log.counts() == {}
 
 
+def test_a_look_inside_a_transaction_keeps_it_whole(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path)
+    first, second = add(log), Delivery("/webhooks/f", None)
+
+    def interrupted() -> None:
+        with log.transaction():
+            log.finish(first.id, "succeeded", 200, b"{}")
+            log.add(second, ARRIVAL, "running")
+            assert log.find(second.id).status == "running"
+            raise RuntimeError("the lights go out")
+
+    with pytest.raises(RuntimeError, match="lights"):
+        interrupted()
+    assert log.counts() == {"running": 1}
+
+
 @pytest.mark.parametrize(("shared_disk", "mode"), [(False, "wal"), (True, "delete")])
 def test_a_log_survives_a_loss_of_power(tmp_path: Path, shared_disk: bool, mode: str) -> None:
     log = DeliveryLog(tmp_path, shared_disk=shared_disk)

@@ -203,6 +203,24 @@ def test_the_guides_decorator_takes_the_options_and_its_server_replays(serve: Ru
     assert server.post("replay", b"no-such-id").json() == "KeyError('no-such-id')"
 
 
+def test_the_garbage_collector_works_on_and_leaves_alone_what_is_there_to_stay(run: Run) -> None:
+    process = run(
+        """
+        import gc
+        from webhooks import WebhooksServer
+
+        server = WebhooksServer()
+        server.add_webhook("/f")(lambda: None)
+        server.launch(prevent_thread_lock=True)
+        print("launched", gc.isenabled(), gc.get_freeze_count() > 100_000)
+        server.close()
+        print("closed", gc.isenabled(), gc.get_freeze_count())
+        """
+    )
+    assert process.wait_for("launched") == "launched True True\n"
+    assert process.wait_for("closed") == "closed True 0\n"
+
+
 def test_the_users_own_routes_stay(serve: Run) -> None:
     server = serve(
         """

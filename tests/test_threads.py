@@ -35,7 +35,7 @@ def test_what_can_wait_comes_with_the_next_thing() -> None:
     box: Inbox[str] = Inbox()
     box.put_later("later")
     threading.Timer(0.05, box.put, ["now"]).start()
-    assert box.take(9, wait=WAIT) == ["now", "later"]
+    assert box.take(9, wait=WAIT) == ["later", "now"]
 
 
 def test_what_can_wait_waits_for_a_moment_only() -> None:

@@ -357,8 +357,8 @@ class Dispatcher:
             return
         step = _Step(lambda change: self._ended(change, run, result))
         if result.error is None:
+            self._inbox.put_later(step)  # first, so that whoever is answered finds room for the next one
             run.tell(Outcome("succeeded", result.answer))
-            self._inbox.put_later(step)
         else:
             self._inbox.put(step)
 

@@ -36,11 +36,11 @@ class Inbox(Generic[T]):
     def take(self, at_most: int, wait: float | None = None) -> list[T]:
         """Return all that is there, or what comes within `wait` seconds; without a limit if that is `None`."""
         items = [self._next(wait)]
+        while self._patient and len(items) < at_most:
+            items.insert(len(items) - 1, self._patient.popleft())  # it has been there for longer
         with contextlib.suppress(queue.Empty):
             while len(items) < at_most:
                 items.append(self._urgent.get_nowait())
-        while self._patient and len(items) < at_most:
-            items.append(self._patient.popleft())
         return [item for item in items if item is not None]
 
     def _next(self, wait: float | None) -> T | None:

@@ -420,7 +420,9 @@ class DeliveryLog:
         Raises:
             KeyError: the log has none with this id.
         """
-        self._write_rows()
+        if self._rows:
+            self._begin()
+            self._write_rows()
         return find(self._database, id)
 
 

@@ -64,7 +64,7 @@ class Runner:
             RuntimeError, OSError: the machine gives no more threads or files.
         """
         if endpoint.is_async:
-            return self._start_on_loop(self._on_loop(endpoint, delivery, arrival, done))
+            return self._start_on_loop(self._handler_loop(), self._on_loop(endpoint, delivery, arrival, done))
         run = (endpoint, delivery, arrival, done)
         threading.Thread(target=self._in_thread, args=run, name=f"webhook {delivery.id}", daemon=True).start()
         return lambda: None
@@ -109,8 +109,7 @@ class Runner:
             result = self.failure(delivery, error)
         done(result)
 
-    def _start_on_loop(self, attempt: Coroutine[Any, Any, None]) -> Callable[[], object]:
-        mailbox = self._handler_loop()
+    def _start_on_loop(self, mailbox: Mailbox, attempt: Coroutine[Any, Any, None]) -> Callable[[], object]:
         tasks: list[asyncio.Task[None]] = []
 
         def begin() -> None:
@@ -124,9 +123,9 @@ class Runner:
 
     def _handler_loop(self) -> Mailbox:
         if self._mailbox is None:  # no lock: only the bookkeeping thread starts handlers
-            loop = self._loop = asyncio.new_event_loop()
+            loop = asyncio.new_event_loop()
             threading.Thread(target=self._run_loop, args=(loop,), name="webhooks", daemon=True).start()
-            self._mailbox = Mailbox(loop)
+            self._loop, self._mailbox = loop, Mailbox(loop)
         return self._mailbox
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -192,6 +192,7 @@ class Benchmark:
     def serving(self, side: Side, log: int | None = None) -> Iterator[Server]:
         folder = self.folder / f"server-{time.monotonic_ns()}"
         folder.mkdir()
+        os.sync()  # what the side before this one left to be written is not this one's affair
         if log:
             copy_log(self.logs[log], folder / "log")
         try:
