@@ -75,10 +75,8 @@ def record(log: DeliveryLog) -> float:
     with log.transaction():
         for delivery in deliveries:
             log.add(delivery, Arrival(TRAIN, b"", (), BODY), "running")
-            log.start_attempt(delivery)
     with log.transaction():
         for delivery in deliveries:
-            log.end_attempt(delivery, None)
             log.finish(delivery.id, "succeeded", 200, b"null")
     return (time.perf_counter() - before) / len(deliveries)
 
