@@ -1,0 +1,23 @@
+"""The handlers that both servers of the comparison run."""
+
+import time
+
+
+def add_handlers(server, payload_type):
+    @server.add_webhook
+    async def hook(payload: payload_type):
+        return {"ok": True}
+
+    @server.add_webhook
+    def quick(payload: payload_type):
+        return {"ok": True}
+
+    @server.add_webhook
+    def block(payload: payload_type):
+        time.sleep(3)
+        return {"ok": True}
+
+    @server.add_webhook
+    async def block_async(payload: payload_type):
+        time.sleep(3)
+        return {"ok": True}
