@@ -56,6 +56,21 @@ def test_what_can_wait_wakes_a_thread_that_sleeps() -> None:
     assert taken == [["later"]]
 
 
+def test_one_who_waits_is_not_sent_away_with_nothing_because_of_a_wake_up_that_came_too_late() -> None:
+    box: Inbox[str] = Inbox()
+    box._sleeps = True
+    box.put_later("first")
+    box.put_later("second")
+    box._sleeps = False
+    assert box.take(9) == ["first", "second"]
+    box.put_later("third")
+    box._urgent.put(None)
+    box._urgent.put(None)
+    assert box.take(1) == ["third"]
+    threading.Timer(0.05, box.put, ["now"]).start()
+    assert box.take(9) == ["now"]
+
+
 def test_nothing_that_several_threads_leave_is_lost() -> None:
     box: Inbox[tuple[int, int]] = Inbox()
 

@@ -20,7 +20,7 @@ class Inbox(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._urgent: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._urgent: queue.SimpleQueue[T | None] = queue.SimpleQueue()  # `None`: there is something patient
         self._patient: deque[T] = deque()
         self._sleeps = False
 
@@ -35,13 +35,18 @@ class Inbox(Generic[T]):
 
     def take(self, at_most: int, wait: float | None = None) -> list[T]:
         """Return all that is there, or what comes within `wait` seconds; without a limit if that is `None`."""
-        items = [self._next(wait)]
-        while self._patient and len(items) < at_most:
-            items.insert(len(items) - 1, self._patient.popleft())  # it has been there for longer
-        with contextlib.suppress(queue.Empty):
-            while len(items) < at_most:
-                items.append(self._urgent.get_nowait())
-        return [item for item in items if item is not None]
+        while True:
+            first = self._next(wait)
+            room = at_most - (first is not None)
+            items = [self._patient.popleft() for _ in range(min(room, len(self._patient)))]  # there for longer
+            if first is not None:
+                items.append(first)
+            with contextlib.suppress(queue.Empty):
+                while len(items) < at_most:
+                    if (item := self._urgent.get_nowait()) is not None:
+                        items.append(item)
+            if items or wait is not None:
+                return items
 
     def _next(self, wait: float | None) -> T | None:
         with contextlib.suppress(queue.Empty):
