@@ -32,9 +32,8 @@ class Mailbox:
         self._calls.append((call, args))
 
     def wake(self) -> None:
-        if (
-            self._calls and not self._is_woken
-        ):  # no lock: what is left after the loop has begun to look finds this unset
+        # No lock: what is left after the loop has begun to look finds this unset.
+        if self._calls and not self._is_woken:
             self._is_woken = True
             self.loop.call_soon_threadsafe(self._open)
 
