@@ -91,7 +91,6 @@ class _Change:
 
     counts: Counter[str]
     finished: int = 0
-    succeeded: list[str] = field(default_factory=list)
     consequences: list[tuple[Callable[..., object], tuple[object, ...]]] = field(default_factory=list)
 
     def then(self, call: Callable[..., object], *args: object) -> None:
@@ -202,11 +201,12 @@ class Dispatcher:
         Returns:
             Whether all of them ended. The others, and all that waits, go on at the next start.
         """
+        look_again = _Step(lambda change: None)
         self._stopping = True
-        self._inbox.put(_Step(lambda change: None))
+        self._inbox.put(look_again)
         all_ended = self._idle.wait(grace)
         self._closed = True
-        self._inbox.put(_Step(lambda change: None))
+        self._inbox.put(look_again)
         self._thread.join()
         if all_ended:
             self._runner.stop()
@@ -260,7 +260,6 @@ class Dispatcher:
             return
         self._counts = change.counts
         self._to_prune += change.finished
-        self._succeeded += change.succeeded
         for call, args in change.consequences:
             try:
                 call(*args)
@@ -336,12 +335,8 @@ class Dispatcher:
     def _start(self, run: _Run) -> None:
         self._running[run.key] = run
         try:
-            run.give_up = self._runner.start(
-                run.endpoint,
-                run.delivery,
-                run.arrival,
-                functools.partial(self._done, run),
-            )
+            done = functools.partial(self._done, run)
+            run.give_up = self._runner.start(run.endpoint, run.delivery, run.arrival, done)
         except Exception as error:  # the machine gives no more threads or files
             reason = f"Not started: {error}."
             self._inbox.put(_Step(lambda change: self._postpone(change, run, reason)))
@@ -383,7 +378,7 @@ class Dispatcher:
         seconds = time.monotonic() - run.started
         self._add_jobs(delivery)
         if result.error is None:
-            change.succeeded.append(f"{title}: succeeded in {seconds:.2f} s")
+            change.then(self._succeeded.append, f"{title}: succeeded in {seconds:.2f} s")
             outcome = self._finish(delivery, "succeeded", result.answer)
         else:
             change.then(_log, logging.ERROR, "%s: failed after %.2f s\n%s", title, seconds, result.error)
@@ -444,9 +439,8 @@ class Dispatcher:
             if endpoint is None
             else f"The handler at {delivery.endpoint} takes a payload now, and the body of this delivery is none."
         )
-        answer = answers.answer(500, {"error": reason, "delivery": delivery.id})
-        self._log.finish(delivery.id, "failed", answer.status_code, bytes(answer.body))
-        change.move(status, "failed")
+        outcome = self._finish(delivery, "failed", answers.answer(500, {"error": reason, "delivery": delivery.id}))
+        change.move(status, outcome.status)
         change.then(_log, logging.ERROR, "%s failed: %s", _title(delivery), reason)
 
     def _replay(self, change: _Change, id: str, new_id: Future[str]) -> None:
@@ -476,17 +470,19 @@ class Dispatcher:
 
     def _prune(self, change: _Change) -> None:
         """Keep a log that is full from growing: as many go as come, once they are worth a statement."""
-        excess = _total(change.counts, FINISHED) - self._log.keep
-        if excess > 0:
+        if excess := self._excess(change):
             change.counts -= self._log.prune(excess, at_most=self._to_prune)
         self._to_prune = 0
 
     def _prune_more(self, change: _Change) -> None:
         """Delete what is too old, or too much since before the start, a little at a time."""
-        pruned = self._log.prune(max(0, _total(change.counts, FINISHED) - self._log.keep), PRUNED_AT_ONCE)
+        pruned = self._log.prune(self._excess(change), PRUNED_AT_ONCE)
         change.counts -= pruned
         wait = PRUNE_AGAIN if pruned else PRUNE_EVERY
         change.then(self._after, wait, _Step(self._prune_more))
+
+    def _excess(self, change: _Change) -> int:
+        return max(0, _total(change.counts, FINISHED) - self._log.keep)
 
 
 def _log(level: int, message: str, *args: object) -> None:

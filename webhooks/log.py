@@ -234,6 +234,12 @@ class DeliveryLog:
         self._write_rows()
         return self._database.execute(query, values)
 
+    def _flush(self) -> None:
+        """Write the rows now, as the beginning of a transaction that more belongs to."""
+        if self._rows:
+            self._begin()
+            self._write_rows()
+
     def _begin(self) -> None:
         if not self._database.in_transaction:
             self._database.execute("BEGIN IMMEDIATE")
@@ -241,8 +247,7 @@ class DeliveryLog:
     def _put(self, *row: Any) -> None:
         self._rows.append(row)
         if len(self._rows) >= ROWS_AT_ONCE:
-            self._begin()
-            self._write_rows()
+            self._flush()
 
     def _write_rows(self) -> None:
         """Write what has arrived and what has finished as one statement, which is a transaction if nothing else is.
@@ -420,9 +425,7 @@ class DeliveryLog:
         Raises:
             KeyError: the log has none with this id.
         """
-        if self._rows:
-            self._begin()
-            self._write_rows()
+        self._flush()
         return find(self._database, id)
 
 
