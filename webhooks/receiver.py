@@ -29,8 +29,6 @@ MAX_BODY = 1024 * 1024  # bytes; the Hub's payloads are a few kilobytes, the lon
 BODY_WITHIN = 10.0  # seconds
 RETRY_AFTER = "30"  # seconds
 
-_LATE = "the body is late"
-
 
 class Refused(Exception):
     """The request is answered with this status and error, and goes no further."""
@@ -212,18 +210,10 @@ def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
 
 
 async def _read_body(receive: Receive) -> bytes:
-    """Read a body, or refuse it when it is late: `asyncio.wait_for`, at a quarter of its time."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task
-    timer = loop.call_later(BODY_WITHIN, task.cancel, _LATE)
     try:
-        return await _whole_body(receive)
-    except asyncio.CancelledError as error:
-        if error.args != (_LATE,):
-            raise
+        return await asyncio.wait_for(_whole_body(receive), BODY_WITHIN)
+    except asyncio.TimeoutError:
         raise Refused(408, f"The body was not complete within {BODY_WITHIN:g} seconds.") from None
-    finally:
-        timer.cancel()
 
 
 async def _whole_body(receive: Receive) -> bytes:
