@@ -175,7 +175,8 @@ class WebhooksServer:
                 self._start(gradio_launch_kwargs)
             gc.freeze()
         link = self._access.link(self._url)
-        print(console.summary(self._settings, self._endpoints, self._local_url, self._url, link), flush=True)
+        summary = console.summary(self._settings, self._endpoints, self._local_url, self._url, link)
+        print(f"{summary}\n", end="", flush=True)  # at once, or what a handler prints comes before the end of the line
         if not (prevent_thread_lock or at_prompt()):
             self._wait_until_stopped()
 
