@@ -387,17 +387,15 @@ class DeliveryLog:
             at_most: how many to delete now, so that it never takes long.
         """
         too_old = time.time() - self.keep_days * 24 * 60 * 60
-        rows = self._execute(
-            "WITH oldest AS (SELECT number, finished_at, row_number() OVER (ORDER BY number) AS position "
-            "FROM (SELECT number, finished_at FROM deliveries WHERE finished_at IS NOT NULL ORDER BY number LIMIT ?)) "
-            "DELETE FROM deliveries WHERE number IN "
-            "(SELECT number FROM oldest WHERE position <= ? OR finished_at < ?) RETURNING id, status",
-            (at_most, excess, too_old),
-        )
-        pruned = rows.fetchall()
+        oldest = self._execute(
+            "SELECT id, status, finished_at FROM deliveries WHERE finished_at IS NOT NULL ORDER BY number LIMIT ?",
+            (at_most,),
+        ).fetchall()
+        pruned = [row for place, row in enumerate(oldest) if place < excess or row["finished_at"] < too_old]
         ids = [row["id"] for row in pruned]
-        for table in ("attempts", "jobs"):  # a cascade would look into both for each delivery, at twice the price
-            self._execute(f"DELETE FROM {table} WHERE delivery IN ({', '.join('?' * len(ids))})", ids)  # noqa: S608
+        # A cascade would look into the other tables for each delivery, at twice the price.
+        for table, column in (("attempts", "delivery"), ("jobs", "delivery"), ("deliveries", "id")):
+            self._execute(f"DELETE FROM {table} WHERE {column} IN ({', '.join('?' * len(ids))})", ids)  # noqa: S608
         return Counter(row["status"] for row in pruned)
 
     def probe(self) -> None:
