@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import answers
+from .deadlines import Deadlines
 from .delivery import Arrival, Delivery
 from .dispatcher import Dispatcher, NotTaken, Outcome
 from .endpoints import Endpoint
@@ -27,6 +28,7 @@ from .settings import Settings
 
 MAX_BODY = 1024 * 1024  # bytes; the Hub's payloads are a few kilobytes, the longest comment is 64 KiB
 BODY_WITHIN = 10.0  # seconds
+_LATE = "the body is late"
 RETRY_AFTER = "30"  # seconds
 
 
@@ -122,7 +124,7 @@ class Receiver:
     dispatcher: Dispatcher
     settings: Settings
     reply_within: float
-    _mailbox: Mailbox | None = None
+    _waiting: _Waiting | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -141,24 +143,35 @@ class Receiver:
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         endpoint = find_endpoint(self.endpoints, _path(scope), scope["method"])
         check_sender(self.settings, scope["headers"])
-        body = await _read_body(receive)
+        waiting = self._waiting_on(asyncio.get_running_loop())
+        body = await _read_body(receive, waiting.bodies)
         payload = _payload_for(endpoint, body)
         arrival = Arrival(endpoint.path, self._query(scope), Arrival.keep(scope["headers"]), body)
-        return await self._deliver(endpoint, Delivery(endpoint.path, payload), arrival)
+        delivery = Delivery(endpoint.path, payload)
+        sender = _Sender(delivery, waiting)
+        self.dispatcher.take(endpoint, delivery, arrival, sender.tell)
+        response = await sender.answer
+        response.headers["X-Delivery-Id"] = delivery.id
+        return response
 
     def _query(self, scope: Scope) -> bytes:
         """The log keeps the query, and so must not find our secret in it."""
         return self.settings.hide(scope["query_string"].decode("latin-1")).encode("latin-1")
 
-    async def _deliver(self, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Response:
-        loop = asyncio.get_running_loop()
-        if self._mailbox is None or self._mailbox.loop is not loop:
-            self._mailbox = Mailbox(loop)
-        sender = _Sender(delivery, self._mailbox, self.reply_within)
-        self.dispatcher.take(endpoint, delivery, arrival, sender.tell)
-        response = await sender.answer
-        response.headers["X-Delivery-Id"] = delivery.id
-        return response
+    def _waiting_on(self, loop: asyncio.AbstractEventLoop) -> _Waiting:
+        if self._waiting is None or self._waiting.loop is not loop:
+            self._waiting = _Waiting(loop, self.reply_within)
+        return self._waiting
+
+
+class _Waiting:
+    """What senders wait for, on the loop that serves them: news from other threads, or that their time is up."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, reply_within: float) -> None:
+        self.loop = loop
+        self.mailbox = Mailbox(loop)
+        self.bodies = Deadlines(loop, BODY_WITHIN)
+        self.replies = Deadlines(loop, reply_within)
 
 
 class _Sender:
@@ -168,12 +181,12 @@ class _Sender:
         answer: what it gets. Raises `Refused` for a delivery that was not taken.
     """
 
-    def __init__(self, delivery: Delivery, mailbox: Mailbox, reply_within: float) -> None:
-        self.answer: asyncio.Future[Response] = mailbox.loop.create_future()
+    def __init__(self, delivery: Delivery, waiting: _Waiting) -> None:
+        self.answer: asyncio.Future[Response] = waiting.loop.create_future()
         self._delivery = delivery
-        self._mailbox = mailbox
+        self._waiting = waiting
         self._is_recorded = self._is_late = False
-        self._timer = mailbox.loop.call_later(reply_within, self._come_late)
+        waiting.replies.set(self, self._come_late)
 
     def tell(self, news: Outcome | NotTaken) -> None:
         if isinstance(news, Outcome) and news.answer is None:
@@ -181,12 +194,12 @@ class _Sender:
             if not self._is_late:
                 return  # not worth a wake-up: how the handler ends comes soon, or the timer does
         with contextlib.suppress(RuntimeError):  # the server has been closed, and nobody waits any more
-            self._mailbox.post(self._hear, news)
+            self._waiting.mailbox.post(self._hear, news)
 
     def _hear(self, news: Outcome | NotTaken) -> None:
         if self.answer.done():
             return
-        self._timer.cancel()
+        self._waiting.replies.call_off(self)
         if isinstance(news, NotTaken):
             error = f"{news} This delivery was not taken: send it again later."
             self.answer.set_exception(Refused(503, error, {"Retry-After": RETRY_AFTER}))
@@ -209,11 +222,18 @@ def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
         return None
 
 
-async def _read_body(receive: Receive) -> bytes:
+async def _read_body(receive: Receive, deadlines: Deadlines) -> bytes:
+    task = asyncio.current_task()
+    assert task
+    deadlines.set(task, lambda: task.cancel(_LATE))
     try:
-        return await asyncio.wait_for(_whole_body(receive), BODY_WITHIN)
-    except asyncio.TimeoutError:
+        return await _whole_body(receive)
+    except asyncio.CancelledError as error:
+        if error.args != (_LATE,):
+            raise
         raise Refused(408, f"The body was not complete within {BODY_WITHIN:g} seconds.") from None
+    finally:
+        deadlines.call_off(task)
 
 
 async def _whole_body(receive: Receive) -> bytes:
