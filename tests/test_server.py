@@ -209,16 +209,34 @@ def test_the_garbage_collector_works_on_and_leaves_alone_what_is_there_to_stay(r
         import gc
         from webhooks import WebhooksServer
 
+        before = gc.get_threshold()
         server = WebhooksServer()
         server.add_webhook("/f")(lambda: None)
         server.launch(prevent_thread_lock=True)
-        print("launched", gc.isenabled(), gc.get_freeze_count() > 100_000)
+        print("launched", gc.isenabled(), gc.get_freeze_count() > 100_000, gc.get_threshold()[0])
         server.close()
-        print("closed", gc.isenabled(), gc.get_freeze_count())
+        print("closed", gc.isenabled(), gc.get_freeze_count(), gc.get_threshold() == before)
         """
     )
-    assert process.wait_for("launched") == "launched True True\n"
-    assert process.wait_for("closed") == "closed True 0\n"
+    assert process.wait_for("launched") == "launched True True 10000\n"
+    assert process.wait_for("closed") == "closed True 0 True\n"
+
+
+def test_what_gradio_does_for_pages_is_not_done_for_webhooks(serve: Run) -> None:
+    server = serve(
+        """
+        from webhooks import WebhooksServer
+
+        server = WebhooksServer()
+        server.add_webhook("/hello")(lambda: "hello")
+        server.launch()
+        """
+    )
+    headers = {"Origin": server.url}
+    assert "access-control-allow-origin" in httpx.get(server.url, headers=headers).headers
+    answer = server.post("hello", b"", headers=headers)
+    assert (answer.status_code, answer.json()) == (200, "hello")
+    assert "access-control-allow-origin" not in answer.headers
 
 
 def test_the_users_own_routes_stay(serve: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -37,6 +38,7 @@ P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
 GRACE = 10.0  # seconds that running handlers get when the server stops
+COLLECT_AFTER = 10_000  # objects; Python's own 700 have it look at those of each few deliveries, and find nothing
 
 
 class WebhooksServer:
@@ -91,6 +93,7 @@ class WebhooksServer:
         self._job_watch: JobWatch | None = None
         self._access = Access(self._settings, lambda: [*self._settings.space_hosts, urlsplit(self._url).netloc])
         self.fastapi_app: FastAPI | None = None
+        self._collected_after = gc.get_threshold()
         self._call_off_autostart: Callable[[], None] = lambda: None
 
     @property
@@ -174,6 +177,7 @@ class WebhooksServer:
             with _nothing_collected():
                 self._start(gradio_launch_kwargs)
             gc.freeze()
+            gc.set_threshold(COLLECT_AFTER)
         link = self._access.link(self._url)
         summary = console.summary(self._settings, self._endpoints, self._local_url, self._url, link)
         print(f"{summary}\n", end="", flush=True)  # at once, or what a handler prints comes before the end of the line
@@ -208,6 +212,7 @@ class WebhooksServer:
             return True
         all_ended = self._dispatcher.stop(grace)
         self._ui.close(verbose=False)
+        gc.set_threshold(*self._collected_after)
         gc.unfreeze()
         self._dispatcher = self.fastapi_app = None
         return all_ended
@@ -222,7 +227,7 @@ class WebhooksServer:
         if token := self._settings.hf_token:
             self._job_watch = JobWatch(token.get_secret_value(), self._dispatcher.learn_stage)
         try:
-            self.fastapi_app, _, _ = self._launch_gradio(self._dispatcher, options)
+            self.fastapi_app = self._launch_gradio(self._dispatcher, options)
         except BaseException as error:
             self._dispatcher.stop(grace=0)
             self._dispatcher = None
@@ -234,7 +239,7 @@ class WebhooksServer:
             raise
         self._dispatcher.recover()
 
-    def _launch_gradio(self, dispatcher: Dispatcher, options: dict[str, Any]) -> Any:
+    def _launch_gradio(self, dispatcher: Dispatcher, options: dict[str, Any]) -> FastAPI:
         from . import views
         from .desk import Desk
         from .pages import CSS, THEME, landing_page
@@ -291,7 +296,12 @@ class WebhooksServer:
             "ssr_mode": False,
             "blocked_paths": self._blocked_paths(options.get("blocked_paths")),
         }
-        return self._ui.launch(**{**defaults, **options, **fixed})
+        app, _, _ = self._ui.launch(**{**defaults, **options, **fixed})
+        # In front of Gradio's own middlewares, too: no webhook needs their CORS and compression.
+        app.middleware_stack = Aside(app.middleware_stack or app.build_middleware_stack(), PREFIX, receiver)
+        # Gradio has uvicorn show no line about each request; now it does not compose them either.
+        logging.getLogger("uvicorn.access").handlers.clear()
+        return app
 
     def _blocked_paths(self, given: list[str] | None) -> list[str]:
         """List what Gradio gives to nobody, even if `allowed_paths` or `gr.set_static_paths` covers it.
