@@ -222,6 +222,26 @@ def test_the_garbage_collector_works_on_and_leaves_alone_what_is_there_to_stay(r
     assert process.wait_for("closed") == "closed True 0 True\n"
 
 
+@pytest.mark.parametrize("threshold", [0, 50_000])
+def test_a_garbage_collector_that_somebody_has_set_to_be_rarer_stays_so(run: Run, threshold: int) -> None:
+    process = run(
+        f"""
+        import gc
+        from webhooks import WebhooksServer
+
+        server = WebhooksServer()
+        server.add_webhook("/f")(lambda: None)
+        gc.set_threshold({threshold})
+        server.launch(prevent_thread_lock=True)
+        print("launched", gc.get_threshold()[0])
+        server.close()
+        print("closed", gc.get_threshold()[0])
+        """
+    )
+    assert process.wait_for("launched") == f"launched {threshold}\n"
+    assert process.wait_for("closed") == f"closed {threshold}\n"
+
+
 def test_what_gradio_does_for_pages_is_not_done_for_webhooks(serve: Run) -> None:
     server = serve(
         """

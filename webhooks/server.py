@@ -38,7 +38,7 @@ P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
 GRACE = 10.0  # seconds that running handlers get when the server stops
-COLLECT_AFTER = 10_000  # objects; Python's own 700 have it look at those of each few deliveries, and find nothing
+COLLECT_AFTER = 10_000  # objects; after each 700, as usual, it looks at those of a few deliveries and finds nothing
 
 
 class WebhooksServer:
@@ -177,7 +177,9 @@ class WebhooksServer:
             with _nothing_collected():
                 self._start(gradio_launch_kwargs)
             gc.freeze()
-            gc.set_threshold(COLLECT_AFTER)
+            self._collected_after = gc.get_threshold()
+            if 0 < self._collected_after[0] < COLLECT_AFTER:  # not what somebody has chosen: rarer, or never
+                gc.set_threshold(COLLECT_AFTER)
         link = self._access.link(self._url)
         summary = console.summary(self._settings, self._endpoints, self._local_url, self._url, link)
         print(f"{summary}\n", end="", flush=True)  # at once, or what a handler prints comes before the end of the line
