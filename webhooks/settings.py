@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError
@@ -18,12 +20,24 @@ MIN_TOKEN = 16  # characters of an owner's token that somebody chose
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class SetupError(SystemExit, ValueError):
+class SetupError(ValueError):
     """A mistake in the set-up: a setting, a handler or a port.
 
-    It is a `ValueError` to whoever catches it. Left alone it ends the script with its sentence, exit code 1
-    and no traceback, since the mistake is not where the traceback would point.
+    Left alone it ends the script with its sentence and exit code 1, without a traceback: the mistake is not where that
+    would point.
     """
+
+
+def _show_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, SetupError):
+        print(error, file=sys.stderr)
+    else:
+        _show_any_other(kind, error, traceback)
+
+
+# Not a `SystemExit`, which would need no hook: raised while pytest imports the app, or while the app is reloaded in
+# place, it ends pytest or the reload without a word.
+_show_any_other, sys.excepthook = sys.excepthook, _show_uncaught
 
 
 def at_least(minimum: float, name: str, value: float, *, whole: bool = False) -> float:
