@@ -166,8 +166,8 @@ class Desk:
         with gr.Row():
             paths = list(self.endpoints)
             self.test_endpoint = gr.Dropdown(paths, value=paths[0], label="Endpoint", interactive=True)
-            kinds = list(samples.KINDS)
-            self.test_kind = gr.Dropdown(kinds, value=kinds[0], label="Event", interactive=True)
+            kinds = [(label, kind) for kind, label in samples.KINDS.items()]
+            self.test_kind = gr.Dropdown(kinds, value="commit", label="Event", interactive=True)
         with gr.Row():
             self.test_type = gr.Dropdown(
                 samples.REPO_TYPES, value="dataset", label="Type", interactive=True, min_width=200

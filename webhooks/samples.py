@@ -1,20 +1,28 @@
-"""Events as the Hub would report them, to try a handler with."""
+"""Events as the Hub would report them, to try a handler with: on the owner's page, or in a test."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from .payload import FOLDERS
+from .payload import FOLDERS, MAIN
 
-KINDS = {
-    "New commit on main": ("repo.content", "update"),
-    "Pull request opened": ("discussion", "create"),
-    "Comment": ("discussion.comment", "create"),
-    "Repository created": ("repo", "create"),
-    "Repository moved": ("repo", "move"),
-    "Repository deleted": ("repo", "delete"),
-    "Made private": ("repo.config", "update"),
+KINDS = {  # each by its name in code, in the words of the owner's page
+    "commit": "New commit on main",
+    "pull_request_commit": "New commit on a pull request",
+    "tag": "New tag",
+    "branch_deleted": "Branch deleted",
+    "discussion": "Discussion opened",
+    "discussion_closed": "Discussion closed",
+    "discussion_deleted": "Discussion deleted",
+    "pull_request": "Pull request opened",
+    "pull_request_merged": "Pull request merged",
+    "comment": "Comment",
+    "comment_hidden": "Comment hidden",
+    "repo_created": "Repository created",
+    "repo_moved": "Repository moved",
+    "repo_deleted": "Repository deleted",
+    "made_private": "Made private",
 }
 REPO_TYPES = ("dataset", "model", "space", "bucket")
 
@@ -24,44 +32,50 @@ _ID = "6123456789abcdef01234567"  # of everything that has one
 _NEW, _OLD = "c0ffee" * 6 + "c0ff", "0ff1ce" * 6 + "0ff1"
 
 
-def sample(kind: str, repo_type: str, name: str, revision: str = "") -> dict[str, Any]:
+def sample(kind: str, repo_type: str, repo_id: str, revision: str = "") -> dict[str, Any]:
     """Write the payload that the Hub sends for such an event.
 
     Args:
         kind: one of `KINDS`.
         repo_type: one of `REPO_TYPES`.
-        name: `username/repository`.
-        revision: the commit that `main` is at, 40 hexadecimal digits; empty for one that does not exist.
+        repo_id: `username/repository`.
+        revision: the commit that the event is about, 40 hexadecimal digits; empty for one that does not exist.
 
     Raises:
         ValueError: a sentence about what is wrong.
     """
-    if kind not in KINDS or repo_type not in REPO_TYPES:
-        raise ValueError("Choose a kind of event and a type of repository from the lists.")
-    if not _REPO_ID.fullmatch(name):
+    for name, value, known in (("kind of event", kind, KINDS), ("type of repository", repo_type, REPO_TYPES)):
+        if value not in known:
+            raise ValueError(f"There is no {name} {value!r}. Choose one of: {', '.join(known)}.")
+    if not _REPO_ID.fullmatch(repo_id):
         raise ValueError("The repository must be a name like username/my-dataset.")
     if revision and not _REVISION.fullmatch(revision):
         raise ValueError("The revision must be a full commit hash, 40 hexadecimal digits, or empty.")
-    scope, action = KINDS[kind]
-    web = f"https://huggingface.co/{FOLDERS[repo_type]}{name}"
-    payload: dict[str, Any] = {
-        "event": {"action": action, "scope": scope},
-        "repo": {
-            "type": repo_type,
-            "name": name,
-            "id": _ID,
-            "private": kind == "Made private",
-            "url": {"web": web, "api": f"https://huggingface.co/api/{repo_type}s/{name}"},
-            "owner": {"id": _ID},
-        },
-        "webhook": {"id": _ID, "version": 3},
+    url = {
+        "web": f"https://huggingface.co/{FOLDERS[repo_type]}{repo_id}",
+        "api": f"https://huggingface.co/api/{repo_type}s/{repo_id}",
+    }
+    scope, action, details = _events(repo_id, url, revision or _NEW)[kind]
+    repo = {
+        "type": repo_type,
+        "name": repo_id,
+        "id": _ID,
+        "private": kind == "made_private",
+        "url": url,
+        "owner": {"id": _ID},
     }
     if scope.startswith("repo"):
-        payload["repo"]["headSha"] = revision or _NEW
-    return payload | _details(kind, name, payload["repo"]["url"], revision or _NEW)
+        repo["headSha"] = _OLD if kind in ("pull_request_commit", "branch_deleted") else revision or _NEW
+    webhook = {"id": _ID, "version": 3}
+    return {"event": {"action": action, "scope": scope}, "repo": repo, **details, "webhook": webhook}
 
 
-def _details(kind: str, name: str, url: dict[str, str], revision: str) -> dict[str, Any]:
+def _events(repo_id: str, url: dict[str, str], revision: str) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Return the scope, the action and what is said beside the repository, for each kind of event."""
+
+    def updated(ref: str, old: str | None, new: str | None) -> tuple[str, str, dict[str, Any]]:
+        return "repo.content", "update", {"updatedRefs": [{"ref": ref, "oldSha": old, "newSha": new}]}
+
     discussion = {
         "id": _ID,
         "num": 1,
@@ -71,19 +85,31 @@ def _details(kind: str, name: str, url: dict[str, str], revision: str) -> dict[s
         "author": {"id": _ID},
         "url": {where: f"{address}/discussions/1" for where, address in url.items()},
     }
-    pull_request = {**discussion, "isPullRequest": True, "changes": {"base": "refs/heads/main"}}
-    comment = {
+    changes = {"base": MAIN}
+    pull_request = {**discussion, "isPullRequest": True, "changes": changes}
+    merged = {**pull_request, "status": "merged", "changes": {**changes, "mergeCommitId": revision}}
+    closed = {**discussion, "status": "closed"}
+    hidden = {
         "id": _ID,
         "author": {"id": _ID},
-        "content": "A comment to try the webhook.",
-        "hidden": False,
+        "hidden": True,
         "url": {"web": f"{url['web']}/discussions/1#{_ID}"},
     }
-    details: dict[str, dict[str, Any]] = {
-        "New commit on main": {"updatedRefs": [{"ref": "refs/heads/main", "oldSha": _OLD, "newSha": revision}]},
-        "Pull request opened": {"discussion": pull_request, "comment": comment},
-        "Comment": {"discussion": discussion, "comment": comment},
-        "Repository moved": {"movedTo": {"name": f"{name}-moved", "owner": {"id": _ID}}},
-        "Made private": {"updatedConfig": {"private": True}},
+    comment = {**hidden, "hidden": False, "content": "A comment to try the webhook."}
+    return {
+        "commit": updated(MAIN, _OLD, revision),
+        "pull_request_commit": updated("refs/pr/1", None, revision),
+        "tag": updated("refs/tags/v1.0", None, revision),
+        "branch_deleted": updated("refs/heads/experiment", revision, None),
+        "discussion": ("discussion", "create", {"discussion": {**discussion, "pinned": False}, "comment": comment}),
+        "discussion_closed": ("discussion", "update", {"discussion": closed}),
+        "discussion_deleted": ("discussion", "delete", {"discussion": closed}),
+        "pull_request": ("discussion", "create", {"discussion": pull_request, "comment": comment}),
+        "pull_request_merged": ("discussion", "update", {"discussion": merged}),
+        "comment": ("discussion.comment", "create", {"discussion": discussion, "comment": comment}),
+        "comment_hidden": ("discussion.comment", "update", {"discussion": discussion, "comment": hidden}),
+        "repo_created": ("repo", "create", {}),
+        "repo_moved": ("repo", "move", {"movedTo": {"name": f"{repo_id}-moved", "owner": {"id": _ID}}}),
+        "repo_deleted": ("repo", "delete", {}),
+        "made_private": ("repo.config", "update", {"updatedConfig": {"private": True}}),
     }
-    return details.get(kind, {})
