@@ -122,6 +122,9 @@ class Dispatcher:
         log: where all is written down; the dispatcher closes it when it stops.
         max_pending: how many deliveries may be unfinished at once.
         hide: takes secrets out of what is logged and recorded.
+
+    Attributes:
+        changed: notified when the status of a delivery has changed, and that has been written down.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class Dispatcher:
         self._stopping = False
         self._closed = False
         self._idle = threading.Event()
+        self.changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="webhook bookkeeping", daemon=True)
 
     # For everybody else, from any thread
@@ -177,6 +181,10 @@ class Dispatcher:
         new_id: Future[str] = Future()
         self._ask(_Step(lambda change: self._replay(change, id, new_id), new_id.set_exception))
         return new_id.result()
+
+    def hasten(self) -> None:
+        """Run at once what waits for its next attempt or for the end of a burst, as tests want it to."""
+        self._inbox.put(_Step(self._due_now))
 
     def learn_stage(self, job_id: str, stage: str) -> None:
         """Write down the present stage of a Job."""
@@ -258,7 +266,7 @@ class Dispatcher:
             else:
                 self._not_written(steps[0], error)
             return
-        self._counts = change.counts
+        moved, self._counts = change.counts != self._counts, change.counts
         self._to_prune += change.finished
         for call, args in change.consequences:
             try:
@@ -266,6 +274,9 @@ class Dispatcher:
             except Exception as error:  # a fault of ours must not end the bookkeeping
                 _log(logging.ERROR, "Bookkeeping has failed\n%s", quoted_traceback(error, self._hide))
         self._runner.wake()
+        if moved:
+            with self.changed:
+                self.changed.notify_all()
 
     def _log_successes(self) -> None:
         """Log many as one record where many come together: one for each would cost as much as they do."""
@@ -432,6 +443,10 @@ class Dispatcher:
         change.move(record.status, "running")
         self._log.start_attempt(delivery)
         change.then(self._start, _Run(endpoint, delivery, record.arrival))
+
+    def _due_now(self, change: _Change) -> None:
+        for id, _ in self._log.unfinished():
+            self._due(change, id)
 
     def _abandon(self, change: _Change, status: str, delivery: Delivery, endpoint: Endpoint | None) -> None:
         reason = (

@@ -210,28 +210,26 @@ class WebhooksServer:
         Returns:
             Whether every handler ended. What did not end, or was still to run, goes on at the next launch.
         """
-        if self._dispatcher is None or self._ui is None:
+        if self._dispatcher is None:
             return True
         all_ended = self._dispatcher.stop(grace)
-        self._ui.close(verbose=False)
-        gc.set_threshold(*self._collected_after)
-        gc.unfreeze()
+        if self.fastapi_app and self._ui:
+            self._ui.close(verbose=False)
+            gc.set_threshold(*self._collected_after)
+            gc.unfreeze()
         self._dispatcher = self.fastapi_app = None
         return all_ended
 
     def _start(self, options: dict[str, Any]) -> None:
-        if not self._endpoints:
-            raise SetupError("There is no webhook to serve. Put @webhook_endpoint above a function first.")
         console.show_log()
-        log = DeliveryLog(self._settings.data_dir, shared_disk=self._settings.on_shared_disk)
-        self._dispatcher = Dispatcher(self._endpoints, log, self._max_pending, self._settings.hide)
-        self._dispatcher.start()
+        receiver = self._take_deliveries(self._settings.data_dir, shared_disk=self._settings.on_shared_disk)
+        dispatcher = receiver.dispatcher
         if token := self._settings.hf_token:
-            self._job_watch = JobWatch(token.get_secret_value(), self._dispatcher.learn_stage)
+            self._job_watch = JobWatch(token.get_secret_value(), dispatcher.learn_stage)
         try:
-            self.fastapi_app = self._launch_gradio(self._dispatcher, options)
+            self.fastapi_app = self._launch_gradio(receiver, options)
         except BaseException as error:
-            self._dispatcher.stop(grace=0)
+            dispatcher.stop(grace=0)
             self._dispatcher = None
             if isinstance(error, OSError) and "empty port" in str(error):
                 raise SetupError(
@@ -239,9 +237,20 @@ class WebhooksServer:
                     "GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
                 ) from None
             raise
-        self._dispatcher.recover()
+        dispatcher.recover()
 
-    def _launch_gradio(self, dispatcher: Dispatcher, options: dict[str, Any]) -> FastAPI:
+    def _take_deliveries(self, folder: Path, *, shared_disk: bool = False) -> Receiver:
+        """Begin to take deliveries, with a log in this folder. What serves the receiver is up to the caller."""
+        if not self._endpoints:
+            raise SetupError("There is no webhook to serve. Put @webhook_endpoint above a function first.")
+        if self._dispatcher:
+            raise SetupError("This server is running already: close() it first.")
+        log = DeliveryLog(folder, shared_disk=shared_disk)
+        self._dispatcher = Dispatcher(self._endpoints, log, self._max_pending, self._settings.hide)
+        self._dispatcher.start()
+        return Receiver(self._endpoints, self._dispatcher, self._settings, self._reply_within)
+
+    def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
         from . import views
         from .desk import Desk
         from .pages import CSS, THEME, landing_page
@@ -268,7 +277,6 @@ class WebhooksServer:
         options["css"] = f"{CSS}\n{views.CSS}\n{options.get('css') or ''}"
         if self._settings.on_space:  # where Gradio's hot reload looks for the app, after an edit in the browser
             vars(sys.modules["__main__"]).setdefault("demo", self._ui)
-        receiver = Receiver(self._endpoints, dispatcher, self._settings, self._reply_within)
         routes = [
             self._access.route(),
             Route("/health", receiver.health),
@@ -406,13 +414,9 @@ def webhook_endpoint(path: Any = None, **options: Any) -> Any:
                 ...
         ```
     """
-    global _shared_server
     if callable(path):
         return webhook_endpoint()(path)
-    if _shared_server is None:
-        _shared_server = WebhooksServer()
-        _shared_server._call_off_autostart = when_script_ends(_shared_server.launch)
-    server = _shared_server
+    server = shared_server()
 
     def register(function: Any) -> Any:
         server.add_webhook(path, **options)(function)
@@ -420,6 +424,15 @@ def webhook_endpoint(path: Any = None, **options: Any) -> Any:
         return function
 
     return register
+
+
+def shared_server() -> WebhooksServer:
+    """Return the server of `webhook_endpoint`, which launches when the script ends."""
+    global _shared_server
+    if _shared_server is None:
+        _shared_server = WebhooksServer()
+        _shared_server._call_off_autostart = when_script_ends(_shared_server.launch)
+    return _shared_server
 
 
 def _ports(options: dict[str, Any]) -> str:
