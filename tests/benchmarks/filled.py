@@ -18,7 +18,7 @@ from webhooks import Delivery, WebhookPayload
 from webhooks.delivery import Arrival
 from webhooks.log import DeliveryLog
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "repo.content-update.json"
+FIXTURE = Path(__file__).parents[1] / "server" / "fixtures" / "repo.content-update.json"
 PAYLOAD = WebhookPayload.model_validate(json.loads(FIXTURE.read_text(encoding="utf-8")))
 BODY = PAYLOAD.model_dump_json(by_alias=True, exclude_unset=True).encode()
 HEADERS = ((b"content-type", b"application/json"), (b"user-agent", b"hub"))

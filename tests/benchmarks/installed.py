@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 ENVIRONMENTS = HERE / "environments"
-FIXTURE = ROOT / "tests" / "fixtures" / "repo.content-update.json"
+FIXTURE = ROOT / "tests" / "server" / "fixtures" / "repo.content-update.json"
 REQUIREMENTS = ROOT / "requirements.txt"
 PACKAGES = ("gradio", "huggingface_hub", "fastapi", "starlette", "pydantic", "uvicorn", "uvloop", "httptools", "h11")
 DAY = 24 * 60 * 60  # seconds

@@ -1,0 +1,36 @@
+"""The fixtures of the server's tests."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fixtures import browser, chromium, prunes_at_once, run, serve, start
+from support.processes import is_setting
+
+__all__ = ["browser", "chromium", "prunes_at_once", "run", "serve", "start"]
+
+
+HERE = Path(__file__).parent
+STARTS_SOMETHING = {"run", "start", "browser"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if STARTS_SOMETHING.intersection(getattr(item, "fixturenames", ())) and not item.get_closest_marker("quick"):
+            item.add_marker("long")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the pages' tests alone in a quick run: to import them alone takes seconds, since they import Gradio."""
+    return True if collection_path == HERE / "desk" and config.option.markexpr == "not long" else None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_setting_of_yours_decides_a_test() -> Iterator[None]:
+    """Importing app.py, as tests/test_app.py does, has brought what is in .env into this process."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in filter(is_setting, list(os.environ)):
+            patched.delenv(name)
+        yield

@@ -1,0 +1,332 @@
+"""The delivery log with real SQLite files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from support.payloads import load
+from support.processes import ROOT
+
+import webhooks.log
+from webhooks import Delivery, SetupError, WebhookPayload
+from webhooks.delivery import Arrival
+from webhooks.log import DeliveryLog
+
+BODY = b'{"a": 1}'
+ARRIVAL = Arrival("/webhooks/f", b"a=1", ((b"content-type", b"application/json"), (b"x-odd", b"\xff")), BODY)
+
+
+def add(log: DeliveryLog, status: str = "running", **fields: object) -> Delivery:
+    delivery = replace(Delivery("/webhooks/f", None), **fields)
+    with log.transaction():
+        log.add(delivery, ARRIVAL, status)
+    return delivery
+
+
+def finish(log: DeliveryLog, delivery: Delivery, status: str = "succeeded") -> None:
+    with log.transaction():
+        if status == "failed":
+            log.fail_attempt(delivery.id, "Traceback")
+        log.finish(delivery.id, status, 200, b"{}")
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path)
+    payload = WebhookPayload.model_validate(load("repo.content-update"))
+    body = payload.model_dump_json(by_alias=True, exclude_unset=True).encode()
+    delivery = Delivery("/webhooks/f", payload, replay_of="0123456789abcdef")
+    arrival = replace(ARRIVAL, body=body)
+    with log.transaction():
+        log.add(delivery, arrival, "running")
+        assert log.fail_attempt(delivery.id, "Traceback 1") == 1
+        log.start_attempt(replace(delivery, attempt=2))
+        log.finish(delivery.id, "succeeded", 200, b'{"job": 1}')
+    log.close()
+    record = DeliveryLog(tmp_path).find(delivery.id)
+    assert record.delivery.payload == payload
+    assert abs(record.delivery.received_at - delivery.received_at) < timedelta(milliseconds=1)
+    assert record.delivery.received_at.tzinfo == timezone.utc
+    assert (record.delivery.replay_of, record.arrival) == ("0123456789abcdef", arrival)
+    assert (record.status, record.failures, record.answer_status, record.answer) == (
+        "succeeded",
+        1,
+        200,
+        b'{"job": 1}',
+    )
+    assert [(a.attempt, a.error) for a in record.attempts] == [(1, "Traceback 1"), (2, None)]
+    assert all(a.ended_at is not None and a.started_at <= a.ended_at for a in record.attempts)
+
+
+def test_an_unknown_id_is_a_key_error_with_the_id(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="0000"):
+        DeliveryLog(tmp_path).find("0000")
+
+
+def test_an_attempt_fails_once(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path)
+    delivery = add(log)
+    with log.transaction():
+        log.fail_attempt(delivery.id, "timed out")
+        log.fail_attempt(delivery.id, "timed out again")
+    assert [attempt.error for attempt in log.find(delivery.id).attempts] == ["timed out"]
+
+
+def test_what_runs_has_an_attempt_without_an_end(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path)
+    running, queued = add(log), add(log, "queued")
+    assert [(a.attempt, a.ended_at, a.error) for a in log.find(running.id).attempts] == [(1, None, None)]
+    assert log.find(queued.id).attempts == ()
+
+
+def test_many_arrive_and_finish_in_one_transaction(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path)
+    earlier = [Delivery("/webhooks/f", None) for _ in range(1200)]
+    with log.transaction():
+        for delivery in earlier:
+            log.add(delivery, ARRIVAL, "running")
+    later = [Delivery("/webhooks/f", None) for _ in range(1200)]
+    with log.transaction():
+        for done, new in zip(earlier, later, strict=True):
+            log.finish(done.id, "succeeded", 200, done.id.encode())
+            log.add(new, ARRIVAL, "running")
+    assert log.counts() == {"succeeded": 1200, "running": 1200}
+    record = log.find(earlier[7].id)
+    assert (record.arrival, record.answer, record.status) == (ARRIVAL, earlier[7].id.encode(), "succeeded")
+    assert (record.delivery.received_at - earlier[7].received_at) < timedelta(milliseconds=1)
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path)
+    delivery = Delivery("/webhooks/f", None)
+
+    def twice() -> None:
+        with log.transaction():
+            log.add(delivery, ARRIVAL, "running")
+            log.add(delivery, ARRIVAL, "running")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        twice()
+    assert log.counts() == {}
+
+
+def test_a_look_inside_a_transaction_keeps_it_whole(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path)
+    first, second = add(log), Delivery("/webhooks/f", None)
+
+    def interrupted() -> None:
+        with log.transaction():
+            log.finish(first.id, "succeeded", 200, b"{}")
+            log.add(second, ARRIVAL, "running")
+            assert log.find(second.id).status == "running"
+            raise RuntimeError("the lights go out")
+
+    with pytest.raises(RuntimeError, match="lights"):
+        interrupted()
+    assert log.counts() == {"running": 1}
+
+
+@pytest.mark.parametrize(("shared_disk", "mode"), [(False, "wal"), (True, "delete")])
+def test_a_log_survives_a_loss_of_power(tmp_path: Path, shared_disk: bool, mode: str) -> None:
+    log = DeliveryLog(tmp_path, shared_disk=shared_disk)
+    assert log._database.execute("PRAGMA journal_mode").fetchone()[0] == mode
+    assert log._database.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+    assert not (tmp_path / "deliveries.db-shm").exists() or mode == "wal"
+
+
+def test_only_the_owner_of_the_machine_can_look_into_the_folder(tmp_path: Path) -> None:
+    DeliveryLog(tmp_path / "new" / "log")
+    assert (tmp_path / "new" / "log").stat().st_mode & 0o777 == 0o700
+
+
+def another_programs_database(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA user_version = 1")
+        database.execute("CREATE TABLE deliveries (parcel TEXT)")
+
+
+def random_bytes_inside(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[4096:] = os.urandom(len(content) - 4096)
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "cut to a stump": lambda path: os.truncate(path, 50),
+    "random bytes": lambda path: path.write_bytes(os.urandom(20_000)),
+    "random bytes inside": random_bytes_inside,
+    "text": lambda path: path.write_text("this is no database\n" * 100),
+    "another program's database": lambda path: (path.unlink(), another_programs_database(path)),
+    "a later version": lambda path: _execute(path, "PRAGMA user_version = 99"),
+}
+
+
+def _execute(path: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(statement)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_log_is_moved_aside_loudly_and_a_new_one_begins(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DeliveryLog(tmp_path)
+    for _ in range(20):
+        add(log)
+    log.close()
+    DAMAGES[damage](log.path)
+    damaged = log.path.read_bytes()
+    log = DeliveryLog(tmp_path)
+    assert log.counts() == {}
+    add(log)
+    (aside,) = tmp_path.glob("deliveries.db.damaged-*[0-9]")
+    assert aside.read_bytes() == damaged
+    (loud,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "DAMAGED" in loud.message
+    assert str(aside) in loud.message
+    assert "\n" not in loud.message
+
+
+def test_an_empty_file_is_a_new_log(tmp_path: Path) -> None:
+    (tmp_path / "deliveries.db").touch()
+    assert DeliveryLog(tmp_path).counts() == {}
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+def test_a_log_of_an_older_version_is_brought_to_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = DeliveryLog(tmp_path)
+    delivery = add(log)
+    log.close()
+    later = [*webhooks.log._MIGRATIONS, "ALTER TABLE deliveries ADD COLUMN note TEXT NOT NULL DEFAULT 'new'"]
+    monkeypatch.setattr(webhooks.log, "_MIGRATIONS", later)
+    log = DeliveryLog(tmp_path)
+    assert log.find(delivery.id).status == "running"
+    assert log._database.execute("SELECT note FROM deliveries").fetchone()[0] == "new"
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+def test_a_migration_that_fails_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = DeliveryLog(tmp_path)
+    delivery = add(log)
+    log.close()
+    with monkeypatch.context() as patch:
+        broken = "ALTER TABLE deliveries ADD COLUMN note TEXT; SELECT nonsense"
+        patch.setattr(webhooks.log, "_MIGRATIONS", [*webhooks.log._MIGRATIONS, broken])
+        with pytest.raises(SetupError, match="nonsense"):
+            DeliveryLog(tmp_path)
+    log = DeliveryLog(tmp_path)
+    assert log.find(delivery.id).status == "running"
+
+
+def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match="WEBHOOKS_DATA_DIR"):
+        DeliveryLog(tmp_path / "file")
+
+
+def test_a_second_process_on_one_log_is_refused(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path)
+    open_it = f"from pathlib import Path; from webhooks.log import DeliveryLog; DeliveryLog(Path({str(tmp_path)!r}))"
+    command = [sys.executable, "-c", open_it]
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert second.returncode == 1
+    assert "Another process already works with the delivery log" in second.stderr
+    assert "Traceback" not in second.stderr
+    log.close()
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+
+
+def test_finished_deliveries_over_the_limit_are_pruned_oldest_first_and_unfinished_ones_never(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path, keep=3)
+    waiting = [add(log, "queued"), add(log, "scheduled"), add(log)]
+    done = [add(log) for _ in range(8)]
+    for delivery in done:
+        finish(log, delivery, "failed")
+    with log.transaction():
+        assert log.prune(excess=5, at_most=2) == {"failed": 2}
+        assert log.prune(excess=3) == {"failed": 3}
+        assert log.prune(excess=0) == {}
+    kept = [row[0] for row in log._database.execute("SELECT id FROM deliveries ORDER BY number")]
+    assert kept == [delivery.id for delivery in waiting + done[-3:]]
+    attempts = {row[0] for row in log._database.execute("SELECT delivery FROM attempts")}
+    assert attempts == {delivery.id for delivery in done[-3:]}
+
+
+def test_finished_deliveries_are_pruned_after_thirty_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = DeliveryLog(tmp_path)
+    old, unfinished = add(log), add(log)
+    finish(log, old)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 29.9 * 24 * 60 * 60)
+    with log.transaction():
+        assert log.prune(excess=0) == {}
+    monkeypatch.setattr(time, "time", lambda: now + 30.1 * 24 * 60 * 60)
+    with log.transaction():
+        assert log.prune(excess=0) == {"succeeded": 1}
+    assert log.find(unfinished.id).status == "running"
+
+
+def test_the_log_holds_no_credentials(tmp_path: Path) -> None:
+    headers = Arrival.keep(
+        [(b"x-webhook-secret", b"s3cret-1"), (b"cookie", b"s3cret-2"), (b"x-ip-token", b"s3cret-3")]
+    )
+    log = DeliveryLog(tmp_path)
+    with log.transaction():
+        log.add(Delivery("/webhooks/f", None), Arrival("/webhooks/f", b"", headers, b""), "running")
+    log.close()
+    assert not any(b"s3cret" in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_times_are_utc(tmp_path: Path) -> None:
+    log = DeliveryLog(tmp_path)
+    moment = datetime(2026, 11, 23, 12, tzinfo=timezone(timedelta(hours=5)))
+    delivery = add(log, received_at=moment)
+    assert log.find(delivery.id).delivery.received_at == moment
+
+
+def break_byte(position: int) -> object:
+    def damage(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[position] = 255
+        path.write_bytes(content)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        break_byte(47),  # "unsupported file format"
+        break_byte(18),  # "attempt to write a readonly database"
+        lambda path: _execute(path, "DROP TABLE attempts"),
+        lambda path: _execute(path, "UPDATE deliveries SET status = CAST(x'ff' AS TEXT)"),
+        lambda path: _execute(path, "PRAGMA user_version = 0"),
+    ],
+)
+def test_damage_that_sqlite_calls_by_another_name_is_damage_too(
+    tmp_path: Path, damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DeliveryLog(tmp_path)
+    add(log)
+    log.close()
+    damage(log.path)
+    log = DeliveryLog(tmp_path)
+    add(log)
+    assert "DAMAGED" in caplog.text
+    assert len(list(tmp_path.glob("deliveries.db.damaged-*[0-9]"))) == 1
+
+
+@pytest.mark.parametrize("id", [2**70, "\ud800", ["a"], None])
+def test_an_id_that_is_none_is_a_key_error_too(tmp_path: Path, id: object) -> None:
+    with pytest.raises(KeyError):
+        DeliveryLog(tmp_path).find(id)

@@ -1,0 +1,555 @@
+"""The owner's webhooks on the Hub: the real client against a stand-in Hub, and the page in a real browser."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from huggingface_hub import WebhookInfo, constants
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from support.browsers import CHROMIUM_ARGUMENTS
+from support.hub import Hub
+from support.processes import Process, Run, Start, free_port
+from support.tls import TlsFront
+
+import webhooks.registration
+from webhooks.registration import HubSaysNo, Registration
+
+pytestmark = pytest.mark.once
+
+LIST = "/api/settings/webhooks"
+HERE = "https://me-hooks.hf.space/webhooks/train"
+DATA = {"type": "dataset", "name": "me/data"}
+TOKEN, SECRET, ANOTHER_SECRET = "hf_me_and_nobody_else", "s3cret-of-the-webhook", "s3cret-of-another-one"
+
+
+@pytest.fixture(scope="module")
+def one_hub() -> Iterator[Hub]:
+    with Hub() as hub:
+        hub.add_user("me")
+        hub.add_user("another")
+        hub.add_token(TOKEN, "me", scopes={"webhooks"})
+        hub.add_token("hf_jobs", "me", scopes={"jobs"})
+        yield hub
+
+
+@pytest.fixture
+def hub(one_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setattr(constants, "ENDPOINT", one_hub.url)
+    yield one_hub
+    unknown = list(one_hub.unknown)
+    one_hub.forget()
+    assert unknown == []
+
+
+def add(hub: Hub, url: str | None = HERE, user: str = "me", **fields: Any) -> str:
+    """Put a webhook onto the Hub, and return its id."""
+    id = f"{sum(map(len, hub.webhooks.values())):024x}"
+    common = {"id": id, "watched": [DATA], "domains": ["repo"], "disabled": False, "secret": ANOTHER_SECRET}
+    hub.webhooks[user].append({**common, **({"url": url} if url else {}), **fields})
+    return id
+
+
+def registration(token: str = TOKEN) -> Registration:
+    return Registration(token, ["me-hooks.hf.space", "hooks.example.com"])
+
+
+def listed(token: str = TOKEN) -> list[WebhookInfo]:
+    return asyncio.run(registration(token).pointing_here())
+
+
+def create(url: str = HERE, watched: dict[str, str] = DATA, secret: str | None = SECRET) -> None:
+    asyncio.run(registration().create(url, watched, ["repo"], secret))
+
+
+def switch(id: str, on: bool) -> None:
+    asyncio.run(registration().switch(id, on))
+
+
+def asked_for(hub: Hub, method: str) -> list[str]:
+    return [request.path for request in hub.requests if request.method == method]
+
+
+# --- what points here
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        HERE,
+        "https://hooks.example.com/webhooks/train",
+        "https://Me-Hooks.HF.space/webhooks/train",
+        "https://me-hooks.hf.space/webhooks/a-handler-that-is-gone?a=1",
+    ],
+)
+def test_a_webhook_at_any_of_our_names_points_here(hub: Hub, url: str) -> None:
+    id = add(hub, url)
+    assert [(webhook.id, webhook.url) for webhook in listed()] == [(id, url)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        "",
+        "https://another-space.hf.space/webhooks/train",
+        "https://me-hooks.hf.space.evil.com/webhooks/train",
+        "https://evil-me-hooks.hf.space/webhooks/train",
+        "https://hf.space/webhooks/train",
+        "https://me-hooks.hf.space@evil.com/webhooks/train",
+        "https://evil.com/webhooks/train?to=me-hooks.hf.space#me-hooks.hf.space",
+        "https://evil.com/me-hooks.hf.space/webhooks/train",
+        "https://me-hooks.hf.space:8443/webhooks/train",
+        "https://me-hooks.hf.space",
+        "https://me-hooks.hf.space/webhooks",
+        "https://me-hooks.hf.space/webhooks-of-another-app/train",
+        "https://me-hooks.hf.space/app/webhooks/train",
+        "https://[me-hooks.hf.space/webhooks/train",
+    ],
+)
+def test_a_webhook_that_only_looks_like_it_does_not_and_hides_none_that_does(hub: Hub, url: str | None) -> None:
+    add(hub, url)
+    id = add(hub)
+    assert [webhook.id for webhook in listed()] == [id]
+
+
+def test_a_webhook_that_starts_a_job_does_not_point_here(hub: Hub) -> None:
+    add(hub, None, job={"dockerImage": "python:3.12", "command": ["true"], "flavor": "cpu-basic"})
+    assert listed() == []
+
+
+def test_webhooks_are_listed_with_what_they_watch_and_whether_they_are_enabled(hub: Hub) -> None:
+    everything = [DATA, {"type": "org", "name": "acme"}, {"type": "bucket", "name": "me/files"}]
+    add(hub, watched=everything, domains=["repo", "discussion"])
+    add(hub, disabled=True)
+    on, off = listed()
+    assert [{"type": item.type, "name": item.name} for item in on.watched] == everything
+    assert (on.domains, on.disabled, off.disabled) == (["repo", "discussion"], False, True)
+
+
+def test_nobody_else_s_webhooks_are_listed(hub: Hub) -> None:
+    add(hub, user="another")
+    assert listed() == []
+
+
+# --- one more
+
+
+@pytest.mark.parametrize("secret", [{"secret": SECRET}, {}])
+def test_a_webhook_is_created_as_the_owner_chose_it_and_with_nothing_else(hub: Hub, secret: dict[str, str]) -> None:
+    watched = {"type": "org", "name": "acme"}
+    asyncio.run(registration().create(HERE, watched, ["discussion"], secret.get("secret")))
+    request = hub.requests[-1]
+    assert (request.method, request.path) == ("POST", LIST)
+    assert request.json() == {"url": HERE, "watched": [watched], "domains": ["discussion"], **secret}
+    assert request.headers["authorization"] == f"Bearer {TOKEN}"
+    assert [webhook.url for webhook in listed()] == [HERE]
+
+
+@pytest.mark.parametrize("name", ["me/data", "Me/Data"])
+def test_the_same_webhook_a_second_time_is_refused(hub: Hub, name: str) -> None:
+    add(hub, watched=[{"type": "org", "name": "acme"}, DATA])
+    with pytest.raises(HubSaysNo, match=r"^A webhook of yours already watches \S+ and calls this endpoint\.$"):
+        create(watched={"type": "dataset", "name": name})
+    assert asked_for(hub, "POST") == []
+
+
+@pytest.mark.parametrize(
+    ("url", "watched"),
+    [
+        ("https://me-hooks.hf.space/webhooks/evaluate", DATA),
+        ("https://another-space.hf.space/webhooks/train", DATA),
+        (HERE, {"type": "model", "name": "me/data"}),
+        (HERE, {"type": "dataset", "name": "me/data-2"}),
+    ],
+)
+def test_a_webhook_like_another_is_created(hub: Hub, url: str, watched: dict[str, str]) -> None:
+    add(hub, url, watched=[watched])
+    create()
+    assert (hub.webhooks["me"][1]["url"], hub.webhooks["me"][1]["watched"]) == (HERE, [DATA])
+
+
+@pytest.mark.parametrize("lose", ["lose_answer", "hold"])
+def test_who_presses_again_after_a_lost_answer_gets_no_second_webhook(
+    hub: Hub, lose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    getattr(hub, lose)("POST", LIST)
+    with monkeypatch.context() as patch:
+        if lose == "hold":
+            patch.setattr(webhooks.registration, "HUB_WITHIN", 1)
+        with pytest.raises(HubSaysNo, match="Try again later"):
+            create()
+    with pytest.raises(HubSaysNo, match="already watches me/data"):
+        create()
+    assert len(hub.webhooks["me"]) == 1
+
+
+# --- on and off
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_switching_changes_nothing_else_of_a_webhook_and_no_other(hub: Hub, on: bool) -> None:
+    several = [DATA, {"type": "org", "name": "acme"}]
+    ids = [add(hub, watched=several, domains=["discussion"], disabled=on, extra="as it was") for _ in range(2)]
+    before = copy.deepcopy(hub.webhooks["me"])
+    switch(ids[0], on)
+    assert hub.webhooks["me"] == [{**before[0], "disabled": not on}, before[1]]
+    assert asked_for(hub, "POST") == [f"{LIST}/{ids[0]}/{'enable' if on else 'disable'}"]
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda hub: add(hub, user="another"),
+        lambda hub: add(hub, "https://another-space.hf.space/webhooks/train"),
+        lambda hub: add(hub, None),
+        lambda hub: f"../webhooks/{add(hub)}",
+        lambda hub: "",
+    ],
+)
+def test_a_webhook_of_somebody_else_or_that_points_elsewhere_cannot_be_switched(
+    hub: Hub, choose: Callable[[Hub], str]
+) -> None:
+    id = choose(hub)
+    for on in (True, False):
+        with pytest.raises(HubSaysNo, match=r"^This webhook is not yours, or does not point here any more\.$"):
+            switch(id, on)
+    assert asked_for(hub, "POST") == []
+
+
+# --- what goes wrong
+
+FAILURES: dict[str, tuple[Callable[[Hub, str, str], object], str]] = {
+    "too many requests": (
+        lambda hub, *at: hub.fail(*at, 429),
+        "The Hub has had too many requests from here. Try again in a few minutes.",
+    ),
+    "an error": (
+        lambda hub, *at: hub.fail(*at, 500),
+        "The Hub is in trouble (status 500). Try again later.",
+    ),
+    "maintenance": (
+        lambda hub, *at: hub.fail(*at, 503),
+        "The Hub is in trouble (status 503). Try again later.",
+    ),
+    "a refusal": (
+        lambda hub, *at: hub.fail(*at, 400, "You may have 50 webhooks"),
+        "The Hub refuses this: You may have 50 webhooks",
+    ),
+    "a refusal without a reason": (
+        lambda hub, *at: hub.fail(*at, 409, ""),
+        "The Hub refuses this: status 409",
+    ),
+    "a cut": (
+        lambda hub, *at: hub.cut(*at),
+        "The Hub cannot be reached (RemoteProtocolError). Try again later.",
+    ),
+    "no JSON": (
+        lambda hub, *at: hub.babble(*at, b"<html>Sign in to the hotel's network</html>"),
+        "The Hub's answer makes no sense (JSONDecodeError). Try again later, or update huggingface_hub.",
+    ),
+    "JSON of another kind": (
+        lambda hub, *at: hub.babble(*at, b'{"webhook": [{}], "me": 1}'),
+        "The Hub's answer makes no sense (TypeError). Try again later, or update huggingface_hub.",
+    ),
+    "no answer": (
+        lambda hub, *at: hub.hold(*at),
+        "The Hub has not answered within 1 seconds. Try again later.",
+    ),
+}
+
+
+def raised(call: Callable[[], object]) -> str:
+    with pytest.raises(HubSaysNo) as caught:
+        call()
+    assert caught.value.__cause__ is None
+    assert TOKEN not in str(caught.value)
+    assert SECRET not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_each_failure_is_a_sentence_of_its_own(hub: Hub, failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if failure == "no answer":
+        monkeypatch.setattr(webhooks.registration, "HUB_WITHIN", 1)
+    spoil, sentence = FAILURES[failure]
+    id = add(hub)
+    spoil(hub, "GET", LIST)
+    assert raised(listed) == sentence
+    spoil(hub, "POST", LIST)
+    assert raised(lambda: create(watched={"type": "user", "name": "me"})) == sentence
+    spoil(hub, "POST", f"{LIST}/{id}/disable")
+    assert raised(lambda: switch(id, False)) == sentence
+
+
+def test_a_token_that_the_hub_does_not_know_is_told_from_one_that_may_not(hub: Hub) -> None:
+    assert raised(lambda: listed("hf_gone")) == (
+        "The Hub does not know this token any more. Sign out and in again, or make a new HF_TOKEN."
+    )
+    assert raised(lambda: listed("hf_jobs")) == (
+        "The token may not manage your webhooks. Where you signed in, the Space needs `hf_oauth: true` and the scope "
+        "`webhooks` in its README; an HF_TOKEN needs the permission for webhooks."
+    )
+
+
+def test_a_hub_that_is_not_there_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    assert raised(listed) == "The Hub cannot be reached (ConnectError). Try again later."
+
+
+def test_a_hub_that_does_not_answer_keeps_no_server_from_ending(hub: Hub, run: Run) -> None:
+    held = hub.hold("GET", LIST)
+    process = run(
+        f"""
+        import asyncio
+        import webhooks.registration
+
+        webhooks.registration.HUB_WITHIN = 0.5
+        try:
+            asyncio.run(webhooks.registration.Registration({TOKEN!r}, []).pointing_here())
+        except webhooks.registration.HubSaysNo as reason:
+            print(reason)
+        """,
+        HF_ENDPOINT=hub.url,
+    )
+    process.wait_for("The Hub has not answered within 0.5 seconds.", timeout=20)
+    assert process.wait_for_exit(10) == 0
+    assert held.arrived.is_set()
+    assert not held.released.is_set()
+
+
+# --- on the page
+
+SPACE = """
+from webhooks import WebhooksServer
+
+server = WebhooksServer()
+server.add_webhook("/train")(lambda payload: None)
+server.add_webhook("/evaluate")(lambda payload: None)
+server.launch()
+"""
+# All in one process, since a server takes seconds to import.
+LAPTOPS = """
+import os
+from webhooks import WebhooksServer
+
+for name, (port, environment) in SERVERS.items():
+    os.environ.update(environment)
+    server = WebhooksServer(data_dir=name)
+    server.add_webhook("/train")(lambda payload: None)
+    server.launch(prevent_thread_lock=True, server_port=port)
+    for variable in environment:
+        del os.environ[variable]
+print("all of them serve")
+server.launch()
+"""
+TUNNEL, TUNNEL_HERE = {"SPACE_HOST": "tunnel.example.com"}, "https://tunnel.example.com/webhooks/train"
+ENVIRONMENTS = {
+    "with everything": {**TUNNEL, "WEBHOOK_SECRET": SECRET, "HF_TOKEN": TOKEN},
+    "without a token": {**TUNNEL, "WEBHOOK_SECRET": SECRET},
+    "without a public address": {"WEBHOOK_SECRET": SECRET, "HF_TOKEN": TOKEN},
+    "a Space without a secret": {**TUNNEL, "SPACE_ID": "me/hooks", "HF_TOKEN": TOKEN},
+}
+ADMIN = "admin-token-of-the-owner"
+
+
+@pytest.fixture(scope="module")
+def space(start: Start, one_hub: Hub) -> Iterator[TlsFront]:
+    process = start(
+        SPACE,
+        **one_hub.space("me-hooks.hf.space, hooks.example.com"),
+        HF_ENDPOINT=one_hub.url,
+        HF_TOKEN=TOKEN,
+        WEBHOOK_SECRET=SECRET,
+        WEBHOOKS_ADMIN_TOKEN=ADMIN,
+    )
+    with TlsFront(process.port) as front:
+        yield front
+    end_silently(process)
+
+
+@pytest.fixture(scope="module")
+def laptops(start: Start, one_hub: Hub) -> Iterator[dict[str, str]]:
+    """The address of each server."""
+    ports = {name: free_port() for name in ENVIRONMENTS}
+    servers = {name: (ports[name], environment) for name, environment in ENVIRONMENTS.items()}
+    process = start(f"SERVERS = {servers}\n{LAPTOPS}", HF_ENDPOINT=one_hub.url, WEBHOOKS_ADMIN_TOKEN=ADMIN)
+    process.wait_for("all of them serve")
+    yield {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    end_silently(process)
+
+
+def end_silently(process: Process) -> None:
+    """End a server, and see that it said nothing to its console that is nobody's business."""
+    process.popen.terminate()
+    assert process.wait_for_exit() == 0
+    assert_nothing_leaked(process.output)
+
+
+def assert_nothing_leaked(text: str) -> None:
+    assert [hidden for hidden in (SECRET, ANOTHER_SECRET, TOKEN, ADMIN, "hf_oauth_") if hidden in text] == []
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str, space: TlsFront) -> Iterator[Browser]:
+    """One that finds the Space."""
+    with sync_playwright() as playwright:
+        arguments = [*CHROMIUM_ARGUMENTS, space.chromium_argument]
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def tab(browser: Browser, url: str, *, sign_in: bool = False) -> Iterator[Page]:
+    """Open the tab "On the Hub" as the owner. Nothing that the page gets or says shows a secret."""
+    with browser.new_context(ignore_https_errors=True) as context:
+        page = context.new_page()
+        said: list[str] = []
+        finished: list[Request] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(f"{url}/deliveries" if sign_in else f"{url}/deliveries?token={ADMIN}")
+        if sign_in:
+            page.get_by_role("link", name="Sign in with Hugging Face").click()
+        expect(page.get_by_role("tab", name="On the Hub")).to_be_visible()
+        page.on("requestfinished", lambda request: finished.append(request))
+        page.get_by_role("tab", name="On the Hub").click()
+        yield page
+        if not any(is_data(request) for request in finished):
+            page.wait_for_event("requestfinished", is_data)
+        answers = [request.response() for request in finished if "/gradio_api/" in request.url]
+        said += [answer.text() for answer in answers if answer and answer.ok]
+        assert_nothing_leaked(page.content() + "".join(said))
+
+
+def is_data(request: Request) -> bool:
+    return "/gradio_api/queue/data" in request.url
+
+
+def rows(page: Page) -> Any:
+    return page.locator("#webhooks-registered tbody tr")
+
+
+def create_by_hand(page: Page, name: str = "me/data") -> None:
+    page.get_by_label("Name", exact=True).fill(name)
+    page.get_by_role("button", name="Create webhook").click()
+
+
+def expect_told(page: Page, sentence: str) -> None:
+    """Expect a message, and close it."""
+    toast = page.get_by_test_id("toast-body").filter(has_text=sentence)
+    expect(toast).to_be_visible()
+    toast.get_by_test_id("toast-close").click()
+    expect(toast).to_have_count(0)
+
+
+@pytest.mark.once
+def test_the_owner_sees_creates_and_switches_webhooks_in_the_browser(
+    browser: Browser, space: TlsFront, hub: Hub
+) -> None:
+    hub.signed_in = "me"
+    add(hub, "https://hooks.example.com/webhooks/evaluate", watched=[{"type": "org", "name": "acme"}], disabled=True)
+    add(hub, "https://elsewhere.example.com/webhooks/train")
+    with tab(browser, space.url, sign_in=True) as page:
+        expect(rows(page)).to_have_count(1)
+        for shown in ("https://hooks.example.com/webhooks/evaluate", "org acme", "repo", "disabled"):
+            expect(rows(page)).to_contain_text(shown)
+        page.get_by_label("discussion").check()
+        create_by_hand(page, " me/data ")
+        expect_told(page, "The webhook is created.")
+        expect(rows(page)).to_have_count(2)
+        created = hub.webhooks["me"][-1]
+        assert {**created, "id": ""} == {
+            "id": "",
+            "url": HERE,
+            "watched": [DATA],
+            "domains": ["repo", "discussion"],
+            "secret": SECRET,
+            "disabled": False,
+        }
+        for action, state, disabled in (("Disable", "disabled", True), ("Enable", "enabled", False)):
+            rows(page).last.get_by_role("button", name=action).click()
+            expect(rows(page).last.get_by_text(state, exact=True)).to_be_visible()
+            assert hub.webhooks["me"][-1] == {**created, "disabled": disabled}
+    asked = [request.headers["authorization"] for request in hub.requests if request.path.startswith(LIST)]
+    assert [token for token in asked if not token.startswith("Bearer hf_oauth_")] == []
+
+
+@pytest.mark.once
+def test_the_owner_reads_in_the_browser_what_went_wrong_and_can_go_on(
+    browser: Browser, space: TlsFront, hub: Hub
+) -> None:
+    hub.signed_in = "me"
+    hub.fail("GET", LIST, 403)
+    with tab(browser, space.url, sign_in=True) as page:
+        expect(page.get_by_text("The token may not manage your webhooks.")).to_be_visible()
+        page.get_by_role("tab", name="Test event").click()
+        page.get_by_role("tab", name="On the Hub").click()
+        expect(page.get_by_text("No webhook of yours points here yet")).to_be_visible()
+        expect(page.get_by_text("The token may not manage your webhooks.")).to_have_count(0)
+        create_by_hand(page, "  ")
+        expect_told(page, "Say what to watch")
+        hub.lose_answer("POST", LIST)
+        create_by_hand(page)
+        expect_told(page, "The Hub cannot be reached (RemoteProtocolError). Try again later.")
+        create_by_hand(page)
+        expect_told(page, "A webhook of yours already watches me/data and calls this endpoint.")
+        assert len(hub.webhooks["me"]) == 1
+        page.get_by_role("tab", name="Test event").click()
+        page.get_by_role("tab", name="On the Hub").click()
+        expect(rows(page)).to_have_count(1)
+        hub.webhooks["me"].clear()
+        rows(page).get_by_role("button", name="Disable").click()
+        expect_told(page, "This webhook is not yours, or does not point here any more.")
+
+
+@pytest.mark.once
+def test_an_owner_by_the_link_is_asked_to_sign_in_on_a_space(browser: Browser, space: TlsFront, hub: Hub) -> None:
+    with tab(browser, space.url) as page:
+        expect(page.get_by_text("Sign in with Hugging Face to see and create your webhooks.")).to_be_visible()
+        create_by_hand(page)
+        expect_told(page, "Sign in with Hugging Face to see and create your webhooks.")
+    assert hub.requests == []
+
+
+@pytest.mark.once
+def test_a_laptop_with_a_public_address_uses_its_own_token(
+    browser: Browser, laptops: dict[str, str], hub: Hub
+) -> None:
+    with tab(browser, laptops["with everything"]) as page:
+        expect(page.get_by_text("No webhook of yours points here yet")).to_be_visible()
+        create_by_hand(page)
+        expect(rows(page)).to_contain_text([TUNNEL_HERE])
+    assert [(webhook["url"], webhook["secret"]) for webhook in hub.webhooks["me"]] == [(TUNNEL_HERE, SECRET)]
+    assert {request.headers["authorization"] for request in hub.requests} == {f"Bearer {TOKEN}"}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("without a token", "Set HF_TOKEN and start again to see and create your webhooks."),
+        ("without a public address", "The Hub cannot reach this machine. Start without GRADIO_SHARE=False to get a"),
+    ],
+)
+def test_what_is_missing_on_a_laptop_is_said(
+    browser: Browser, laptops: dict[str, str], hub: Hub, missing: str, sentence: str
+) -> None:
+    with tab(browser, laptops[missing]) as page:
+        expect(page.get_by_text(sentence)).to_be_visible()
+        create_by_hand(page)
+        expect_told(page, sentence)
+    assert hub.requests == []
+
+
+@pytest.mark.once
+def test_no_webhook_is_created_that_would_be_answered_503(browser: Browser, laptops: dict[str, str], hub: Hub) -> None:
+    with tab(browser, laptops["a Space without a secret"]) as page:
+        expect(page.get_by_text("No webhook of yours points here yet")).to_be_visible()
+        create_by_hand(page)
+        expect_told(page, "Set WEBHOOK_SECRET first")
+    assert asked_for(hub, "POST") == []

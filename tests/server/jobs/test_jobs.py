@@ -1,0 +1,700 @@
+"""Jobs: one for each delivery, whatever fails on the way, with the real client against a stand-in Hub."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import huggingface_hub
+import hypothesis.strategies as st
+import pytest
+from fastapi import HTTPException
+from huggingface_hub.errors import HfHubHTTPError
+from hypothesis import HealthCheck, example, given, settings
+from support.dispatching import WAIT, Desk, Ticket
+from support.hub import Hub
+from support.hub import Job as HubJob
+from support.payloads import load
+
+import webhooks.jobs
+from webhooks import Delivery, GiveUp, WebhookPayload, history, life
+from webhooks.delivery import StartedJob
+from webhooks.history import FINISHED, Record, Related
+from webhooks.jobs import Job, JobRefused, JobWatch, label, launch_job
+from webhooks.views import details
+
+pytestmark = pytest.mark.once
+
+TOKEN = "hf_" + "token" * 7
+WHOAMI, JOBS = ("GET", "/api/whoami-v2"), "/api/jobs/julien"
+START, LOOK_UP, CANCEL = ("POST", JOBS), ("GET", JOBS), ("POST", JOBS + "/*/cancel")
+
+
+@pytest.fixture(scope="module")
+def one_hub() -> Iterator[Hub]:
+    with Hub() as hub:
+        hub.add_user("julien", orgs={"acme": "write"})
+        hub.add_token(TOKEN, "julien")
+        yield hub
+
+
+@pytest.fixture
+def hub(one_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    one_hub.forget()
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", one_hub.url)
+    monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", one_hub.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.delenv("DRY_RUN", raising=False)
+    # The client tries a list again by itself, up to 5 times, and would sleep up to 8 seconds before each.
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(time=time.time, sleep=lambda _: None))
+    webhooks.jobs._ask_account.cache_clear()
+    yield one_hub
+    assert one_hub.unknown == []
+
+
+def arrived(endpoint: str = "/webhooks/train", repo: str = "username/my-dataset") -> Delivery:
+    payload = load("repo.content-update")
+    payload["repo"]["name"] = repo
+    return Delivery(endpoint, WebhookPayload.model_validate(payload))
+
+
+def train(delivery: Delivery, **options: Any) -> Job:
+    return launch_job(delivery, "trl", ["sft", "--push_to_hub"], dependencies=["trl"], flavor="t4-small", **options)
+
+
+def test_a_job_is_started_as_it_was_asked_for(hub: Hub) -> None:
+    delivery = arrived()
+    job = train(delivery, timeout="2h")
+    (started,) = hub.jobs
+    assert (job.dry_run, job.id, job.stage, job.namespace) == (False, started.id, "SCHEDULING", "julien")
+    assert job.url == f"{hub.url}/jobs/julien/{started.id}"
+    assert started.command[-3:] == ["trl", "sft", "--push_to_hub"]
+    assert (started.flavor, started.timeout, started.secrets) == ("t4-small", 7200, {"HF_TOKEN": TOKEN})
+    assert started.labels["webhook-delivery"] == delivery.id
+    assert TOKEN not in str([started.command, started.arguments, started.environment, started.labels])
+    assert TOKEN not in job.model_dump_json()
+
+
+def test_another_attempt_of_the_same_delivery_finds_its_job(hub: Hub) -> None:
+    delivery = arrived()
+    first, second = train(delivery), train(replace(delivery, attempt=2))
+    assert first.id == second.id
+    assert len(hub.jobs) == 1
+
+
+def test_a_start_that_was_never_answered_is_not_repeated(hub: Hub) -> None:
+    delivery = arrived()
+    hub.lose_answer("POST", "/api/jobs/*")
+    with pytest.raises(Exception, match="disconnected") as lost:
+        train(delivery)
+    assert not isinstance(lost.value, GiveUp)
+    assert train(replace(delivery, attempt=2)).id == hub.jobs[0].id
+    assert len(hub.jobs) == 1
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_hub_in_trouble_is_left_to_the_next_attempt(hub: Hub, status: int) -> None:
+    delivery = arrived()
+    hub.fail("POST", "/api/jobs/*", status, "later")
+    with pytest.raises(HfHubHTTPError):
+        train(delivery)
+    assert train(delivery).dry_run is False
+    assert len(hub.jobs) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404])
+def test_a_refusal_gives_up_with_the_hubs_reason(hub: Hub, status: int) -> None:
+    hub.fail("POST", "/api/jobs/*", status, "Insufficient credit.")
+    with pytest.raises(JobRefused, match=rf"{status} .*Insufficient credit\."):
+        train(arrived())
+    assert hub.jobs == []
+
+
+def test_several_jobs_of_one_delivery_are_told_apart_by_name(hub: Hub) -> None:
+    delivery = arrived()
+    ids = {train(delivery, name=name).id for name in ("small", "large", "small")}
+    assert len(ids) == len(hub.jobs) == 2
+    assert {job.id for job in delivery.jobs} == ids
+
+
+def test_cancel_running_cancels_the_earlier_job_of_the_same_endpoint_and_repository(hub: Hub) -> None:
+    train(arrived())
+    other_repo, other_endpoint = train(arrived(repo="me/other")), train(arrived("/webhooks/other"))
+    finished = train(arrived())
+    next(job for job in hub.jobs if job.id == finished.id).stage = "COMPLETED"
+    train(arrived(), cancel_running=True)
+    stages = {job.id: job.stage for job in hub.jobs}
+    assert stages.pop(other_repo.id) == stages.pop(other_endpoint.id) == "SCHEDULING"
+    assert list(stages.values()) == ["CANCELED", "COMPLETED", "SCHEDULING"]
+
+
+def test_a_late_retry_does_not_cancel_the_job_of_a_newer_event(hub: Hub) -> None:
+    old, new = arrived(), arrived()
+    train(new, cancel_running=True)
+    train(old, cancel_running=True)
+    assert [job.stage for job in hub.jobs] == ["SCHEDULING", "SCHEDULING"]
+
+
+def test_an_organization_pays_where_it_is_named(hub: Hub) -> None:
+    assert train(arrived(), namespace="acme").namespace == "acme"
+    assert hub.jobs[0].namespace == "acme"
+
+
+@pytest.mark.parametrize("setting", ["DRY_RUN", "HF_TOKEN"])
+def test_a_dry_run_asks_the_hub_nothing(hub: Hub, monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    monkeypatch.setenv(setting, "true" if setting == "DRY_RUN" else "")
+    job = train(arrived())
+    assert (job.dry_run, job.id, setting in (job.reason or "")) == (True, None, True)
+    assert hub.requests == []
+
+
+def test_the_token_among_the_arguments_is_refused(hub: Hub) -> None:
+    with pytest.raises(JobRefused, match="token"):
+        launch_job(arrived(), "python", [f"--token={TOKEN}"])
+    assert hub.requests == []
+
+
+def test_a_label_is_what_the_hub_takes_and_never_the_same_for_two_names() -> None:
+    names = ["train", "me/data", label("me/data"), "me-data", "me.data", "ü" * 200, "x" * 101, "x" * 102, ""]
+    assert len({label(name) for name in names}) == len(names)
+    assert all(
+        len(label(name)) <= 100 and set(label(name)) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") for name in names
+    )
+    assert label("train") == "train"
+
+
+# --- from the handler to the log, through the dispatcher
+
+Script = Callable[[Hub], Any]
+
+
+class Office(Desk):
+    """A dispatcher whose handler starts Jobs, and what its page would read."""
+
+    def add_training(self, **options: Any) -> Any:
+        def handler(delivery: Delivery) -> Job:
+            return train(delivery)
+
+        return self.add(handler, **{"path": "/train", "max_attempts": 5, **options})
+
+    def deliver(self, *args: Any, **options: Any) -> Ticket:
+        ticket = super().deliver(*args, **options)
+        ticket.recorded.result(WAIT)
+        return ticket
+
+    def wait_until_finished(self, *ids: str) -> list[Record]:
+        deadline = time.monotonic() + WAIT
+        while True:
+            with history.reading(self.log.path) as database:
+                records = [history.find(database, id) for id in ids]
+            if all(record.status in FINISHED for record in records):
+                return records
+            assert time.monotonic() < deadline, [record.status for record in records]
+            time.sleep(0.01)
+
+    def related(self, id: str) -> Related:
+        with history.reading(self.log.path) as database:
+            return history.related(database, id)
+
+
+@pytest.fixture
+def office(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
+    monkeypatch.setattr(life, "backoff", lambda failures: 0.0)
+    office = Office(tmp_path)
+    yield office
+    if office.dispatcher and office.dispatcher._thread.is_alive():
+        office.stop(0)
+
+
+def slow_list(hub: Hub) -> None:
+    for _ in range(6):
+        hub.hold(*LOOK_UP)
+
+
+WAYS: dict[str, Script] = {
+    "429": lambda hub: hub.fail(*START, 429),
+    "500": lambda hub: hub.fail(*START, 500),
+    "503": lambda hub: hub.fail(*START, 503, times=3),
+    "408": lambda hub: hub.fail(*START, 408),
+    "cut before it takes effect": lambda hub: hub.cut(*START),
+    "answer lost": lambda hub: hub.lose_answer(*START),
+    "answer lost, then the look-up fails": lambda hub: (hub.lose_answer(*START), hub.fail(*LOOK_UP, 500, times=13)),
+    "list 503": lambda hub: hub.fail(*LOOK_UP, 503, times=6),
+    "list cut": lambda hub: hub.cut(*LOOK_UP, times=6),
+    "list never answered": slow_list,
+    "whoami 429": lambda hub: hub.fail(*WHOAMI, 429),
+    "whoami cut": lambda hub: hub.cut(*WHOAMI),
+    "everything once": lambda hub: (
+        hub.fail(*WHOAMI, 500),
+        hub.cut(*LOOK_UP, times=6),
+        hub.fail(*START, 503),
+        hub.lose_answer(*START),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_however_a_launch_fails_the_attempts_lead_to_one_job(
+    office: Office, hub: Hub, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    if way == "list never answered":
+        monkeypatch.setattr(webhooks.jobs, "ANSWER_WITHIN", 0.1)
+    endpoint = office.start().add_training()
+    WAYS[way](hub)
+    id = office.deliver(endpoint).delivery.id
+    (record,) = office.wait_until_finished(id)
+    (job,) = hub.jobs
+    assert (record.status, len(record.attempts) > 1) == ("succeeded", True)
+    assert [started.id for started in office.related(id).jobs] == [job.id]
+
+
+def test_ten_deliveries_of_different_repositories_at_once_start_ten_jobs(office: Office, hub: Hub) -> None:
+    endpoint = office.start().add_training(max_attempts=9)
+    hub.lose_answer(*START, times=4)
+    hub.fail(*START, 503, times=3)
+    held = hub.hold(*WHOAMI)
+    ids = [office.deliver(endpoint, commit_to(f"me/data{number}")).delivery.id for number in range(10)]
+    assert held.arrived.wait(WAIT)
+    held.released.set()
+    assert {record.status for record in office.wait_until_finished(*ids)} == {"succeeded"}
+    assert Counter(job.labels["webhook-delivery"] for job in hub.jobs) == Counter(ids)
+    assert len({job.labels["webhook-repo"] for job in hub.jobs}) == 10
+    assert sum(request.path == WHOAMI[1] for request in hub.requests) == 1  # it may be asked a few times a minute
+
+
+def test_an_attempt_that_timed_out_and_goes_on_does_not_start_a_second_job(office: Office, hub: Hub) -> None:
+    """It has been told that there is no Job yet, and the next attempts begin before it starts one."""
+    third = threading.Event()
+    held = hub.hold(*LOOK_UP)
+
+    def handler(delivery: Delivery) -> Job:
+        if delivery.attempt == 3:  # the second had all its time to start a Job
+            third.set()
+        return train(delivery)
+
+    endpoint = office.start().add(handler, timeout=0.5, max_attempts=50)
+    id = office.deliver(endpoint).delivery.id
+    assert third.wait(WAIT)
+    assert hub.jobs == []
+    held.released.set()
+    (record,) = office.wait_until_finished(id)
+    assert (record.status, len(hub.jobs)) == ("succeeded", 1)
+    assert "TimeoutError" in (record.attempts[0].error or "")
+
+
+def test_a_replay_starts_a_new_job(office: Office, hub: Hub) -> None:
+    endpoint = office.start().add_training()
+    id = office.deliver(endpoint).delivery.id
+    office.wait_until_finished(id)
+    new_id = office.dispatcher.replay(id)
+    office.wait_until_finished(new_id)
+    assert [job.labels["webhook-delivery"] for job in hub.jobs] == [id, new_id]
+
+
+def commit_to(repo: str) -> dict[str, Any]:
+    payload = load("repo.content-update")
+    payload["repo"]["name"] = repo
+    return payload
+
+
+REFUSALS = {
+    "no credit": (START, 402, "Pre-paid credit balance is insufficient."),
+    "bad flavor": (START, 400, "Invalid flavor <b>h900</b>"),
+    "bad token": (WHOAMI, 401, "Invalid credentials in Authorization header"),
+    "no permission": (START, 403, "This token lacks the scope job.write"),
+    "no such namespace": (LOOK_UP, 404, "No such organization"),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refusal_fails_after_one_attempt_and_the_page_shows_the_hubs_reason(
+    office: Office, hub: Hub, caplog: pytest.LogCaptureFixture, refusal: str
+) -> None:
+    request, status, reason = REFUSALS[refusal]
+    hub.fail(*request, status, reason)
+    ticket = office.start().deliver(office.add_training())
+    outcome = ticket.outcome.result(WAIT)
+    assert (outcome.status, outcome.answer.status_code) == ("failed", 500)
+    assert reason.encode() not in outcome.answer.body
+    (record,) = office.wait_until_finished(ticket.delivery.id)
+    (attempt,) = record.attempts
+    if refusal == "bad token":  # the client has words of its own for that
+        reason = "Invalid user token"
+    assert f"JobRefused: The Hub refuses this Job: {status} {reason}" in (attempt.error or "")
+    page = details(record, office.related(ticket.delivery.id))
+    assert reason.replace("<", "&lt;").replace(">", "&gt;") in page
+    assert "<b>h900" not in page
+    assert reason in caplog.text
+    assert hub.jobs == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handler_that_gives_up_is_not_run_again_and_one_that_fails_is(office: Office, is_async: bool) -> None:
+    errors = [ValueError("again"), HTTPException(503, "again"), GiveUp("it is no use")]
+    left = iter(errors)
+
+    def handler() -> None:
+        raise next(left)
+
+    async def async_handler() -> None:
+        raise next(left)
+
+    endpoint = office.add(async_handler if is_async else handler, max_attempts=5)
+    id = office.start().deliver(endpoint).delivery.id
+    (record,) = office.wait_until_finished(id)
+    assert (record.status, record.failures, len(record.attempts)) == ("failed", 3, 3)
+    assert "GiveUp: it is no use" in (record.attempts[-1].error or "")
+
+
+def test_a_missing_file_is_no_reason_to_try_again(hub: Hub) -> None:
+    with pytest.raises(JobRefused, match=r"no-such-file\.py"):
+        launch_job(arrived(), "python", ["no-such-file.py"])
+    assert hub.jobs == []
+
+
+# --- among other Jobs
+
+
+def old_job(hub: Hub, **labels: str) -> HubJob:
+    stage = labels.pop("stage", "RUNNING")
+    spec: dict[str, Any] = {"image": "i", "command": ["c"], "arguments": [], "environment": {}, "secrets": {}}
+    hub.jobs.append(
+        HubJob(f"{len(hub.jobs):024x}", "julien", **spec, flavor="f", timeout=1, labels=labels, stage=stage)
+    )
+    return hub.jobs[-1]
+
+
+def test_a_job_is_found_among_hundreds_whether_or_not_the_hub_filters(hub: Hub) -> None:
+    hub.page_size = 50
+    delivery = arrived()
+    train(delivery)
+    for number in range(240):
+        old_job(hub, **{"webhook-delivery": f"{number:016x}", "webhook-job": "trl", "other": "ü"})
+    for hub.ignores_labels in (False, True):
+        assert train(replace(delivery)).id == hub.jobs[0].id
+    pages = [request for request in hub.requests if "cursor" in request.query]
+    assert len(pages) == 4
+    assert len(hub.jobs) == 241
+
+
+def test_what_to_cancel_is_looked_for_among_the_jobs_of_the_same_repository_only(hub: Hub) -> None:
+    hub.page_size = 50
+    for _ in range(200):
+        old_job(hub, **{"webhook-endpoint": "train", "webhook-received": "1"})
+    train(arrived(), cancel_running=True)
+    assert asked(hub) == 3  # whose token it is, what has been started for this delivery, and for its repository
+    assert {job.stage for job in hub.jobs} == {"RUNNING", "SCHEDULING"}
+
+
+def test_labels_that_somebody_else_wrote_neither_hinder_a_job_nor_get_theirs_cancelled(hub: Hub) -> None:
+    repo = {"webhook-endpoint": "train", "webhook-repo": label("dataset/username/my-dataset")}
+    for received in ({}, {"webhook-received": "yesterday"}, {"webhook-received": ""}, {"webhook-received": "9" * 100}):
+        old_job(hub, **repo, **received)
+        old_job(hub, **received)
+    mine = old_job(hub, **repo, **{"webhook-received": "1"})
+    assert train(arrived(), cancel_running=True).stage == "SCHEDULING"
+    assert [job for job in hub.jobs if job.stage == "CANCELED"] == [mine]
+
+
+def test_an_earlier_job_that_the_hub_does_not_cancel_does_not_hinder_the_new_one(hub: Hub) -> None:
+    for _ in range(3):
+        train(arrived())
+    hub.fail(*CANCEL, 409, "The Job has ended")
+    hub.fail(*CANCEL, 404)
+    train(arrived(), cancel_running=True)
+    assert Counter(job.stage for job in hub.jobs) == {"SCHEDULING": 3, "CANCELED": 1}
+
+
+def test_a_hub_in_trouble_while_it_cancels_is_left_to_the_next_attempt(hub: Hub) -> None:
+    train(arrived())
+    hub.fail(*CANCEL, 503)
+    delivery = arrived()
+    with pytest.raises(HfHubHTTPError):
+        train(delivery, cancel_running=True)
+    assert len(hub.jobs) == 1
+    train(delivery, cancel_running=True)
+    assert [job.stage for job in hub.jobs] == ["CANCELED", "SCHEDULING"]
+
+
+def test_of_two_commits_in_a_row_the_later_cancels_the_jobs_of_the_earlier(hub: Hub) -> None:
+    first, second = arrived(), arrived()
+    hub.hold(*LOOK_UP).released.set()
+    held = hub.hold(*LOOK_UP)  # the first knows now that there is nothing to cancel
+    with ThreadPoolExecutor(2) as threads:
+        starts = [threads.submit(train, first, cancel_running=True)]
+        assert held.arrived.wait(WAIT)
+        starts.append(threads.submit(train, second, cancel_running=True))
+        with pytest.raises(FutureTimeout):
+            starts[1].result(0.5)
+        held.released.set()
+        ids = [start.result(WAIT).id for start in starts]
+    assert [(job.id, job.stage) for job in hub.jobs] == [(ids[0], "CANCELED"), (ids[1], "SCHEDULING")]
+
+
+def test_a_start_that_hangs_holds_up_those_of_the_same_repository_for_a_while_only(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks.jobs, "PATIENCE", 0.1)
+    held = hub.hold(*START)
+    with ThreadPoolExecutor(1) as threads:
+        hanging = threads.submit(train, arrived(), cancel_running=True)
+        assert held.arrived.wait(WAIT)
+        assert train(arrived(), cancel_running=True).stage == "SCHEDULING"
+        held.released.set()
+        hanging.result(WAIT)
+    assert [job.stage for job in hub.jobs] == ["CANCELED", "SCHEDULING"]
+
+
+def test_names_in_any_script_make_labels_that_the_hub_takes(hub: Hub) -> None:
+    delivery = arrived(repo="me/größe-データ")
+    ids = {train(delivery, name=name).id for name in ("größe", "グレース", "größe", "x" * 300, "a=b&c")}
+    assert len(ids) == len(hub.jobs) == 4
+
+
+def test_another_token_is_another_account(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add_user("lysandre")
+    hub.add_token("hf_another", "lysandre")
+    assert train(arrived()).namespace == "julien"
+    monkeypatch.setenv("HF_TOKEN", "hf_another")
+    assert train(arrived()).namespace == "lysandre"
+
+
+# --- on the delivery
+
+
+def test_a_job_is_on_its_delivery_whatever_the_handler_does_with_it(office: Office, hub: Hub) -> None:
+    def forget(delivery: Delivery) -> None:
+        train(delivery)
+
+    def stumble(delivery: Delivery) -> None:
+        train(delivery)
+        raise ValueError("after the launch")
+
+    async def async_handler(delivery: Delivery) -> None:
+        train(delivery, name="one")
+        await asyncio.to_thread(train, delivery, name="two")
+
+    office.start()
+    ids = [office.deliver(office.add(handler)).delivery.id for handler in (forget, stumble, async_handler)]
+    records = office.wait_until_finished(*ids)
+    assert [record.status for record in records] == ["succeeded", "failed", "succeeded"]
+    assert [len(office.related(id).jobs) for id in ids] == [1, 1, 2]
+    page = details(records[0], office.related(ids[0]))
+    (job,) = office.related(ids[0]).jobs
+    assert f'href="{hub.url}/jobs/julien/{job.id}"' in page
+    assert "t4-small" in page
+    assert "scheduling" in page
+
+
+def ended(id: str) -> None:
+    """Wait for the thread of a handler that was left behind."""
+    for thread in threading.enumerate():
+        if thread.name == f"webhook {id}":
+            thread.join(WAIT)
+
+
+def test_a_job_that_a_timed_out_handler_starts_late_is_on_its_delivery(office: Office, hub: Hub) -> None:
+    gate = threading.Event()
+
+    def late(delivery: Delivery) -> None:
+        gate.wait(WAIT)
+        train(delivery)
+
+    id = office.start().deliver(office.add(late, timeout=0.1)).delivery.id
+    (record,) = office.wait_until_finished(id)
+    assert (record.status, office.related(id).jobs) == ("failed", [])
+    gate.set()
+    ended(id)
+    office.stop()
+    assert [job.id for job in office.related(id).jobs] == [hub.jobs[0].id]
+
+
+@pytest.mark.usefixtures("hub", "prunes_at_once")
+def test_a_handler_that_starts_a_job_after_its_delivery_was_pruned_leaves_the_log_writable(office: Office) -> None:
+    gate = threading.Event()
+
+    def late(delivery: Delivery) -> None:
+        train(delivery)
+        gate.wait(WAIT)
+        train(delivery, name="another")
+
+    slow, quick = office.add(late, timeout=0.1), office.add(lambda: None, path="/quick")
+    office.start()
+    office.log.keep = 0
+    ticket = office.deliver(slow)
+    assert ticket.outcome.result(WAIT).status == "failed"
+    deadline = time.monotonic() + WAIT
+    while office.dispatcher.health()[1]["failed"]:  # until it is pruned
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    gate.set()
+    ended(ticket.delivery.id)
+    for _ in range(3):
+        assert office.deliver(quick).outcome.result(WAIT).status == "succeeded"
+    assert office.dispatcher.health()[0] is True
+
+
+def test_a_final_stage_stays_whatever_comes_late_and_after_a_restart_without_the_hub(office: Office, hub: Hub) -> None:
+    gate = threading.Event()
+
+    def slow(delivery: Delivery) -> None:
+        train(delivery)
+        gate.wait(WAIT)
+
+    id = office.start().deliver(office.add(slow, timeout=0.1)).delivery.id
+    office.wait_until_finished(id)
+    (job,) = office.related(id).jobs
+    office.dispatcher.learn_stage(job.id, "COMPLETED")
+    office.dispatcher.learn_stage(job.id, "RUNNING")
+    gate.set()
+    ended(id)
+    office.stop()
+    asked = len(hub.requests)
+    office.start()
+    (job,) = office.related(id).jobs
+    assert job.stage == "COMPLETED"
+    watch = Watch()
+    watch.look([job])
+    assert len(hub.requests) == asked
+
+
+class Watch(JobWatch):
+    """A JobWatch that knows what it has learned, and can wait until it has asked."""
+
+    def __init__(self) -> None:
+        self.learned: list[tuple[str, str]] = []
+        super().__init__(TOKEN, lambda id, stage: self.learned.append((id, stage)))
+
+    def look(self, jobs: list[StartedJob], *, wait: bool = True) -> None:
+        before = set(threading.enumerate())
+        super().look(jobs)
+        for thread in (set(threading.enumerate()) - before) if wait else ():
+            thread.join(WAIT)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that `webhooks.jobs` sees, in seconds."""
+    now = [100.0]
+    monkeypatch.setattr("webhooks.jobs.time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def started(hub: Hub, stage: str = "SCHEDULING") -> StartedJob:
+    job = old_job(hub)
+    return StartedJob(job.id, job.namespace, "", "f", stage)
+
+
+def asked(hub: Hub) -> int:
+    return sum(request.method == "GET" for request in hub.requests)
+
+
+def test_the_hub_is_asked_for_a_stage_every_ten_seconds_at_most_and_after_a_final_one_never(
+    hub: Hub, clock: list[float]
+) -> None:
+    watch, job, other = Watch(), started(hub), started(hub, stage="RUNNING")
+    for _ in range(5):
+        watch.look([job, other])
+    assert (watch.learned, asked(hub)) == ([(job.id, "RUNNING")], 2)
+    clock[0] += 9.9
+    watch.look([job, other])
+    assert asked(hub) == 2
+    clock[0] += 0.2
+    watch.look([job])
+    assert asked(hub) == 3
+    for stage in ("COMPLETED", "CANCELED", "ERROR", "DELETED"):
+        watch.look([started(hub, stage)])
+    assert asked(hub) == 3
+
+
+def test_a_job_that_is_gone_is_deleted_and_a_hub_that_is_down_changes_nothing(hub: Hub, clock: list[float]) -> None:
+    watch, job = Watch(), started(hub)
+    for trouble in (lambda: hub.fail("GET", "*", 503), lambda: hub.cut("GET", "*"), lambda: hub.fail("GET", "*", 401)):
+        trouble()
+        watch.look([job])
+        clock[0] += 11
+    assert (watch.learned, asked(hub)) == ([], 3)
+    hub.jobs.clear()
+    watch.look([job])
+    assert watch.learned == [(job.id, "DELETED")]
+
+
+def test_a_hub_that_does_not_answer_makes_nobody_wait_and_is_not_asked_again_meanwhile(
+    hub: Hub, clock: list[float]
+) -> None:
+    watch, job = Watch(), started(hub)
+    held = hub.hold("GET", "*")
+    watch.look([job], wait=False)
+    assert held.arrived.wait(WAIT)
+    clock[0] += 20
+    watch.look([job])
+    assert asked(hub) == 1
+    clock[0] += 41
+    watch.look([job])
+    assert asked(hub) == 2
+
+
+def test_a_watch_forgets_the_jobs_that_nobody_looks_at_any_more(hub: Hub, clock: list[float]) -> None:
+    watch = Watch()
+    for _ in range(5):
+        watch.look([started(hub)])
+        clock[0] += 11
+    assert len(watch._not_before) == 1
+
+
+# --- whatever happens
+
+LAUNCH = st.tuples(st.integers(0, 2), st.sampled_from(["trl", "other"]), st.booleans())
+FAULTS: dict[str, Script] = {
+    **{
+        f"{method} {status}": lambda hub, m=method, s=status: hub.fail(m, JOBS, s)
+        for method in ("GET", "POST")
+        for status in (402, 429, 500)
+    },
+    "cut": lambda hub: hub.cut(*START),
+    "lose": lambda hub: hub.lose_answer(*START),
+    "lose a cancel": lambda hub: hub.lose_answer(*CANCEL),
+    "end": lambda hub: [setattr(job, "stage", "COMPLETED") for job in hub.jobs[-1:]],
+    "unfiltered": lambda hub: setattr(hub, "ignores_labels", True),
+}
+STEPS = st.one_of(LAUNCH, st.sampled_from(sorted(FAULTS)), st.lists(LAUNCH, min_size=2, max_size=4))
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(STEPS, max_size=12))
+@example(["lose", (0, "trl", True), [(0, "trl", False)] * 4, "lose", [(1, "trl", True)] * 4])
+def test_no_sequence_of_launches_and_failures_gives_two_jobs_with_the_same_delivery_and_name(
+    hub: Hub, steps: list[Any]
+) -> None:
+    """A step is a launch, several at once, or something that befalls the Hub."""
+    hub.forget()
+    deliveries = [arrived() for _ in range(3)]
+    succeeded = set()
+
+    def launch(number: int, name: str, cancel_running: bool) -> None:
+        with contextlib.suppress(GiveUp, HfHubHTTPError, httpx2.HTTPError):
+            train(replace(deliveries[number]), name=name, cancel_running=cancel_running)
+            succeeded.add((deliveries[number].id, name))
+
+    with ThreadPoolExecutor(4) as threads:
+        for step in steps:
+            if isinstance(step, str):
+                FAULTS[step](hub)
+            elif isinstance(step, tuple):
+                launch(*step)
+            else:
+                list(threads.map(lambda one: launch(*one), step))
+    made = Counter((job.labels["webhook-delivery"], job.labels["webhook-job"]) for job in hub.jobs)
+    assert max(made.values(), default=1) == 1
+    assert succeeded <= set(made)

@@ -1,0 +1,1 @@
+"""What the server's tests share. It reads nothing that the owner of a fork edits."""

@@ -1,0 +1,36 @@
+"""How the pages are looked at: in which sizes and colours, and how well what they say can be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
+SCREENSHOTS = Path(__file__).parents[2] / "screenshots"
+LOOKS: dict[str, Any] = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
+    "phone": {
+        "color_scheme": "light",
+        "viewport": {"width": 390, "height": 844},
+        "device_scale_factor": 2,
+        "has_touch": True,
+    },
+}
+
+# The contrast of every piece of our own text with what is painted behind it, as WCAG 2 counts it.
+CONTRASTS = """() => {
+  const rgba = color => { const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number); return [r, g, b, a] };
+  const over = ([r, g, b, a], under) => [r, g, b].map((part, i) => part * a + under[i] * (1 - a));
+  const behind = e => e ? over(rgba(getComputedStyle(e).backgroundColor), behind(e.parentElement)) : [255, 255, 255];
+  const light = color => color.map(part => part / 255)
+    .map(part => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4)
+    .reduce((sum, part, i) => sum + part * [.2126, .7152, .0722][i], 0);
+  return [...document.querySelectorAll(".webhooks-card *")]
+    .filter(e => [...e.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.trim()))
+    .map(e => {
+      const paper = behind(e), [low, high] = [paper, over(rgba(getComputedStyle(e).color), paper)]
+        .map(light).sort((a, b) => a - b);
+      return [e.innerText, (high + .05) / (low + .05)];
+    });
+}"""

@@ -1,0 +1,87 @@
+"""Fixtures: scripts that run as servers, and a browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+import webhooks.dispatcher
+from support.browsers import CHROMIUM_ARGUMENTS
+from support.processes import Process, Run, Start
+
+# No deadline, since the disk may take its time; the same examples at every run where a run decides something.
+hypothesis.settings.register_profile("webhooks", deadline=None, derandomize=os.environ.get("CI") == "true")
+hypothesis.settings.load_profile("webhooks")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Run a script, given as text, and stop it after the test. Further arguments are its environment."""
+    processes: list[Process] = []
+
+    def start(source: str, *, port: int | None = None, **environment: str) -> Process:
+        script = tmp_path / f"script{len(processes)}.py"
+        script.write_text(textwrap.dedent(source), encoding="utf-8")
+        processes.append(Process(script, environment, port))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.stop()
+
+
+@pytest.fixture
+def serve(run: Run) -> Run:
+    """Like `run`, and wait until the script serves."""
+    return lambda source, **options: run(source, **options).wait_until_ready()
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Start a server that every test of a module may look at; further arguments are its environment."""
+    processes: list[Process] = []
+
+    def start(source: str, **environment: str) -> Process:
+        script = tmp_path_factory.mktemp("server") / "script.py"
+        script.write_text(textwrap.dedent(source), encoding="utf-8")
+        processes.append(Process(script, environment))
+        return processes[-1].wait_until_ready()
+
+    yield start
+    for process in processes:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of an installed Chromium or Chrome."""
+    for name in ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"):
+        if path := shutil.which(name):
+            return path
+    mac = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+    if mac.exists():
+        return str(mac)
+    message = "no Chromium or Google Chrome is installed, so no page can be looked at"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def prunes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks.dispatcher, "PRUNED_AT_ONCE", 1)
