@@ -19,6 +19,8 @@ from .payload import (
 from .server import WebhooksServer, webhook_endpoint
 from .settings import SetupError, read_settings
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Delivery",
     "GiveUp",

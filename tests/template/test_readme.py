@@ -1,4 +1,4 @@
-"""The README's commands do what it says; its Python is run by test_guide.py and test_recipes.py."""
+"""The README's commands do what it says, and its example of a tested handler passes; test_recipes.py runs the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.git_server import GitServer, commit, git, new_repository
 from support.hub import Hub
-from support.processes import ROOT
+from support.processes import ROOT, clean_environment
 
 pytestmark = pytest.mark.once
 
@@ -64,3 +64,14 @@ def test_the_command_for_the_sync_pushes_a_clone_to_the_space(tmp_path: Path) ->
     with GitServer(tmp_path / "hub", TOKEN) as server:
         run_command(command, clone, HF_ENDPOINT=server.url)
     assert git(space, "rev-parse", "refs/heads/main") == pushed
+
+
+def test_the_example_of_a_handler_with_its_test_passes(tmp_path: Path) -> None:
+    section = README.partition("\n## Test your handlers\n")[2].partition("\n## ")[0]
+    app, test = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+    (tmp_path / "app.py").write_text(app)
+    (tmp_path / "test_app.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_app.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert " 4 passed" in done.stdout

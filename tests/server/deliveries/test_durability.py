@@ -16,6 +16,8 @@ import pytest
 from support.payloads import load
 from support.processes import Process, Run
 
+pytestmark = pytest.mark.once
+
 PAYLOAD = load("repo.content-update")
 
 # Each handler notes what it has handled in a file of its own, before it returns.
@@ -59,9 +61,7 @@ def unfinished(folder: Path) -> int:
         return database.execute(query).fetchone()[0]
 
 
-@pytest.mark.parametrize(
-    "kills", [pytest.param(1, marks=pytest.mark.quick), pytest.param(10, marks=[pytest.mark.long, pytest.mark.once])]
-)
+@pytest.mark.parametrize("kills", [pytest.param(1, marks=pytest.mark.quick), pytest.param(10, marks=pytest.mark.long)])
 def test_what_was_answered_2xx_is_handled_however_often_the_process_is_killed(
     run: Run, tmp_path: Path, kills: int
 ) -> None:

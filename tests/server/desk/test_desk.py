@@ -533,19 +533,20 @@ def test_the_chart_shows_the_last_day_by_status_with_a_legend(browser: Browser, 
 # --- test events
 
 
-def test_a_test_event_of_each_kind_reaches_the_handler_and_opens(browser: Browser, desk: Desk) -> None:
+def test_a_test_event_reaches_the_handler_and_opens(browser: Browser, desk: Desk) -> None:
     revision = "0123456789abcdef0123456789abcdef01234567"
     with opened(browser, desk) as page:
         shown = page.url
-        for kind in KINDS:
-            fill_in_test_event(page, kind, revision=revision)
+        for kind in ("commit", "comment", "repo_moved"):
+            event = sample(kind, "dataset", REPO, revision)
+            fill_in_test_event(page, KINDS[kind], revision=revision)
             button(page, "Send test event").click()
             expect(page).not_to_have_url(shown)
             shown, id = page.url, id_in_address(page)
             expect(heading(page, id)).to_contain_text("succeeded")
-            expect(fact(page, "Event")).to_contain_text(" ".join(KINDS[kind]))
+            expect(fact(page, "Event")).to_contain_text(f"{event['event']['scope']} {event['event']['action']}")
             button(page, "Copy").click()
-            wait_for_clipboard(page, json.dumps(sample(kind, "dataset", REPO, revision), separators=(",", ":")))
+            wait_for_clipboard(page, json.dumps(event, separators=(",", ":")))
             assert desk.seen()[id]["headers"]["user-agent"] == "webhooks-test-event"
 
 

@@ -14,6 +14,8 @@ from playwright.sync_api import Browser, expect
 from support.payloads import load
 from support.processes import Process, Run
 
+pytestmark = pytest.mark.once
+
 UPDATE = load("repo.content-update")
 
 BLOCKING = """

@@ -25,50 +25,20 @@ settings = read_settings(Settings)
 
 CHOOSE_PORT = "Stop that program, or choose another port with GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
 
-# A script, its environment, and what the sentence says.
+# A script, its environment, and what the sentence says: one for each place where a mistake can come up.
 MISTAKES: dict[str, tuple[str, dict[str, str], str]] = {
-    "a parameter that nothing can fill": (
+    "in a handler": (
         IMPORT + "@webhook_endpoint\ndef train(payload, model_size): ...",
         {},
         "train() has a parameter 'model_size' that nothing can fill: annotate it",
     ),
-    "two handlers on one path": (
-        ONE_ENDPOINT + "@webhook_endpoint('trigger')\ndef other(): ...",
-        {},
-        "There already is a webhook at /webhooks/trigger. Rename the function",
-    ),
-    "a path that is none": (
-        IMPORT + "@webhook_endpoint('/my webhook?')\ndef trigger(): ...",
-        {},
-        "'/my webhook?' cannot be the path of a webhook: use letters, digits",
-    ),
-    "no endpoint": (
+    "at the launch": (
         IMPORT + "WebhooksServer().launch()",
         {},
         "There is no webhook to serve. Put @webhook_endpoint above a function",
     ),
-    "reply_within that is no number": (
-        IMPORT + "WebhooksServer(reply_within='soon')",
-        {},
-        "reply_within must be a number of 0 or more, not 'soon'",
-    ),
-    "reply_within below 0": (
-        IMPORT + "WebhooksServer(reply_within=-1)",
-        {},
-        "reply_within must be a number of 0 or more, not -1",
-    ),
-    "max_pending below 1": (
-        IMPORT + "WebhooksServer(max_pending=0)",
-        {},
-        "max_pending must be a whole number of 1 or more, not 0",
-    ),
-    "a switch neither on nor off": (
-        ONE_ENDPOINT,
-        {"WEBHOOKS_ALLOW_UNAUTHENTICATED": "maybe"},
-        "WEBHOOKS_ALLOW_UNAUTHENTICATED is wrong:",
-    ),
-    "another switch": (ONE_ENDPOINT, {"GRADIO_SHARE": "perhaps"}, "GRADIO_SHARE is wrong:"),
-    "a setting of the app's own": (APP, {"DATASET": "no slash"}, "DATASET is wrong:"),
+    "in a setting of the server's": (ONE_ENDPOINT, {"GRADIO_SHARE": "perhaps"}, "GRADIO_SHARE is wrong:"),
+    "in a setting of the app's": (APP, {"DATASET": "no slash"}, "DATASET is wrong:"),
 }
 
 
@@ -91,16 +61,6 @@ def test_two_wrong_settings_are_two_lines(run: Run) -> None:
 UNSENDABLE = pytest.mark.parametrize(
     "secret", ["schlüsselwort", "key\x07word"], ids=["not ASCII", "control character"]
 )
-
-
-@UNSENDABLE
-@pytest.mark.parametrize("name", ["WEBHOOK_SECRET", "WEBHOOK_SECRET_PREVIOUS"])
-def test_a_secret_that_the_hub_cannot_send_is_refused_and_not_shown(name: str, secret: str, run: Run) -> None:
-    process = run(ONE_ENDPOINT, **{name: secret})
-    assert process.wait_for_exit() == 1
-    assert f"{name} is wrong: the Hub sends only printable ASCII characters" in process.output
-    assert len(process.output.splitlines()) == 1
-    assert not any(part in process.output for part in (secret, repr(secret), "schl", "word"))
 
 
 @pytest.fixture

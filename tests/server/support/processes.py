@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parents[3]
+STARTUP = Path(__file__).parent / "startup"
 
 # What a server script may find in the environment of whoever runs the tests must not decide a test.
 _SETTINGS = (
@@ -44,7 +45,7 @@ def clean_environment(**extra: str) -> dict[str, str]:
         "GRADIO_SHARE": "False",
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_NUM_PORTS": "1",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(STARTUP), str(ROOT)]),
     }
     return {**kept, **defaults, "PYTHONUNBUFFERED": "1", **extra}
 
