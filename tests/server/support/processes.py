@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,20 @@ class Process:
 
     READY = "Tell the Hub about them at"
 
-    def __init__(self, script: Path, environment: Mapping[str, str] | None = None, port: int | None = None) -> None:
+    def __init__(
+        self,
+        script: Path,
+        environment: Mapping[str, str] | None = None,
+        port: int | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = ""
         self.folder = script.parent
         self._lines: queue.Queue[str | None] = queue.Queue()
         self.popen = subprocess.Popen(
-            [sys.executable, script.name],
+            [sys.executable, script.name, *arguments],
             cwd=script.parent,
             env=clean_environment(GRADIO_SERVER_PORT=str(self.port), **(environment or {})),
             stdout=subprocess.PIPE,
