@@ -7,7 +7,7 @@ Change the settings and the two functions below. Each function is a webhook: the
 from typing import Annotated
 
 from dotenv import load_dotenv
-from pydantic import BaseModel, StringConstraints
+from pydantic import StringConstraints
 
 from webhooks import Delivery, WebhookPayload, WebhooksServer, read_settings
 from webhooks.jobs import launch_job
@@ -16,25 +16,19 @@ RepoId = Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$")]
 Duration = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?[smhd]$")]
 
 
-class Settings(BaseModel):
-    """Each can also be set as a variable of the Space or in .env, in capitals: TRAINING_DATASET=me/data."""
-
-    training_dataset: RepoId = "username/my-dataset"
-    base_model: RepoId = "Qwen/Qwen3-0.6B"
-    trained_model: RepoId = "username/my-model"
-    training_flavor: str = "a10g-small"
-    training_timeout: Duration = "2h"
-
-    evaluation_tasks: str = "gsm8k|0"
-    evaluation_flavor: str = "a10g-small"
-    evaluation_timeout: Duration = "1h"
-    results_org: str = "username"
-
-    jobs_namespace: str | None = None  # who pays: a user or an organization; by default the token's owner
-
-
 load_dotenv()
-settings = read_settings(Settings)
+settings = read_settings(  # each can also be a variable of the Space or a line in .env: TRAINING_DATASET=me/data
+    training_dataset=(RepoId, "username/my-dataset"),
+    base_model=(RepoId, "Qwen/Qwen3-0.6B"),
+    trained_model=(RepoId, "username/my-model"),
+    training_flavor="a10g-small",
+    training_timeout=(Duration, "2h"),
+    evaluation_tasks="gsm8k|0",
+    evaluation_flavor="a10g-small",
+    evaluation_timeout=(Duration, "1h"),
+    results_org="username",
+    jobs_namespace=None,  # who pays: a user or an organization; by default the token's owner
+)
 server = WebhooksServer()
 
 

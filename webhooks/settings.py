@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar, overload
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError, create_model
 
 BUCKET = Path("/data")  # where a Space's Storage Bucket is attached
 
@@ -52,30 +52,57 @@ def at_least(minimum: float, name: str, value: float, *, whole: bool = False) ->
     return value
 
 
-def read_settings(model: type[_Model], environ: Mapping[str, str] | None = None) -> _Model:
-    """Fill a pydantic model from environment variables named like its fields, in capitals.
+@overload
+def read_settings(model: type[_Model], environ: Mapping[str, str] | None = None, /) -> _Model: ...
+
+
+@overload
+def read_settings(**settings: Any) -> Any: ...
+
+
+def read_settings(model: Any = None, environ: Mapping[str, str] | None = None, /, **settings: Any) -> Any:
+    """Read settings from environment variables with their names, in capitals.
 
     A variable that is empty counts as not set, the way a line `NAME=` in a `.env` file is meant.
 
+    Args:
+        model: a pydantic model that has them as its fields, instead of the following.
+        environ: where to look; by default the environment.
+        settings: each with its default, or with its type and its default: `timeout=(Duration, "2h")`.
+
     Raises:
-        SetupError: one line for each variable that does not fit. It shows no value, as it may be a secret.
+        SetupError: one line for each setting that does not fit. It shows no variable's value, which may be a secret.
     """
+    if model is None:
+        fields: dict[str, Any] = {
+            name: default if isinstance(default, tuple) else (_kind(default), default)
+            for name, default in settings.items()
+        }
+        model = create_model("Settings", __config__=ConfigDict(validate_default=True), **fields)
     environ = os.environ if environ is None else environ
     given = {name: environ.get(name.upper(), "").strip() for name in model.model_fields}
+    given = {name: value for name, value in given.items() if value}
     try:
-        return model.model_validate({name: value for name, value in given.items() if value})
+        return model.model_validate(given)
     except ValidationError as error:
         problems = [
-            _problem(model, str(problem["loc"][0]), problem["msg"])
+            _problem(model, str(problem["loc"][0]), problem["msg"], given)
             for problem in error.errors(include_url=False, include_input=False)
         ]
         raise SetupError("\n".join(problems)) from None
 
 
-def _problem(model: type[BaseModel], name: str, message: str) -> str:
+def _kind(default: Any) -> Any:
+    return str | None if default is None else type(default)
+
+
+def _problem(model: type[BaseModel], name: str, message: str, given: Mapping[str, str]) -> str:
+    message = message.removeprefix("Value error, ")
+    if name not in given:
+        return f"The default of {name} is wrong: {message}."
     default = model.model_fields[name].default
     example = "" if default is None else f", such as {str(default).lower() if isinstance(default, bool) else default}"
-    return f"{name.upper()} is wrong: {message.removeprefix('Value error, ')}{example}."
+    return f"{name.upper()} is wrong: {message}{example}."
 
 
 def _sendable(secret: SecretStr) -> SecretStr:

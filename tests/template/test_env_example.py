@@ -42,7 +42,7 @@ def app_settings(monkeypatch: pytest.MonkeyPatch) -> type[BaseModel]:
     app = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, app)
     spec.loader.exec_module(app)
-    return app.Settings
+    return type(app.settings)
 
 
 def documented() -> list[tuple[str, str, str]]:
