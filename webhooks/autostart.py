@@ -18,7 +18,7 @@ def when_script_ends(start: Callable[[], object]) -> Callable[[], None]:
     to call it off: before Python 3.12 the script's own thread runs at a third of its speed until then, and a
     debugger that is told to continue ends it too.
     """
-    frame = _script_frame()
+    frame = script_frame()
     # A test run imports handlers and then ends, in some editors as a script that returns: it must not hang there.
     if frame is None or at_prompt() or "_pytest" in sys.modules:
         return lambda: None
@@ -33,12 +33,12 @@ def at_prompt() -> bool:
     return hasattr(sys, "ps1")
 
 
-def _script_frame() -> FrameType | None:
-    script = vars(sys.modules["__main__"])
+def script_frame() -> FrameType | None:
+    """Return the frame of the script that runs, if the caller was called by one."""
     found = None
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_globals is script and frame.f_code.co_name == "<module>":
+        if frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name == "<module>":
             found = frame
         frame = frame.f_back
     return found

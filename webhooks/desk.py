@@ -165,7 +165,7 @@ class Desk:
         )
         with gr.Row():
             paths = list(self.endpoints)
-            self.test_endpoint = gr.Dropdown(paths, value=paths[0], label="Endpoint", interactive=True)
+            self.test_endpoint = gr.Dropdown(paths, value=next(iter(paths), None), label="Endpoint", interactive=True)
             kinds = [(label, kind) for kind, label in samples.KINDS.items()]
             self.test_kind = gr.Dropdown(kinds, value="commit", label="Event", interactive=True)
         with gr.Row():
@@ -196,7 +196,9 @@ class Desk:
             )
         with gr.Row():
             paths = list(self.endpoints)
-            self.hub_endpoint = gr.Dropdown(paths, value=paths[0], label="Call", interactive=True, scale=2)
+            self.hub_endpoint = gr.Dropdown(
+                paths, value=next(iter(paths), None), label="Call", interactive=True, scale=2
+            )
             self.domains = gr.CheckboxGroup(DOMAINS, value=["repo"], label="Events of", min_width=200)
         self.create = gr.Button("Create webhook", variant="primary")
 

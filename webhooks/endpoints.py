@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import re
+import threading
 import types
 import typing
 from collections.abc import Callable
+from types import CodeType, FunctionType
 from typing import Any
 
 from starlette.requests import Request
 
 from .delivery import Arrival, Delivery
 from .payload import WebhookPayload
+from .reloading import plain_function
 from .settings import SetupError, at_least
 
 PREFIX = "/webhooks/"
@@ -45,23 +49,97 @@ class Endpoint:
         self.max_attempts = int(at_least(1, "max_attempts", max_attempts, whole=True))
         self.timeout = None if timeout is None else at_least(0.001, "timeout", timeout)
         self.debounce = at_least(0, "debounce", debounce)
-        self.description = (inspect.getdoc(function) or "").partition("\n\n")[0].replace("\n", " ")
-        self.is_async = _is_async(function)
+        self.plain = plain_function(function)
+        self.registered_by = threading.current_thread()
         self._sources = _sources(function, self.name)
-        self.takes_payload = "payload" in self._sources.values()
+        self._is_async = _is_async(function)
+        self._read_from = self._code
+        if self.plain:
+            self._made_of = (self.plain.__code__, self.plain.__defaults__, self.plain.__kwdefaults__)
+
+    @property
+    def description(self) -> str:
+        return (inspect.getdoc(self.function) or "").partition("\n\n")[0].replace("\n", " ")
+
+    @property
+    def takes_payload(self) -> bool:
+        return "payload" in self._parameters().values()
+
+    @property
+    def is_async(self) -> bool:
+        self._parameters()
+        return self._is_async
 
     def call(self, delivery: Delivery, arrival: Arrival) -> Any:
         """Call the handler with what it asks for; an async one returns its coroutine."""
+        parameters = self._parameters()
         values: dict[str, Any] = {"payload": delivery.payload, "delivery": delivery}
-        if "request" in self._sources.values():
+        if "request" in parameters.values():
             values["request"] = arrival.request()
         positional, named = [], {}
-        for parameter, source in self._sources.items():
+        for parameter, source in parameters.items():
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 positional.append(values[source])
             else:
                 named[parameter.name] = values[source]
         return self.function(*positional, **named)
+
+    @property
+    def definition(self) -> tuple[str, str] | None:
+        """The module and the name of the function that somebody wrote."""
+        return (self.plain.__module__, self.plain.__qualname__) if self.plain else None
+
+    def is_like(self, other: Endpoint) -> bool:
+        """Tell whether this one does the same as the other."""
+        return self._likeness() == other._likeness()
+
+    def _likeness(self) -> tuple[object, ...]:
+        code = self._code and self._code.replace(co_firstlineno=1)
+        parameters = [str(parameter) for parameter in self._parameters()]
+        return code, parameters, self.description, self.max_attempts, self.timeout, self.debounce
+
+    @property
+    def _code(self) -> CodeType | None:
+        return self.plain.__code__ if self.plain else None
+
+    def _parameters(self) -> dict[inspect.Parameter, str]:
+        """Return what fills each parameter. The handler's code may have been patched since the last time."""
+        if self._code is not self._read_from:
+            self._read_from = self._code
+            self._is_async = _is_async(self.function)
+            with contextlib.suppress(SetupError):  # its call will fail, and say what is missing
+                self._sources = _sources(self.function, self.name)
+        return self._sources
+
+    def check(self, new: FunctionType) -> None:
+        """See whether this can become the handler; if not, undo what a reload may have made of it already.
+
+        Raises:
+            SetupError: a parameter cannot be filled.
+        """
+        if self.plain is self.function:
+            try:
+                _sources(new, self.name)
+            except SetupError:
+                self.plain.__code__, self.plain.__defaults__, self.plain.__kwdefaults__ = self._made_of
+                raise
+
+    def become(self, new: FunctionType) -> bool:
+        """Take over what a reload has made of the handler; return whether that is new here.
+
+        jurigged itself gives a function its new code and defaults, but neither annotations nor docstring, and misses
+        one that was defined anew before.
+        """
+        plain = self.plain
+        if plain is None or plain.__annotations__ is new.__annotations__:
+            return False
+        if plain.__code__.co_freevars == new.__code__.co_freevars:
+            plain.__code__ = new.__code__
+            plain.__defaults__, plain.__kwdefaults__ = new.__defaults__, new.__kwdefaults__
+        plain.__annotations__, plain.__doc__ = new.__annotations__, new.__doc__
+        self._made_of = (plain.__code__, plain.__defaults__, plain.__kwdefaults__)
+        self._read_from = None
+        return True
 
 
 def _full_path(path: str) -> str:
@@ -102,11 +180,8 @@ def _sources(function: Handler, name: str) -> dict[inspect.Parameter, str]:
 
 
 def _hints(function: Handler) -> dict[str, Any]:
-    target = function.func if isinstance(function, functools.partial) else function
-    if not (inspect.isfunction(target) or inspect.ismethod(target)):
-        target = type(target).__call__
     try:
-        return typing.get_type_hints(target)
+        return typing.get_type_hints(plain_function(function))
     except Exception:  # a name that exists only for a type checker; the parameter's name decides then
         return {}
 

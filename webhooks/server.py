@@ -11,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 from urllib.parse import urlsplit
 
@@ -20,13 +22,14 @@ from starlette.routing import Route
 
 from . import console
 from .access import Access
-from .autostart import at_prompt, when_script_ends
+from .autostart import at_prompt, script_frame, when_script_ends
 from .delivery import StartedJob
 from .dispatcher import Dispatcher
 from .endpoints import PREFIX, Endpoint, Handler
 from .jobs import JobWatch
 from .log import DATABASE, DeliveryLog
 from .receiver import Aside, Receiver
+from .reloading import Follower, is_reloading, keep_loaded, script_runs_again, watches_script
 from .settings import Settings, SetupError, at_least, read_settings
 
 if TYPE_CHECKING:
@@ -37,8 +40,14 @@ F = TypeVar("F", bound=Handler)
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 
+logger = logging.getLogger("webhooks")
+
 GRACE = 10.0  # seconds that running handlers get when the server stops
-COLLECT_AFTER = 10_000  # objects; after each 700, as usual, it looks at those of a few deliveries and finds nothing
+# The garbage collector looks at new objects after each 10,000, and not after each 700, where it would find nothing but
+# a few deliveries. It looks at all objects a hundred times more rarely than usual: that stops every thread for a tenth
+# of a second, since Gradio has hundreds of thousands. (`gc.freeze` would hide them from tools, such as a hot reload.)
+COLLECT_AFTER = (10_000, 50, 200)
+RESTART = "Restart the Space for that (or, on your machine, the script)."
 
 
 class WebhooksServer:
@@ -79,16 +88,21 @@ class WebhooksServer:
         max_pending: int = 1000,
         data_dir: str | os.PathLike[str] | None = None,
     ) -> None:
+        if is_reloading() and not script_runs_again() and _running:
+            raise SetupError(f"The server runs, and cannot become another one while it does. {RESTART}")
         given = {"WEBHOOK_SECRET": str(webhook_secret)} if webhook_secret else {}
         if data_dir is not None:
             given["WEBHOOKS_DATA_DIR"] = os.fspath(data_dir)
         self._settings = read_settings(Settings, {**os.environ, **given})
         self._endpoints: dict[str, Endpoint] = {}
+        self._followers: list[Follower] = []
         self._max_pending = int(at_least(1, "max_pending", max_pending, whole=True))
         self._reply_within = at_least(0, "reply_within", reply_within)
         self._dispatcher: Dispatcher | None = None
         self._ui = ui
         self._ui_is_ours = False
+        self._main: dict[str, Any] = {}
+        self._shown: Any = None
         self._has_desk = False
         self._job_watch: JobWatch | None = None
         self._access = Access(self._settings, lambda: [*self._settings.space_hosts, urlsplit(self._url).netloc])
@@ -146,13 +160,26 @@ class WebhooksServer:
             raise SetupError(f'The path of a webhook must be text such as "/my-webhook", not {path!r}.')
 
         def register(function: F) -> F:
-            endpoint = Endpoint(function, path, max_attempts=max_attempts, timeout=timeout, debounce=debounce)
-            if endpoint.path in self._endpoints:
+            endpoint = Endpoint(
+                function,
+                path,
+                max_attempts=max_attempts,
+                timeout=timeout,
+                debounce=debounce,
+            )
+            former = self._endpoints.get(endpoint.path)
+            defined_again = former and former.definition == endpoint.definition is not None
+            if former and not (defined_again and (self._dispatcher or at_prompt())):
                 raise SetupError(
                     f"There already is a webhook at {endpoint.path}. Rename the function, or give one of the "
                     f'two a path of its own: @...add_webhook("/another-path").'
                 )
             self._endpoints[endpoint.path] = endpoint
+            if endpoint.plain:
+                changed = partial(self._reloaded, endpoint.definition)
+                Follower(endpoint.plain.__code__, changed, self._followers)
+            if self._dispatcher:
+                self._tell(endpoint.path, "has changed" if former else "is new")
             return function
 
         return register
@@ -173,13 +200,17 @@ class WebhooksServer:
             SetupError: no handler is registered, the port is in use, or the delivery log cannot be used.
         """
         self._call_off_autostart()
+        if script_runs_again():
+            self._take_the_place_of_the_former()
+            return
+        if is_reloading():
+            raise SetupError(f"The server runs, and cannot be launched otherwise while it does. {RESTART}")
         if self._dispatcher is None:
             with _nothing_collected():
                 self._start(gradio_launch_kwargs)
-            gc.freeze()
             self._collected_after = gc.get_threshold()
-            if 0 < self._collected_after[0] < COLLECT_AFTER:  # not what somebody has chosen: rarer, or never
-                gc.set_threshold(COLLECT_AFTER)
+            if 0 < self._collected_after[0] < COLLECT_AFTER[0]:  # not what somebody has chosen: rarer, or never
+                gc.set_threshold(*COLLECT_AFTER)
         link = self._access.link(self._url)
         summary = console.summary(self._settings, self._endpoints, self._local_url, self._url, link)
         print(f"{summary}\n", end="", flush=True)  # at once, or what a handler prints comes before the end of the line
@@ -216,8 +247,8 @@ class WebhooksServer:
         if self.fastapi_app and self._ui:
             self._ui.close(verbose=False)
             gc.set_threshold(*self._collected_after)
-            gc.unfreeze()
         self._dispatcher = self.fastapi_app = None
+        _running.remove(self)
         return all_ended
 
     def _start(self, options: dict[str, Any]) -> None:
@@ -229,8 +260,7 @@ class WebhooksServer:
         try:
             self.fastapi_app = self._launch_gradio(receiver, options)
         except BaseException as error:
-            dispatcher.stop(grace=0)
-            self._dispatcher = None
+            self.close(grace=0)
             if isinstance(error, OSError) and "empty port" in str(error):
                 raise SetupError(
                     f"{_ports(options)} in use by another program. Stop that program, or choose another port with "
@@ -248,35 +278,29 @@ class WebhooksServer:
         log = DeliveryLog(folder, shared_disk=shared_disk)
         self._dispatcher = Dispatcher(self._endpoints, log, self._max_pending, self._settings.hide)
         self._dispatcher.start()
+        _running.append(self)
         return Receiver(self._endpoints, self._dispatcher, self._settings, self._reply_within)
 
     def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
         from . import views
-        from .desk import Desk
-        from .pages import CSS, THEME, landing_page
+        from .pages import CSS, THEME
 
         if self._ui is None:
-            self._ui = landing_page(list(self._endpoints.values()), self._settings, lambda: self._url)
+            self._ui = self._pages()
             self._ui_is_ours = True
         if self._ui_is_ours:
             # Nothing on our pages takes a file, so a stranger cannot fill the disk that the log needs.
             ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
             options = {**ours, **options}
-        if not self._has_desk:
-            Desk(
-                self._settings,
-                self._endpoints,
-                self._access,
-                self._settings.data_dir.absolute() / DATABASE,
-                self.replay,
-                self._look_at_jobs,
-                lambda: self._local_url,
-                lambda: self._url,
-            ).add_to(self._ui)
+        elif not self._has_desk:
+            self._add_desk(self._ui)
             self._has_desk = True
         options["css"] = f"{CSS}\n{views.CSS}\n{options.get('css') or ''}"
-        if self._settings.on_space:  # where Gradio's hot reload looks for the app, after an edit in the browser
-            vars(sys.modules["__main__"]).setdefault("demo", self._ui)
+        if self._settings.on_space or watches_script():  # where both hot reloads look for what to show
+            self._main = vars(sys.modules["__main__"])  # Gradio takes it out of there when it reloads
+            self._shown = self._main.setdefault("demo", self._ui)
+        if watches_script():
+            keep_loaded()
         routes = [
             self._access.route(),
             Route("/health", receiver.health),
@@ -312,6 +336,73 @@ class WebhooksServer:
         # Gradio has uvicorn show no line about each request; now it does not compose them either.
         logging.getLogger("uvicorn.access").handlers.clear()
         return app
+
+    def _pages(self) -> gr.Blocks:
+        from .pages import landing_page
+
+        pages = landing_page(list(self._endpoints.values()), self._settings, lambda: self._url)
+        self._add_desk(pages)
+        return pages
+
+    def _add_desk(self, ui: gr.Blocks) -> None:
+        from .desk import Desk
+
+        Desk(
+            self._settings,
+            self._endpoints,
+            self._access,
+            self._settings.data_dir.absolute() / DATABASE,
+            self.replay,
+            self._look_at_jobs,
+            lambda: self._local_url,
+            lambda: self._url,
+        ).add_to(ui)
+
+    # Edits while the server runs
+
+    def _reloaded(self, definition: tuple[str, str] | None, new: FunctionType | None) -> None:
+        """Learn that the code of a handler has changed in place, or that the handler is gone."""
+        mine = [endpoint for endpoint in self._endpoints.values() if endpoint.definition == definition]
+        if new is None:
+            for endpoint in mine:
+                if endpoint.registered_by is not threading.current_thread():  # or it has just come in its place
+                    self._forget(endpoint)
+            return
+        for endpoint in mine:
+            endpoint.check(new)
+        for endpoint in mine:
+            if endpoint.become(new):
+                self._tell(endpoint.path, "has changed")
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        del self._endpoints[endpoint.path]
+        self._tell(endpoint.path, "is gone, and what waits for it fails")
+
+    def _take_the_place_of_the_former(self) -> None:
+        """Hand the handlers over to the server that runs, and show them; it was made by the script's last run."""
+        former = next((server for server in _running if server._settings.data_dir == self._settings.data_dir), None)
+        if former is None or former._dispatcher is None:
+            raise SetupError(f"No server of this script runs. {RESTART}")
+        for path in former._endpoints.keys() - self._endpoints.keys():
+            former._forget(former._endpoints[path])
+        for path, endpoint in self._endpoints.items():
+            old = former._endpoints.get(path)
+            former._endpoints[path] = endpoint
+            if old is None or not endpoint.is_like(old):
+                former._tell(path, "has changed" if old else "is new")
+        if self._ui is not None:
+            former._add_desk(self._ui)
+        if self._like() != former._like():
+            logger.warning("WebhooksServer(...) or a setting of the server has changed. %s", RESTART)
+        self.__dict__ = former.__dict__  # both are the one that runs
+
+    def _like(self) -> tuple[object, ...]:
+        return self._settings, self._max_pending, self._reply_within
+
+    def _tell(self, path: str, what: str) -> None:
+        logger.info("The handler at %s %s.", path, what)
+        if is_reloading() and self._ui_is_ours and self._main.get("demo") is self._shown:
+            self._main["demo"] = self._shown = self._pages()  # Gradio looks there when the reload is over
 
     def _blocked_paths(self, given: list[str] | None) -> list[str]:
         """List what Gradio gives to nobody, even if `allowed_paths` or `gr.set_static_paths` covers it.
@@ -355,8 +446,7 @@ class WebhooksServer:
 @contextlib.contextmanager
 def _nothing_collected() -> Iterator[None]:
     """Leave the garbage collector off while Gradio is imported: it would look at hundreds of thousands of new objects
-    again and again, an eighth of the time that a start takes. Those are there to stay, so that it best looks at them
-    never again (`gc.freeze`): each look would stop every thread for a tenth of a second.
+    again and again, an eighth of the time that a start takes. They are there to stay.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -377,7 +467,9 @@ class Launchable(Protocol[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
+_running: list[WebhooksServer] = []
 _shared_server: WebhooksServer | None = None
+_shared_in: CodeType | None = None  # the run of the script that made it
 
 
 @overload
@@ -428,9 +520,11 @@ def webhook_endpoint(path: Any = None, **options: Any) -> Any:
 
 def shared_server() -> WebhooksServer:
     """Return the server of `webhook_endpoint`, which launches when the script ends."""
-    global _shared_server
-    if _shared_server is None:
-        _shared_server = WebhooksServer()
+    global _shared_server, _shared_in
+    script = script_frame()
+    runs_again = script_runs_again() and script is not None and script.f_code is not _shared_in
+    if _shared_server is None or runs_again:
+        _shared_server, _shared_in = WebhooksServer(), script and script.f_code
         _shared_server._call_off_autostart = when_script_ends(_shared_server.launch)
     return _shared_server
 

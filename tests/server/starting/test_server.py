@@ -226,7 +226,7 @@ def test_the_guides_decorator_takes_the_options_and_its_server_replays(serve: Ru
     assert server.post("replay", b"no-such-id").json() == "KeyError('no-such-id')"
 
 
-def test_the_garbage_collector_works_on_and_leaves_alone_what_is_there_to_stay(run: Run) -> None:
+def test_the_garbage_collector_works_on_but_rarely_and_hides_nothing_from_other_tools(run: Run) -> None:
     process = run(
         """
         import gc
@@ -236,12 +236,12 @@ def test_the_garbage_collector_works_on_and_leaves_alone_what_is_there_to_stay(r
         server = WebhooksServer()
         server.add_webhook("/f")(lambda: None)
         server.launch(prevent_thread_lock=True)
-        print("launched", gc.isenabled(), gc.get_freeze_count() > 100_000, gc.get_threshold()[0])
+        print("launched", gc.isenabled(), gc.get_freeze_count(), *gc.get_threshold())
         server.close()
         print("closed", gc.isenabled(), gc.get_freeze_count(), gc.get_threshold() == before)
         """
     )
-    assert process.wait_for("launched") == "launched True True 10000\n"
+    assert process.wait_for("launched") == "launched True 0 10000 50 200\n"
     assert process.wait_for("closed") == "closed True 0 True\n"
 
 

@@ -1,0 +1,89 @@
+"""Edits that are brought into the running process, and how the server learns of them.
+
+The Hub's hot reload (package `spaces` 0.51, which has jurigged in it) gives a changed function its new code in place,
+runs changed statements again, and takes away what was deleted. Gradio's own, `gradio app.py`, runs the whole script
+again in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any
+
+
+def plain_function(handler: Callable[..., Any]) -> FunctionType | None:
+    """Return the function that somebody wrote, without what is wrapped around it."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    inner: Any = inspect.unwrap(handler)
+    if not (inspect.isfunction(inner) or inspect.ismethod(inner)):
+        inner = type(inner).__call__
+    inner = getattr(inner, "__func__", inner)
+    return inner if isinstance(inner, FunctionType) else None
+
+
+class Follower:
+    """Hears of the change of a function that jurigged makes.
+
+    Its package codefind looks for all that refer to the function's old code (`gc.get_referrers`), and calls
+    `__conform__` where there is such a method: with the new function, with the same code on other lines, or with
+    `None` if the function is gone. Where that search is slow it is made once, so a new follower reports itself.
+
+    A function whose decorator has changed is defined anew, and from then on jurigged may take any code that it ever
+    had for its code now. So each of them keeps a follower.
+
+    Args:
+        changed: called with the new function, or with `None`. What it raises is in the reload's own answer.
+        kept: all followers, which nobody else keeps alive.
+    """
+
+    __slots__ = ("__weakref__", "_changed", "_code", "_kept")  # a `__dict__` would be what refers to the code
+
+    def __init__(self, code: CodeType, changed: Callable[[FunctionType | None], object], kept: list[Follower]) -> None:
+        self._code = code
+        self._changed = changed
+        self._kept = kept
+        kept.append(self)
+
+    def __conform__(self, new: FunctionType | CodeType | None) -> None:
+        if new is not None:
+            code = new if isinstance(new, CodeType) else new.__code__
+            follower = Follower(code, self._changed, self._kept)
+            for name in ("codefind", "spaces._vendor.codefind"):
+                if codefind := sys.modules.get(name):
+                    codefind.code_registry.update_cache_entry(follower, self._code, code)
+        if not isinstance(new, CodeType):
+            self._changed(new)
+
+
+def is_reloading() -> bool:
+    """Tell whether this thread is bringing an edit into the process. Gradio's own `launch` asks the same."""
+    reload = sys.modules.get("gradio.cli.commands.reload")
+    return reload is not None and getattr(reload.reload_thread, "running_reload", False)
+
+
+def script_runs_again() -> bool:
+    """Tell whether that means all of the script, as with `gradio app.py`."""
+    return is_reloading() and watches_script()
+
+
+def watches_script() -> bool:
+    """Tell whether Gradio runs the script again when it changes (the environment is that of `gradio app.py`)."""
+    return bool(os.environ.get("GRADIO_WATCH_DIRS"))
+
+
+def keep_loaded() -> None:
+    """Keep this package loaded while `gradio app.py` loads all modules around the script again.
+
+    Gradio takes a module without a file for none of the script's (`utils.py`, `watchfn`). With two copies of this
+    package, what a handler raises or gets would be of the other copy's classes.
+    """
+    package = __name__.partition(".")[0]
+    for name, module in list(sys.modules.items()):
+        if name == package or name.startswith(f"{package}."):
+            module.__file__ = None
