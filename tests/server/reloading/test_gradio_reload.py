@@ -72,16 +72,12 @@ class Laptop:
                 return self.process.wait_for(said, timeout=3)
         raise AssertionError(f"not printed: {said!r}\n{self.process.output}")
 
-    def stop(self) -> None:
-        self.process.interrupt()
-        self.process.stop()
-
 
 @pytest.fixture
 def laptop(request: Any, tmp_path: Path) -> Iterator[Laptop]:
     laptop = Laptop(tmp_path, request.param)
     yield laptop
-    laptop.stop()
+    laptop.process.stop()
 
 
 @pytest.mark.parametrize("laptop", [APP], indirect=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -86,6 +87,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # so that what it starts itself can be stopped, too
         )
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -119,7 +121,8 @@ class Process:
         self.popen.send_signal(signal.SIGINT)
 
     def stop(self) -> None:
-        self.popen.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
     def post(self, path: str, content: Any = None, **options: Any) -> httpx.Response:
