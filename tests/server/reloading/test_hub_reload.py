@@ -20,7 +20,6 @@ from support.payloads import load
 from support.processes import Process, Start, free_port
 
 pytestmark = [
-    pytest.mark.once,
     pytest.mark.skipif(
         importlib.util.find_spec("spaces") is None, reason="the package `spaces`, which every Space has, is missing"
     ),
