@@ -117,7 +117,7 @@ def call(handler: Handler, payload: WebhookPayload | Mapping[str, Any] | None = 
         Exception: whatever the handler raises.
     """
     endpoint = Endpoint(handler)
-    body = _body(event() if payload is None else payload)
+    body = _body(payload)
     delivery = Delivery(endpoint.path, WebhookPayload.model_validate_json(body), attempt=attempt)
     arrival = Arrival(endpoint.path, b"", ((b"content-type", b"application/json"),), body)
     with _without_the_hub():
@@ -202,14 +202,12 @@ class Client(TestClient):
         self._server = server
         self._log = log
 
-    def deliver(
-        self, endpoint: str, payload: WebhookPayload | Mapping[str, Any] | bytes = b"", **options: Any
-    ) -> Sent:
+    def deliver(self, endpoint: str, payload: Body | None = None, **options: Any) -> Sent:
         """Post an event as the Hub would.
 
         Args:
             endpoint: the handler's path, with or without `/webhooks/`.
-            payload: what `event` or `event_json` made, or the bytes of any body.
+            payload: what `event` or `event_json` made, or the bytes of any body; by default a commit to a dataset.
             options: as of `TestClient.post`; `headers` take the place of the secret's.
 
         Raises:
@@ -251,7 +249,8 @@ class Client(TestClient):
             return find(database, delivery_id)
 
 
-def _body(payload: Body) -> bytes:
+def _body(payload: Body | None) -> bytes:
+    payload = event() if payload is None else payload
     if isinstance(payload, bytes):
         return payload
     if isinstance(payload, WebhookPayload):

@@ -219,6 +219,10 @@ def test_a_delivery_is_answered_as_the_hub_would_be(client: Client, endpoint: st
     assert sent.outcome.result == {"hello": "me/mine"}
 
 
+def test_a_commit_to_a_dataset_is_what_is_delivered_where_nothing_else_is_given(client: Client) -> None:
+    assert client.deliver("hello").answer.json() == {"hello": "username/my-repo"}
+
+
 def test_the_rest_of_the_table_of_answers_is_there_too(client: Client) -> None:
     assert client.post("/webhooks/hello", json=event_json()).status_code == 401
     assert client.deliver("hello", event(), headers={"X-Webhook-Secret": "another"}).answer.status_code == 403
@@ -342,6 +346,7 @@ def pytest_run(folder: Path, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
+@pytest.mark.long
 def test_a_wrong_setting_while_tests_are_collected_is_an_ordinary_error(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text("import webhooks\nserver = webhooks.WebhooksServer()\ndef test(): ...\n")
     assert pytest_run(tmp_path).returncode == 0
