@@ -99,6 +99,7 @@ class WebhooksServer:
         self._max_pending = int(at_least(1, "max_pending", max_pending, whole=True))
         self._reply_within = at_least(0, "reply_within", reply_within)
         self._dispatcher: Dispatcher | None = None
+        self._folder: Path | None = None
         self._ui = ui
         self._ui_is_ours = False
         self._main: dict[str, Any] = {}
@@ -160,13 +161,7 @@ class WebhooksServer:
             raise SetupError(f'The path of a webhook must be text such as "/my-webhook", not {path!r}.')
 
         def register(function: F) -> F:
-            endpoint = Endpoint(
-                function,
-                path,
-                max_attempts=max_attempts,
-                timeout=timeout,
-                debounce=debounce,
-            )
+            endpoint = Endpoint(function, path, max_attempts=max_attempts, timeout=timeout, debounce=debounce)
             former = self._endpoints.get(endpoint.path)
             defined_again = former and former.definition == endpoint.definition is not None
             if former and not (defined_again and (self._dispatcher or at_prompt())):
@@ -241,14 +236,14 @@ class WebhooksServer:
         Returns:
             Whether every handler ended. What did not end, or was still to run, goes on at the next launch.
         """
-        if self._dispatcher is None:
+        if self._dispatcher is None or self._folder is None:
             return True
         all_ended = self._dispatcher.stop(grace)
         if self.fastapi_app and self._ui:
             self._ui.close(verbose=False)
             gc.set_threshold(*self._collected_after)
         self._dispatcher = self.fastapi_app = None
-        _running.remove(self)
+        _running.pop(self._folder, None)
         return all_ended
 
     def _start(self, options: dict[str, Any]) -> None:
@@ -278,7 +273,8 @@ class WebhooksServer:
         log = DeliveryLog(folder, shared_disk=shared_disk)
         self._dispatcher = Dispatcher(self._endpoints, log, self._max_pending, self._settings.hide)
         self._dispatcher.start()
-        _running.append(self)
+        self._folder = folder
+        _running[folder] = self
         return Receiver(self._endpoints, self._dispatcher, self._settings, self._reply_within)
 
     def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
@@ -380,8 +376,8 @@ class WebhooksServer:
 
     def _take_the_place_of_the_former(self) -> None:
         """Hand the handlers over to the server that runs, and show them; it was made by the script's last run."""
-        former = next((server for server in _running if server._settings.data_dir == self._settings.data_dir), None)
-        if former is None or former._dispatcher is None:
+        former = _running.get(self._settings.data_dir)
+        if former is None:
             raise SetupError(f"No server of this script runs. {RESTART}")
         for path in former._endpoints.keys() - self._endpoints.keys():
             former._forget(former._endpoints[path])
@@ -394,7 +390,7 @@ class WebhooksServer:
             former._add_desk(self._ui)
         if self._like() != former._like():
             logger.warning("WebhooksServer(...) or a setting of the server has changed. %s", RESTART)
-        self.__dict__ = former.__dict__  # both are the one that runs
+        self.__dict__ = former.__dict__  # so that the script's server is the one that runs
 
     def _like(self) -> tuple[object, ...]:
         return self._settings, self._max_pending, self._reply_within
@@ -467,7 +463,7 @@ class Launchable(Protocol[P, R_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
-_running: list[WebhooksServer] = []
+_running: dict[Path, WebhooksServer] = {}  # by the folder of the log
 _shared_server: WebhooksServer | None = None
 _shared_in: CodeType | None = None  # the run of the script that made it
 

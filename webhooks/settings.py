@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -12,6 +13,10 @@ from types import TracebackType
 from typing import Annotated, Any, TypeVar, overload
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError, create_model
+
+from .reloading import is_reloading
+
+logger = logging.getLogger("webhooks")
 
 BUCKET = Path("/data")  # where a Space's Storage Bucket is attached
 
@@ -24,8 +29,13 @@ class SetupError(ValueError):
     """A mistake in the set-up: a setting, a handler or a port.
 
     Left alone it ends the script with its sentence and exit code 1, without a traceback: the mistake is not where that
-    would point.
+    would point. Made by an edit of the running process it changes nothing, and is in the log, too.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        if is_reloading():
+            logger.error("This edit is not in force: %s", sentence)
 
 
 def _show_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

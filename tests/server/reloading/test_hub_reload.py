@@ -37,6 +37,7 @@ SPACE = {
 }
 
 APP = '''
+import functools
 import threading
 from webhooks import Delivery, GiveUp, WebhookPayload, WebhooksServer, read_settings
 
@@ -80,6 +81,25 @@ def calm(payload: WebhookPayload):
     return "calm"
 
 
+@server.add_webhook(debounce=15)
+def calmer(payload: WebhookPayload):
+    return "calmer"
+
+
+def twice(function):
+    @functools.wraps(function)
+    def wrapper(*arguments, **named):
+        return 2 * function(*arguments, **named)
+
+    return wrapper
+
+
+@server.add_webhook
+@twice
+def wrapped(payload: WebhookPayload):
+    return "old"
+
+
 if __name__ == "__main__":
     server.launch()
 '''
@@ -116,7 +136,7 @@ class Space:
         return [json.loads(line)["data"] for line in lines]
 
     def log(self, text: str) -> str:
-        return self.process.wait_for(text, timeout=20)
+        return self.process.wait_for(text, timeout=40)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +195,13 @@ def test_other_parameters_are_filled(space: Space, parameters: str, result: str,
     new = NOTE.replace("payload: WebhookPayload", parameters).replace('return "old"', f"return {result}")
     assert problems(space.edit(NOTE, new)) == ""
     assert space.post("note").json() == answer
+
+
+def test_a_handler_that_is_wrapped_follows_too(space: Space) -> None:
+    assert space.post("wrapped").json() == "oldold"
+    old = 'def wrapped(payload: WebhookPayload):\n    return "old"'
+    assert problems(space.edit(old, "def wrapped(which: Delivery):\n    return which.attempt")) == ""
+    assert space.post("wrapped").json() == 2
 
 
 def test_a_def_becomes_an_async_def_and_back(space: Space) -> None:
@@ -237,11 +264,12 @@ def test_what_waits_for_a_removed_handler_fails_with_the_reason(space: Space) ->
 
 
 def test_what_waits_goes_on_if_its_handler_comes_back_in_time(space: Space) -> None:
-    calm = "\n\n\n@server.add_webhook(debounce=2)\ndef calm" + APP.partition("def calm")[2].partition("\n\n\n")[0]
-    id = space.post("calm").headers["X-Delivery-Id"]
-    space.edit(calm, "")
-    space.edit('\n\n\nif __name__ == "__main__"', f'{calm}\n\n\nif __name__ == "__main__"')
-    assert "succeeded" in space.log(f"{id}: /webhooks/calm")
+    calmer = "@server.add_webhook(debounce=15)\ndef calmer" + APP.partition("def calmer")[2].partition("\n\n\n")[0]
+    id = space.post("calmer").headers["X-Delivery-Id"]
+    space.edit(f"\n\n\n{calmer}", "")
+    assert space.post("calmer").status_code == 404
+    space.reload(APP)
+    assert "succeeded" in space.log(f"{id}: /webhooks/calmer")
 
 
 def test_a_delivery_that_runs_keeps_the_code_that_it_began_with(space: Space) -> None:
@@ -283,7 +311,7 @@ def test_a_setting_that_makes_no_sense_says_so_and_the_old_ones_stay(space: Spac
             "cannot become another one while it does",
         ),
         ("    server.launch()", "    server.launch(share=False)", "cannot be launched otherwise while it does"),
-        ("import threading", "import threading\nimport no_such_module", "No module named 'no_such_module'"),
+        ("import threading\n", "import threading\nimport no_such_module\n", "No module named 'no_such_module'"),
         (
             "def note(payload: WebhookPayload)",
             "def note(payload: WebhookPayload, size)",
@@ -291,8 +319,12 @@ def test_a_setting_that_makes_no_sense_says_so_and_the_old_ones_stay(space: Spac
         ),
     ],
 )
-def test_what_cannot_follow_is_said_in_the_reloads_own_answer(space: Space, old: str, new: str, sentence: str) -> None:
+def test_what_cannot_follow_is_said_in_the_reloads_own_answer_and_in_the_log(
+    space: Space, old: str, new: str, sentence: str
+) -> None:
     assert sentence in problems(space.edit(old, new))
+    if "import" not in new:  # which the server does not hear of
+        assert sentence in space.log("This edit is not in force:")
     assert space.post("note").json() == space.post("steady").json() == "old"
     space.reload(APP.replace(NOTE, NEW_NOTE))
     assert space.post("note").json() == "new"  # on the server that runs
