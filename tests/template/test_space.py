@@ -21,8 +21,6 @@ from support.hub import CLIENT, Hub
 from support.payloads import load
 from support.processes import ROOT, Process
 
-pytestmark = pytest.mark.long
-
 SECRET = "s3cret"
 COMMIT = load("repo.content-update")
 SPACE = {

@@ -234,6 +234,7 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
         DeliveryLog(tmp_path / "file")
 
 
+@pytest.mark.long
 def test_a_second_process_on_one_log_is_refused(tmp_path: Path) -> None:
     log = DeliveryLog(tmp_path)
     open_it = f"from pathlib import Path; from webhooks.log import DeliveryLog; DeliveryLog(Path({str(tmp_path)!r}))"

@@ -671,6 +671,7 @@ FAULTS: dict[str, Script] = {
 STEPS = st.one_of(LAUNCH, st.sampled_from(sorted(FAULTS)), st.lists(LAUNCH, min_size=2, max_size=4))
 
 
+@pytest.mark.long
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEPS, max_size=12))
 @example(["lose", (0, "trl", True), [(0, "trl", False)] * 4, "lose", [(1, "trl", True)] * 4])

@@ -194,6 +194,7 @@ def with_extras(content: Any, draw: st.DataObject) -> Any:
     return {name: with_extras(value, draw) for name, value in content.items()} | draw.draw(EXTRAS)
 
 
+@pytest.mark.long
 @given(st.sampled_from(["repo.content-update", "discussion-create-pull-request", "repo-move"]), st.data())
 def test_unknown_fields_at_any_level_survive_and_change_nothing(name: str, draw: st.DataObject) -> None:
     content = with_extras(load(name), draw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.asgi import Exchange, post
@@ -12,6 +13,8 @@ from support.payloads import FIXTURES, load
 from support.receivers import receiver
 
 from webhooks import WebhookPayload
+
+pytestmark = pytest.mark.long
 
 SECRET = "s3cret"
 REFUSALS = {400, 401, 403, 404, 405, 413, 422}

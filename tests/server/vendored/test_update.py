@@ -13,7 +13,7 @@ from support.processes import ROOT, clean_environment
 
 import webhooks
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.long, pytest.mark.once]
 
 Done = subprocess.CompletedProcess[str]
 
