@@ -104,11 +104,12 @@ class Endpoint:
 
     def _parameters(self) -> dict[inspect.Parameter, str]:
         """Return what fills each parameter. The handler's code may have been patched since the last time."""
-        if self._code is not self._read_from:
-            self._read_from = self._code
+        code = self._code
+        if code is not self._read_from:
             self._is_async = _is_async(self.function)
             with contextlib.suppress(SetupError):  # its call will fail, and say what is missing
                 self._sources = _sources(self.function, self.name)
+            self._read_from = code  # last: until then every other thread looks for itself
         return self._sources
 
     def check(self, new: FunctionType) -> None:
@@ -133,10 +134,11 @@ class Endpoint:
         plain = self.plain
         if plain is None or plain.__annotations__ is new.__annotations__:
             return False
-        if plain.__code__.co_freevars == new.__code__.co_freevars:
-            plain.__code__ = new.__code__
-            plain.__defaults__, plain.__kwdefaults__ = new.__defaults__, new.__kwdefaults__
+        # The code comes last: whoever sees that it is new finds all else that belongs to it.
         plain.__annotations__, plain.__doc__ = new.__annotations__, new.__doc__
+        if plain.__code__.co_freevars == new.__code__.co_freevars:
+            plain.__defaults__, plain.__kwdefaults__ = new.__defaults__, new.__kwdefaults__
+            plain.__code__ = new.__code__
         self._made_of = (plain.__code__, plain.__defaults__, plain.__kwdefaults__)
         self._read_from = None
         return True
