@@ -117,7 +117,7 @@ def test_a_full_disk_is_503_and_nothing_is_lost(run: Run, tmp_path: Path) -> Non
     assert any(unhealthy)
     server.stop()
     server = run(CLINIC).wait_until_ready()
-    assert server.post("quick", body).status_code == 200
+    assert server.post("quick", body).is_success  # 202 where all that was left runs first, and the machine is slow
     assert httpx.get(f"{server.url}/health").status_code == 200
     while unfinished(tmp_path):
         time.sleep(0.05)
