@@ -20,6 +20,7 @@ from pydantic_core import to_json
 
 from .delivery import FINAL, Arrival, Delivery, StartedJob
 from .history import INTERRUPTED, Record, find
+from .locks import FolderLock, ReadLock
 from .settings import SetupError
 
 logger = logging.getLogger("webhooks")
@@ -138,10 +139,11 @@ class DeliveryLog:
             if not (folder / ".gitignore").exists():
                 (folder / ".gitignore").write_text("*\n")  # payloads may name private repositories
             with contextlib.ExitStack() as undo:
-                self._lock = undo.enter_context(contextlib.closing(_lock(folder / "lock")))
+                self._lock = undo.enter_context(contextlib.closing(FolderLock(folder / "lock")))
                 self._open()
                 undo.callback(self._database.close)
                 self._migrate()
+                self._read_lock = None if shared_disk else ReadLock(self.path)
                 undo.pop_all()
         except (OSError, sqlite3.Error) as error:
             raise SetupError(
@@ -150,6 +152,8 @@ class DeliveryLog:
             ) from None
 
     def close(self) -> None:
+        if self._read_lock:
+            self._read_lock.close()
         self._database.close()
         self._lock.close()
 
@@ -430,22 +434,6 @@ class DeliveryLog:
         """
         self._flush()
         return find(self._database, id)
-
-
-def _lock(path: Path) -> sqlite3.Connection:
-    """Hold a lock that ends with this process, however it ends; SQLite knows how on every system."""
-    lock = sqlite3.connect(path, isolation_level=None, timeout=0, check_same_thread=False)
-    try:
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        lock.close()
-        if "locked" not in str(error):
-            raise
-        raise SetupError(
-            f"Another process already works with the delivery log in {path.parent}. Stop that one first, or give this "
-            "one a folder of its own with WEBHOOKS_DATA_DIR."
-        ) from None
-    return lock
 
 
 def _move_aside(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -331,3 +332,29 @@ def test_damage_that_sqlite_calls_by_another_name_is_damage_too(
 def test_an_id_that_is_none_is_a_key_error_too(tmp_path: Path, id: object) -> None:
     with pytest.raises(KeyError):
         DeliveryLog(tmp_path).find(id)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the locks are Linux's")
+def test_a_copy_of_the_folder_made_by_this_process_takes_none_of_its_locks(tmp_path: Path) -> None:
+    """It closes the log's files, and with them go all POSIX locks of this process on them: SQLite's own, too."""
+    log = DeliveryLog(tmp_path / "log")
+    add(log)
+    shutil.copytree(tmp_path / "log", tmp_path / "copy")
+    query = "SELECT count(*) FROM deliveries"
+    count = f"import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute({query!r}).fetchone())"
+
+    def look() -> str:
+        command = [sys.executable, "-c", count, str(log.path)]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    assert look() == "(1,)"
+    add(log)
+    assert look() == "(2,)"
+    open_it = (
+        f"from pathlib import Path; from webhooks.log import DeliveryLog; DeliveryLog(Path({str(log.path.parent)!r}))"
+    )
+    second = subprocess.run([sys.executable, "-c", open_it], cwd=ROOT, capture_output=True, text=True)
+    assert second.returncode == 1
+    assert "Another process already works with the delivery log" in second.stderr
+    log.close()
+    assert sorted(path.name for path in log.path.parent.iterdir()) == [".gitignore", "deliveries.db", "lock"]
