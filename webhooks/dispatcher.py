@@ -31,8 +31,8 @@ from .delivery import Arrival, Delivery
 from .endpoints import Endpoint
 from .history import FINISHED, UNFINISHED
 from .inbox import Inbox
-from .log import DeliveryLog
-from .runner import Result, Runner, quoted_traceback
+from .log import MAX_RESULT, DeliveryLog, Unfinished
+from .runner import Result, Runner, cut, quoted_traceback
 
 logger = logging.getLogger("webhooks")
 
@@ -314,17 +314,16 @@ class Dispatcher:
     # The steps
 
     def _arrive(self, change: _Change, endpoint: Endpoint, delivery: Delivery, arrival: Arrival, tell: Tell) -> None:
-        if reason := self._refusal(change):
+        subject = life.subject(endpoint.path, delivery.payload) if endpoint.debounce else None
+        burst_at = self._log.supersede(subject, by=delivery.id) if subject and not self._stopping else None
+        if burst_at is not None:  # it needs no room of its own, and refused it would leave the older one to run
+            change.move("scheduled", "superseded")
+        elif reason := self._refusal(change):
             change.then(tell, NotTaken(reason))
             return
-        subject = life.subject(endpoint.path, delivery.payload) if endpoint.debounce else None
         if subject:
             now = time.time()
-            burst_at = self._log.supersede(subject, by=delivery.id)
-            if burst_at is None:
-                burst_at = now
-            else:
-                change.move("scheduled", "superseded")
+            burst_at = now if burst_at is None else min(burst_at, now)
             due_at = life.debounced_until(now, burst_at, endpoint.debounce)
             self._log.add(delivery, arrival, "scheduled", due_at=due_at, subject=subject, burst_at=burst_at)
             change.move(None, "scheduled")
@@ -406,7 +405,7 @@ class Dispatcher:
             self._log.add_job(delivery.id, job)
 
     def _finish(self, delivery: Delivery, status: str, answer: Response) -> Outcome:
-        body = self._hide(bytes(answer.body).decode("latin-1")).encode("latin-1")
+        body = cut(bytes(answer.body[: 2 * MAX_RESULT]).decode("latin-1"), MAX_RESULT, self._hide).encode("latin-1")
         self._log.finish(delivery.id, status, answer.status_code, body)
         return Outcome(status, answer)
 
@@ -445,8 +444,8 @@ class Dispatcher:
         change.then(self._start, _Run(endpoint, delivery, record.arrival))
 
     def _due_now(self, change: _Change) -> None:
-        for id, _ in self._log.unfinished():
-            self._due(change, id)
+        for left in self._log.unfinished():
+            self._due(change, left.id)
 
     def _abandon(self, change: _Change, status: str, delivery: Delivery, endpoint: Endpoint | None) -> None:
         reason = (
@@ -475,13 +474,18 @@ class Dispatcher:
 
     def _recover(self, change: _Change) -> None:
         unfinished = self._left
-        interrupted = self._log.interrupt_running(id for id, _ in unfinished)
+        interrupted = self._log.interrupt_running(left.id for left in unfinished)
         change.counts["running"] -= interrupted
         change.counts["queued"] += interrupted
         if unfinished:
             change.then(_log, logging.INFO, "%d unfinished deliveries go on.", len(unfinished))
-        for id, due_at in unfinished:
-            change.then(self._run_at, due_at, id)
+        for left in unfinished:
+            change.then(self._run_at, min(left.due_at, time.time() + self._longest_wait(left)), left.id)
+
+    def _longest_wait(self, left: Unfinished) -> float:
+        """Return the seconds that it may have to wait: the clock may have been wrong when it was written down."""
+        endpoint = self._endpoints.get(left.endpoint)
+        return endpoint.debounce if endpoint and left.is_debounced else life.MAX_BACKOFF
 
     def _prune(self, change: _Change) -> None:
         """Keep a log that is full from growing: as many go as come, once they are worth a statement."""

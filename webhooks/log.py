@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
@@ -113,6 +113,15 @@ _MIGRATIONS = [
 ]
 
 
+class Unfinished(NamedTuple):
+    """A delivery that is still to be run; `due_at` is in seconds since 1970."""
+
+    id: str
+    endpoint: str
+    due_at: float
+    is_debounced: bool
+
+
 class DeliveryLog:
     """A log in a folder, held by one process at a time.
 
@@ -130,6 +139,7 @@ class DeliveryLog:
     """
 
     def __init__(self, folder: Path, *, shared_disk: bool = False, keep: int = 10_000, keep_days: float = 30) -> None:
+        folder = folder.absolute()  # a handler may change the working directory
         self.path = folder / DATABASE
         self.keep, self.keep_days = keep, keep_days
         self._journal_mode = "DELETE" if shared_disk else "WAL"
@@ -418,13 +428,13 @@ class DeliveryLog:
         rows = self._database.execute("SELECT status, count(*) FROM deliveries GROUP BY status")
         return Counter(dict(rows.fetchall()))
 
-    def unfinished(self) -> list[tuple[str, float]]:
-        """List what is still to be done, as id and when it is due."""
+    def unfinished(self) -> list[Unfinished]:
+        """List what is still to be done."""
         rows = self._database.execute(
-            "SELECT id, coalesce(due_at, 0) FROM deliveries WHERE status IN ('queued', 'running', 'scheduled') "
-            "ORDER BY number"
+            "SELECT id, endpoint, coalesce(due_at, 0), subject IS NOT NULL FROM deliveries "
+            "WHERE status IN ('queued', 'running', 'scheduled') ORDER BY number"
         )
-        return [(row[0], row[1]) for row in rows]
+        return [Unfinished(*row) for row in rows]
 
     def find(self, id: str) -> Record:
         """Return a delivery.

@@ -25,6 +25,7 @@ from .mailbox import Mailbox
 logger = logging.getLogger("webhooks")
 
 MAX_ERROR = 32 * 1024  # characters of a traceback that are kept
+_MARGIN = 8 * 1024  # characters: more than a secret has, so that none is cut in two before it is hidden
 
 _HERE = os.path.dirname(__file__) + os.sep
 
@@ -149,8 +150,21 @@ def quoted_traceback(error: BaseException, hide: Callable[[str], str]) -> str:
     begin = error.__traceback__
     while begin and begin.tb_frame.f_code.co_filename.startswith(_HERE):
         begin = begin.tb_next
-    text = hide("".join(traceback.format_exception(type(error), error, begin)))
+    text = "".join(traceback.format_exception(type(error), error, begin))
     if len(text) > MAX_ERROR:
-        text = f"{text[: MAX_ERROR // 2]}\n... {len(text) - MAX_ERROR} characters ...\n{text[-MAX_ERROR // 2 :]}"
+        half = MAX_ERROR // 2
+        end = hide(text[-half - 2 * _MARGIN :])[_MARGIN:][-half:]
+        text = f"{cut(text, half, hide)}\n... {len(text) - MAX_ERROR} characters ...\n{end}"
+    else:
+        text = hide(text)
     lines = text.split("\n")
     return "\n".join(f"    | {escaped(line)}" for line in lines if line)
+
+
+def cut(text: str, at_most: int, hide: Callable[[str], str]) -> str:
+    """Return the beginning of a text without secrets, and look at no more of it than that takes."""
+    if len(text) <= at_most:
+        return hide(text)
+    # A secret that this cuts in two is not hidden, but stands in the part that is left out.
+    shown = hide(text[: at_most + 2 * _MARGIN])
+    return shown[: max(0, len(shown) - _MARGIN)][:at_most]

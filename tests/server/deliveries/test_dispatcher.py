@@ -8,6 +8,7 @@ import gc
 import itertools
 import json
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -210,6 +211,38 @@ def test_other_events_are_not_swallowed_by_a_burst(desk: Desk) -> None:
     assert sorted(ran) == sorted(
         [(name, "repo.content"), (name, "discussion.comment"), ("username/other", "repo.content")]
     )
+
+
+def test_a_newer_commit_replaces_an_older_one_though_there_is_no_room(desk: Desk) -> None:
+    ran: list[str] = []
+    done = threading.Event()
+
+    def train(payload: WebhookPayload) -> None:
+        ran.append(payload.repo.head_sha)
+        done.set()
+
+    endpoint, other = desk.add(train, debounce=0.5), desk.add(lambda: None, path="/other")
+    desk.start(max_pending=1).deliver(endpoint, commit(1)).recorded.result(WAIT)
+    with pytest.raises(NotTaken, match="Too many"):
+        desk.deliver(other).recorded.result(WAIT)
+    assert desk.deliver(endpoint, commit(2)).recorded.result(WAIT) == "scheduled"
+    assert done.wait(WAIT)
+    assert statuses(desk.records()) == ["superseded", "succeeded"]
+    assert ran == [f"{2:040x}"]
+
+
+def test_what_a_wrong_clock_has_written_does_not_wait_for_that_clock(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = threading.Event()
+    endpoint = desk.add(lambda payload: done.set(), path="/train", debounce=0.5)
+    forty_days_ahead = time.time() + 40 * 24 * 60 * 60
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: forty_days_ahead)
+        desk.start().deliver(endpoint).recorded.result(WAIT)
+        desk.stop()
+    desk.start()
+    assert done.wait(WAIT)
 
 
 def test_a_burst_goes_on_across_a_restart(desk: Desk) -> None:
@@ -613,3 +646,53 @@ def test_neither_the_query_nor_the_answer_is_kept_with_a_secret(desk: Desk) -> N
     ticket = desk.start().deliver(desk.add(lambda: "the token is s3cret", path="/f"))
     assert ticket.outcome.result(WAIT).answer.body == b'"the token is s3cret"'
     assert desk.records()[0].answer == b'"the token is ***"'
+
+
+@pytest.mark.parametrize("place", [64 * 1024 - 3, 64 * 1024 - 6, 64 * 1024, 64 * 1024 + 8 * 1024 - 3])
+def test_no_secret_is_cut_in_two_where_a_long_answer_is_cut(desk: Desk, place: int) -> None:
+    long = "s3cret" * 10 + "x" * (place - 60) + "s3cret" + "y" * 200_000
+    desk.start().deliver(desk.add(lambda: long, path="/f")).outcome.result(WAIT)
+    kept = desk.records()[0].answer.decode()
+    assert 0 < len(kept) <= 64 * 1024
+    assert "s3" not in kept
+
+
+@pytest.mark.parametrize("handler_returns", [True, False])
+def test_no_more_of_what_is_long_is_searched_for_secrets_than_is_kept(tmp_path: Path, handler_returns: bool) -> None:
+    searched: list[int] = []
+
+    def hide(text: str) -> str:
+        searched.append(len(text))
+        return text
+
+    def handler() -> str:
+        if handler_returns:
+            return "x" * 5_000_000
+        raise ValueError("x" * 5_000_000)
+
+    endpoint = Endpoint(handler)
+    dispatcher = Dispatcher({endpoint.path: endpoint}, DeliveryLog(tmp_path), 1000, hide=hide)
+    dispatcher.start()
+    arrival = Arrival(endpoint.path, b"", (), b"")
+    take(dispatcher, endpoint, Delivery(endpoint.path, None), arrival).outcome.result(WAIT)
+    dispatcher.stop(WAIT)
+    assert 0 < max(searched) < 200_000
+
+
+def test_a_handler_that_goes_elsewhere_and_a_log_that_is_locked_for_a_moment_are_not_the_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    monkeypatch.setattr("webhooks.log.LOCKED_FOR", 0.1)
+    monkeypatch.setattr("webhooks.dispatcher.RETRY_WRITE", 0.05)
+    monkeypatch.chdir(tmp_path)
+    desk.folder = Path("log")
+    endpoint = desk.add(lambda: os.chdir(tmp_path_factory.mktemp("elsewhere")), path="/f")
+    desk.start().deliver(endpoint).outcome.result(WAIT)
+    with contextlib.closing(sqlite3.connect(tmp_path / "log" / "deliveries.db", isolation_level=None)) as locker:
+        locker.execute("BEGIN IMMEDIATE")
+        assert isinstance(desk.deliver(endpoint).recorded.exception(WAIT), NotTaken)
+        locker.execute("ROLLBACK")
+    deadline = time.monotonic() + WAIT
+    while not desk.dispatcher.health()[0]:
+        assert time.monotonic() < deadline
+    assert desk.deliver(endpoint).outcome.result(WAIT).status == "succeeded"
