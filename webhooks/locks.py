@@ -8,6 +8,7 @@ and deletes the WAL, and what is written after that is lost. Locks of an open fi
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import sys
@@ -28,6 +29,30 @@ _SHARED = (0x40000000 + 2, 510)
 _IN_USE = (128, 1)
 
 
+_held: set[int] = set()  # the open files that hold a lock
+
+
+def _open(path: Path, flags: int) -> int:
+    file = os.open(path, flags, 0o600)
+    _held.add(file)
+    return file
+
+
+def _close(file: int) -> None:
+    _held.discard(file)
+    os.close(file)
+
+
+def _let_go() -> None:
+    for file in list(_held):
+        _close(file)
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has the open files, too, and with them the locks: it would keep them after this one is killed.
+    os.register_at_fork(after_in_child=_let_go)
+
+
 class FolderLock:
     """Keeps other processes away from a folder, until it is closed or this process ends, however it ends.
 
@@ -36,7 +61,7 @@ class FolderLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._file = _open(path, os.O_RDWR | os.O_CREAT)
         try:
             if fcntl:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,15 +69,17 @@ class FolderLock:
                 import msvcrt
 
                 msvcrt.locking(self._file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        except OSError:
-            os.close(self._file)
+        except OSError as error:
+            _close(self._file)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):  # a file system without locks, and the like
+                raise
             raise SetupError(
                 f"Another process already works with the delivery log in {path.parent}. Stop that one first, or give "
                 "this one a folder of its own with WEBHOOKS_DATA_DIR."
             ) from None
 
     def close(self) -> None:
-        os.close(self._file)
+        _close(self._file)
 
 
 class ReadLock:
@@ -64,7 +91,7 @@ class ReadLock:
             return
         for path, (start, length) in ((database, _SHARED), (Path(f"{database}-shm"), _IN_USE)):
             with contextlib.suppress(OSError):  # a file system without locks
-                file = os.open(path, os.O_RDONLY)
+                file = _open(path, os.O_RDONLY)
                 self._files.append(file)
                 lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, start, length, 0)  # struct flock
                 fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
@@ -72,5 +99,5 @@ class ReadLock:
     def close(self) -> None:
         """To be called before the database is closed, and not after it."""
         for file in self._files:
-            os.close(file)
+            _close(file)
         self._files.clear()

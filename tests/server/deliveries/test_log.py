@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -235,17 +237,52 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
         DeliveryLog(tmp_path / "file")
 
 
+OPEN = (
+    "import sys; from pathlib import Path; from webhooks.log import DeliveryLog; log = DeliveryLog(Path(sys.argv[1]))"
+)
+
+
+def open_in_another_process(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", OPEN, str(folder)], cwd=ROOT, capture_output=True, text=True)
+
+
 @pytest.mark.long
 def test_a_second_process_on_one_log_is_refused(tmp_path: Path) -> None:
     log = DeliveryLog(tmp_path)
-    open_it = f"from pathlib import Path; from webhooks.log import DeliveryLog; DeliveryLog(Path({str(tmp_path)!r}))"
-    command = [sys.executable, "-c", open_it]
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    second = open_in_another_process(tmp_path)
     assert second.returncode == 1
     assert "Another process already works with the delivery log" in second.stderr
     assert "Traceback" not in second.stderr
     log.close()
-    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    assert open_in_another_process(tmp_path).returncode == 0
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked there")
+def test_a_forked_process_does_not_keep_the_log_of_one_that_was_killed(tmp_path: Path) -> None:
+    fork = f"{OPEN}; import os, time; print(child if (child := os.fork()) else '', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", fork, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as killed:
+        child = int(next(line for line in killed.stdout if line.strip()))
+        killed.kill()
+        killed.wait()
+        try:
+            assert open_in_another_process(tmp_path).returncode == 0
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(file: int, operation: int) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(SetupError, match="cannot be used"):
+        DeliveryLog(tmp_path)
 
 
 def test_finished_deliveries_over_the_limit_are_pruned_oldest_first_and_unfinished_ones_never(tmp_path: Path) -> None:
@@ -350,10 +387,7 @@ def test_a_copy_of_the_folder_made_by_this_process_takes_none_of_its_locks(tmp_p
     assert look() == "(1,)"
     add(log)
     assert look() == "(2,)"
-    open_it = (
-        f"from pathlib import Path; from webhooks.log import DeliveryLog; DeliveryLog(Path({str(log.path.parent)!r}))"
-    )
-    second = subprocess.run([sys.executable, "-c", open_it], cwd=ROOT, capture_output=True, text=True)
+    second = open_in_another_process(log.path.parent)
     assert second.returncode == 1
     assert "Another process already works with the delivery log" in second.stderr
     log.close()
