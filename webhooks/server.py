@@ -27,7 +27,7 @@ from .delivery import StartedJob
 from .dispatcher import Dispatcher
 from .endpoints import PREFIX, Endpoint, Handler
 from .jobs import JobWatch
-from .log import DATABASE, DeliveryLog
+from .log import DeliveryLog
 from .receiver import Aside, Receiver
 from .reloading import Follower, is_reloading, keep_loaded, script_runs_again, watches_script
 from .settings import Settings, SetupError, at_least, read_settings
@@ -100,6 +100,7 @@ class WebhooksServer:
         self._reply_within = at_least(0, "reply_within", reply_within)
         self._dispatcher: Dispatcher | None = None
         self._folder: Path | None = None
+        self._log_path = Path()
         self._ui = ui
         self._ui_is_ours = False
         self._main: dict[str, Any] = {}
@@ -273,7 +274,7 @@ class WebhooksServer:
         log = DeliveryLog(folder, shared_disk=shared_disk)
         self._dispatcher = Dispatcher(self._endpoints, log, self._max_pending, self._settings.hide)
         self._dispatcher.start()
-        self._folder = folder
+        self._folder, self._log_path = folder, log.path
         _running[folder] = self
         return Receiver(self._endpoints, self._dispatcher, self._settings, self._reply_within)
 
@@ -347,7 +348,7 @@ class WebhooksServer:
             self._settings,
             self._endpoints,
             self._access,
-            self._settings.data_dir.absolute() / DATABASE,
+            self._log_path,
             self.replay,
             self._look_at_jobs,
             lambda: self._local_url,
