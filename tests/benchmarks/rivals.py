@@ -1,454 +1,395 @@
-"""What this server costs against the library it replaces, the receiver of the Hub's guides, and a bare ASGI app.
+"""What this server costs, against the one it replaces, its own code of before, a FastAPI receiver and a bare ASGI app.
 
-    python tests/benchmarks/rivals.py [--rounds 5] [--seconds 8] [--deliveries 100000] [--log 1000000] [--json FILE]
+    python tests/benchmarks/rivals.py [--seconds 5] [--rounds 5] [--only NAME ...] [--previous COMMIT]
 
-It takes about 40 minutes, and installs all it needs below tests/benchmarks/environments/. The sides run in turn in
-every round, each alone, a ratio is always one of the same round, and the tables give medians. This server writes each
-delivery to the disk before it answers, and prunes its log as always while it is measured; the others write nothing.
+A full run takes about 20 minutes, on Linux, and is no test: it ends well whatever it finds. The sides take turns in
+every round, each alone on the machine, and a ratio is always one of neighbours. Our own sides write each delivery to
+the disk before they answer; the others write nothing. The load comes from wrk, or, where that is not installed, from
+`sides/post.py`, which is slower than some of the servers.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import http.client
 import json
 import os
-import platform
-import shlex
+import re
 import shutil
 import signal
+import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from installed import (
-    ENVIRONMENTS,
-    ROOT,
-    choose_python,
-    copy_log,
-    ensure_wrk,
-    environment,
-    filled_log,
-    requirements,
-    say,
-    versions,
-    working_folder,
-)
-from running import BLOCKED, CONNECTIONS, Load, NotMeasured, OwnersPage, Server, compare_pages
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+ENVIRONMENTS = HERE / "environments"  # also of what is temporary: on the disk of the repository, and not in memory
+FIXTURE = ROOT / "tests" / "server" / "fixtures" / "repo.content-update.json"
+SECRET = "the secret of the benchmark"
+CONNECTIONS = 16
+WARM_UP = 1  # seconds of load that do not count
+SETTLED = 2.0  # seconds from the first delivery until a server has nothing left to do
+IDLE = 10.0  # seconds
+KEPT = 10_000  # finished deliveries: then the log is full, and the oldest goes for each that comes
+DELIVERIES = 100_000  # until the second look at the memory
 
-ENOUGH = 5  # rounds, for a verdict
-SETTLED = 2.0  # seconds from the first delivery to the first look at the memory
-SLICE = 5  # seconds
-SHORT_LOG = 1000  # deliveries
-STOPPED = 0.8 * BLOCKED * 1000  # milliseconds: who answers that late has waited for the handler that blocks
+OURS, BEFORE, UPSTREAM = "this server", "the commit before", "upstream"
+FASTAPI, BARE, FULL, EMPTY = "FastAPI receiver", "bare ASGI app", "full log", "empty log"
+SCRIPTS = {UPSTREAM: "upstream.py", FASTAPI: "fastapi_receiver.py", BARE: "bare.py"}  # all others: ours.py
+Seen = dict[str, float]
 
 
-Measures = dict[str, Any]
-Results = dict[str, Measures]
+class NotMeasured(Exception):
+    """A measurement could not be made; the text says why."""
 
 
-@dataclass(frozen=True)
-class Side:
-    """`grows`: it is also looked at after many deliveries; `blocks`: it has handlers that block."""
-
-    name: str
-    environment: str
-    script: str
-    grows: bool = False
-    blocks: bool = False
-    long_log: bool = False
+FAULTS = (NotMeasured, OSError, ValueError, http.client.HTTPException, subprocess.SubprocessError, sqlite3.Error)
 
 
-OURS = Side("ours", "space", "ours.py", grows=True, blocks=True)
-OURS_LONG = Side("ours, long log", "space", "ours.py", grows=True, long_log=True)
-UPSTREAM = Side("upstream", "upstream", "upstream.py", grows=True, blocks=True)
-FASTAPI = Side("FastAPI receiver", "fastapi", "fastapi_receiver.py", grows=True)
-BARE = Side("bare, plain uvicorn", "upstream", "bare.py")
-FASTEST = Side("bare, uvloop and httptools", "fastapi", "bare.py")
-SIDES = (OURS, UPSTREAM, FASTAPI, BARE, FASTEST, OURS_LONG)
-PAGE_SHORT, PAGE_LONG = "page, short log", "page, long log"
-
-# What is asked for, what blocks beside it, and how the two are called in a table.
-PAIRS = (
-    ("hook", "block", "async def, beside a def that blocks"),
-    ("quick", "block_async", "def, beside an async def that blocks"),
-)
+# What is looked at, of a server that has just taken its first delivery
 
 
-@dataclass(frozen=True)
-class Goal:
-    """One measure of one side against another; without a limit it is only reported."""
+def look_at_load(server: Server, seconds: int, handler: str = "hook") -> Seen:
+    server.load(handler, WARM_UP)
+    return server.load(handler, seconds)
 
+
+def look_beside_blocking(server: Server, seconds: int) -> Seen:
+    """Have one delivery at any time with a handler that blocks for three seconds."""
+    seen = {}
+    with ThreadPoolExecutor() as pool:
+        for asked, blocking, alone, beside in (
+            ("hook", "block", "p99", "p99 beside block"),
+            ("quick", "block_async", "p99 def", "p99 beside async"),
+        ):
+            seen[alone] = look_at_load(server, seconds, asked)["p99"]
+            busy = pool.submit(server.load, blocking, seconds + 4, connections=1)
+            time.sleep(0.5)
+            seen[beside] = server.load(asked, seconds)["p99"]
+            busy.result()
+    return seen
+
+
+def look_at_start(server: Server, _: int) -> Seen:
+    return {"start": server.start}
+
+
+def look_at_memory(server: Server, _: int) -> Seen:
+    time.sleep(SETTLED)
+    seen = {"memory fresh": server.memory()}
+    while server.answered < DELIVERIES:
+        server.load("hook", 1)
+    return seen | {"memory grown": server.memory()}
+
+
+def look_at_a_second(server: Server, _: int) -> Seen:
+    """Look no longer, or an empty log would be full, too."""
+    for _ in range(200):
+        server.post("hook")
+    seen = server.load("hook", 1)
+    if server.side == EMPTY and server.answered > KEPT:
+        server.bench.note("The empty log was full within the second, so what is said of it says little.")
+    return seen
+
+
+def look_at_idleness(server: Server, _: int) -> Seen:
+    time.sleep(SETTLED)
+    before = server.cpu()
+    time.sleep(IDLE)
+    return {"cpu": server.cpu() - before}
+
+
+# For each group: the sides, how often each of them has its turn in a round, and what is looked at then.
+GROUPS: dict[str, tuple[list[str], int, Callable[[Server, int], Seen]]] = {
+    "async": ([OURS, UPSTREAM, BARE, FASTAPI, BEFORE], 1, look_at_load),
+    "def": ([OURS, BEFORE, UPSTREAM], 1, functools.partial(look_at_load, handler="quick")),
+    "blocked": ([OURS], 1, look_beside_blocking),
+    "start": ([OURS, UPSTREAM], 3, look_at_start),
+    "memory": ([OURS, UPSTREAM], 1, look_at_memory),
+    "log": ([FULL, EMPTY], 5, look_at_a_second),
+    "idle": ([OURS, UPSTREAM], 1, look_at_idleness),
+}
+UNITS = {"rate": "{:,.0f}/s", "p99": "{:.2f} ms", "start": "{:.2f} s", "memory": "{:.0f} MiB", "cpu": "{:.1f} ms"}
+RATE, RATE_DEF = "deliveries a second, `async def`", "deliveries a second, `def`"
+
+
+class Row(NamedTuple):
+    """A measure of one side, divided by that of the other, or by a second measure (`measure/second`)."""
+
+    group: str
     what: str
     measure: str
-    ours: str
+    one: str
     other: str
-    limit: float | None = None
-    at_least: bool = False
-    other_measure: str | None = None
-
-    @property
-    def text(self) -> str:
-        return "" if self.limit is None else f"{'at least' if self.at_least else 'at most'} {self.limit:g}"
-
-    def is_met(self, ratio: float) -> bool:
-        return self.limit is None or (ratio >= self.limit if self.at_least else ratio <= self.limit)
-
-    def values(self, results: Results) -> tuple[float, float] | None:
-        a = results.get(self.ours, {}).get(self.measure)
-        b = results.get(self.other, {}).get(self.other_measure or self.measure)
-        return (a, b) if a and b else None
+    goal: str = ""  # without one, it is only to know
 
 
-GOALS = (
-    Goal("deliveries per second", "rate", OURS.name, UPSTREAM.name, 2.0, at_least=True),
-    Goal("deliveries per second", "rate", OURS.name, BARE.name, 0.6, at_least=True),
-    Goal("deliveries per second", "rate", OURS.name, FASTAPI.name),
-    Goal("p99", "p99", OURS.name, UPSTREAM.name, 1.0),
-    *(
-        Goal(f"p99, {text}", f"p99 beside {block}", OURS.name, OURS.name, 3.0, other_measure=f"p99 of {asked}")
-        for asked, block, text in PAIRS
+ROWS = (
+    Row("async", RATE, "rate", OURS, UPSTREAM, "2.2 or more"),
+    Row("async", RATE, "rate", OURS, BARE, "0.65 or more"),
+    Row("async", RATE, "rate", OURS, FASTAPI),
+    Row("async", RATE, "rate", OURS, BEFORE),
+    Row("def", RATE_DEF, "rate", OURS, BEFORE, "1.6 or more"),
+    Row("def", RATE_DEF, "rate", OURS, UPSTREAM),
+    Row("async", "p99, `async def`", "p99", OURS, UPSTREAM, "0.8 at most"),
+    Row("blocked", "p99, `async def` beside a `def` that blocks", "p99 beside block/p99", OURS, OURS, "1.5 at most"),
+    Row(
+        "blocked", "p99, `def` beside an `async def` that does", "p99 beside async/p99 def", OURS, OURS, "1.5 at most"
     ),
-    Goal("start", "start", OURS.name, UPSTREAM.name, 0.9),
-    Goal("memory, fresh", "memory", OURS.name, UPSTREAM.name, 1.15),
-    Goal("memory, after all deliveries", "memory after", OURS.name, UPSTREAM.name, 1.15),
-    Goal("long log: deliveries per second", "rate", OURS_LONG.name, OURS.name, 0.8, at_least=True),
-    Goal("long log: deliveries per second", "rate", OURS_LONG.name, BARE.name),
-    Goal("long log: p99", "p99", OURS_LONG.name, OURS.name, 1.2),
-    Goal("long log: start", "start", OURS_LONG.name, OURS.name),
-    Goal("long log: memory, fresh", "memory", OURS_LONG.name, OURS.name),
-    Goal("long log: memory, after all deliveries", "memory after", OURS_LONG.name, OURS.name),
-    Goal("owner's page: the list", "list", PAGE_LONG, PAGE_SHORT, 2.0),
-    Goal("owner's page: chart and filters", "filters", PAGE_LONG, PAGE_SHORT, 2.0),
-    Goal("owner's page: GET", "get", PAGE_LONG, PAGE_SHORT),
+    Row("start", "start to first delivery, no `.pyc` of its own", "start", OURS, UPSTREAM, "0.8 at most"),
+    Row("memory", "memory, fresh", "memory fresh", OURS, UPSTREAM, "1.10 at most"),
+    Row("memory", f"memory after {DELIVERIES:,} deliveries", "memory grown", OURS, UPSTREAM, "1.15 at most"),
+    Row("log", f"deliveries a second, {KEPT:,} in the log", "rate", FULL, EMPTY, "0.9 or more"),
+    Row("log", f"p99, {KEPT:,} in the log", "p99", FULL, EMPTY, "1.1 at most"),
+    Row("idle", f"CPU time in {IDLE:g} s without a delivery", "cpu", OURS, UPSTREAM, "1.0 at most"),
 )
+
+
+def line(row: Row, turns: list[dict[str, Seen]]) -> str:
+    """Write a line of the table, with medians over all turns."""
+    own, _, others = row.measure.partition("/")
+    both = [(turn.get(row.one, {}).get(own), turn.get(row.other, {}).get(others or own)) for turn in turns]
+    pairs = [(one, other) for one, other in both if one and other]
+    if not pairs:
+        return f"| {row.what} | - | - ({row.other}) | - | {row.goal} | not measured |"
+    ratios = [one / other for one, other in pairs]
+    one, other = (UNITS[own.split()[0]].format(statistics.median(side)) for side in zip(*pairs, strict=True))
+    middle = statistics.median(ratios)
+    ratio = f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return f"| {row.what} | {one} | {other} ({row.other}) | {ratio} | {row.goal} | {met(row.goal, middle)} |"
+
+
+def met(goal: str, ratio: float) -> str:
+    limit, _, kind = goal.partition(" ")
+    if not goal:
+        return ""
+    return "yes" if (ratio >= float(limit) if kind == "or more" else ratio <= float(limit)) else "**no**"
+
+
+class Bench:
+    """Lets the sides take turns. What is in `folder` is gone afterwards."""
+
+    def __init__(self, python: str, folder: Path, previous: str) -> None:
+        self.python, self.folder = python, folder
+        self.notes: list[str] = []
+        self.payload = folder / "payload.json"
+        self.payload.write_text(json.dumps(json.loads(FIXTURE.read_text("utf-8")), separators=(",", ":")), "utf-8")
+        shutil.copytree(ROOT / "webhooks", folder / OURS / "webhooks", ignore=shutil.ignore_patterns("__pycache__"))
+        archive = str(folder / "previous.tar")
+        git = ["git", "-C", str(ROOT), "archive", f"--output={archive}", previous, "webhooks"]
+        self.has_previous = not subprocess.run(git, capture_output=True).returncode
+        if self.has_previous:
+            shutil.unpack_archive(archive, folder / BEFORE, filter="data")
+        else:
+            self.note(f"The commit {previous} is not in this clone, so nothing is compared with it.")
+
+    def note(self, text: str) -> None:
+        say(text)
+        self.notes.append(text)
+
+    def look(self, group: str, number: int, seconds: int) -> Iterator[dict[str, Seen]]:
+        """Give what every turn of a round has seen, by side; another side begins each time."""
+        sides, turns, look_at = GROUPS[group]
+        sides = [side for side in sides if side != BEFORE or self.has_previous]
+        for turn in range(turns):
+            seen: dict[str, Seen] = {}
+            first = (number + turn) % len(sides)
+            for side in sides[first:] + sides[:first]:
+                try:
+                    with self.serving(side) as server:
+                        seen[side] = look_at(server, seconds)
+                    say(f"Round {number + 1}, {group}, {side}: {seen[side]}")
+                except FAULTS as error:
+                    self.note(f"Round {number + 1}, {group}, {side}: not measured. {error or type(error).__name__}")
+            yield seen
+
+    @contextlib.contextmanager
+    def serving(self, side: str) -> Iterator[Server]:
+        """Run a side in a folder of its own, from its first delivery to the end of the block."""
+        with tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
+            if side == FULL:
+                shutil.copytree(self.full_log, Path(folder, "log"))
+            os.sync()  # what was written before is not this server's affair
+            server = Server(self, side, Path(folder))
+            try:
+                server.wait_for_first_delivery()
+                yield server
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(server.popen.pid, signal.SIGKILL)
+                server.popen.wait()
+
+    @functools.cached_property
+    def full_log(self) -> Path:
+        with self.serving(OURS) as server:
+            while server.answered < KEPT:
+                server.load("hook", 1)
+            server.popen.terminate()
+            server.popen.wait(30)
+            return Path(shutil.copytree(server.folder / "log", self.folder / "full"))
+
+
+class Server:
+    """A side that runs. There are no `.pyc` files of its own, and none are written, as in a new container."""
+
+    def __init__(self, bench: Bench, side: str, folder: Path) -> None:
+        self.bench, self.side, self.folder = bench, side, folder
+        self.answered = 0
+        self.start = 0.0  # seconds to the first delivery
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.environment = {
+            **{name: os.environ[name] for name in ("HOME", "LANG", "PATH") if name in os.environ},
+            **{"WEBHOOK_SECRET": SECRET, "GRADIO_SHARE": "False", "GRADIO_ANALYTICS_ENABLED": "False"},
+            **{"PYTHONPATH": str(bench.folder / (BEFORE if side == BEFORE else OURS)), "PYTHONDONTWRITEBYTECODE": "1"},
+            "PAYLOAD": str(bench.payload),
+        }
+        command = [bench.python, str(HERE / "sides" / SCRIPTS.get(side, "ours.py")), str(self.port)]
+        with open(folder / "output", "wb") as output:
+            self.started = time.perf_counter()
+            self.popen = subprocess.Popen(
+                command, cwd=folder, env=self.environment, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def wait_for_first_delivery(self) -> None:
+        while not self.start:
+            with contextlib.suppress(OSError, http.client.HTTPException, NotMeasured):
+                self.post("hook")
+                self.start = time.perf_counter() - self.started
+            if self.popen.poll() is not None or time.perf_counter() - self.started > 120:
+                printed = (self.folder / "output").read_text(errors="replace").strip().splitlines()
+                raise NotMeasured(f"it takes no delivery: {printed[-1] if printed else 'it says nothing'}")
+            time.sleep(0.003)
+
+    def post(self, handler: str) -> None:
+        headers = {"Content-Type": "application/json", "X-Webhook-Secret": SECRET, "Connection": "close"}
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request("POST", f"/webhooks/{handler}", self.bench.payload.read_bytes(), headers)
+            response = connection.getresponse()
+            response.read()
+        if response.status != 200:
+            raise NotMeasured(f"{handler} was answered {response.status}")
+        self.answered += 1
+
+    def load(self, handler: str, seconds: int, connections: int = CONNECTIONS) -> Seen:
+        """Post as fast as answers come; return the deliveries a second, and the p99 in milliseconds."""
+        url = f"http://127.0.0.1:{self.port}/webhooks/{handler}"
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--timeout=10", f"-s{HERE}/sides/post.lua", url]
+        if not shutil.which("wrk"):
+            command = [self.bench.python, f"{HERE}/sides/post.py", url, str(seconds), str(connections)]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=seconds + 60)
+        seen = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {"answers": 0, "error": done.stderr}
+        if not seen["answers"] or seen["not_200"] or seen["errors"]:
+            raise NotMeasured(f"not all answers to {handler} were 200: {seen}")
+        self.answered += seen["answers"]
+        if self.side not in SCRIPTS:
+            self.check_log()
+        return {"rate": seen["answers"] / seen["seconds"], "p99": seen["p99"] / 1000}
+
+    def check_log(self) -> None:
+        """See that the log holds all that was answered, as far as it keeps it, and that all of it has succeeded."""
+        counted = "total(status = 'succeeded' AND answer_status = 200), total(status = 'failed')"
+        path = f"{(self.folder / 'log' / 'deliveries.db').as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(path, uri=True, timeout=10)) as database:
+            for _ in range(50):  # an end is written down a little after the answer
+                succeeded, failed = database.execute(f"SELECT {counted} FROM deliveries").fetchone()
+                if succeeded >= min(self.answered, KEPT) and not failed:
+                    return
+                time.sleep(0.1)
+        raise NotMeasured(f"{self.answered} were answered, in the log {succeeded:g} succeeded and {failed:g} failed")
+
+    def memory(self) -> float:
+        """Return MiB; of what is shared with other processes, this one's part (PSS)."""
+        rollup = Path(f"/proc/{self.popen.pid}/smaps_rollup").read_text()
+        return int(re.findall(r"^Pss: +(\d+) kB$", rollup, re.MULTILINE)[0]) / 1024
+
+    def cpu(self) -> float:
+        """Return the milliseconds for which all threads have run."""
+        threads = Path(f"/proc/{self.popen.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e6
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def front_matter(name: str) -> str:
+    return re.findall(rf'^{name}: "?([^"\n]+)"?$', (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)[0]
+
+
+def space_python() -> str:
+    """Find a Python of the Space's version, else take this one."""
+    version = front_matter("python_version")
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv", "versions")
+    for python in filter(None, [shutil.which(f"python{version}"), *pyenv.glob(f"{version}*/bin/python")]):
+        if not subprocess.run([python, "-c", ""], capture_output=True).returncode:
+            return str(python)
+    say(f"There is no Python {version}, which the Space has; taking {sys.executable}.")
+    return sys.executable
+
+
+def build(environment: Path) -> None:
+    """Install what a Space's builder would; what is there already stays."""
+    say("Installing what a Space has")
+    subprocess.run([space_python(), "-m", "venv", environment], check=True)
+    builder = [f"gradio[oauth,mcp]=={front_matter('sdk_version')}", "uvicorn>=0.14.0", "websockets>=10.4", "spaces"]
+    pip = [environment / "bin" / "python", "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-r", ROOT / "requirements.txt", *builder], check=True)
+
+
+def machine(python: str) -> str:
+    asked = [["stat", "-f", "-c%T", str(HERE)], [python, "--version"], ["git", "-C", str(ROOT), "rev-parse", "HEAD"]]
+    disk, version, commit = (subprocess.run(one, capture_output=True, text=True).stdout.strip() for one in asked)
+    cpu = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE) or ["an unknown CPU"]
+    load = "wrk" if shutil.which("wrk") else "sides/post.py"
+    return f"{os.cpu_count()} cores of {cpu[0]}, {disk}, {version}, {load}, checkout at {commit[:7]}"
 
 
 def read_options() -> argparse.Namespace:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--rounds", type=int, default=5, help="at least 5 for a verdict")
-    arguments.add_argument("--seconds", type=int, default=8, help="of each load")
-    arguments.add_argument("--deliveries", type=int, default=100_000, help="until the second look at the memory")
-    arguments.add_argument("--log", type=int, default=1_000_000, help="deliveries in the long log")
-    arguments.add_argument("--calls", type=int, default=20, help="of the owner's page, on each side")
-    arguments.add_argument("--python", help="make the environments with this one")
-    arguments.add_argument("--json", type=Path, metavar="FILE", help="write every number of every round")
-    arguments.add_argument("--quick", action="store_true", help="one short round, to try the command out; no verdict")
-    options = arguments.parse_args()
-    options.warm_up = 2
-    if options.json:
-        options.json.touch()  # or it would be known only at the end that it cannot be written
-    if options.quick:
-        options.rounds = options.seconds = options.warm_up = 1
-        options.deliveries, options.log, options.calls = 5000, 20_000, 3
-    return options
-
-
-@dataclass
-class Benchmark:
-    options: argparse.Namespace
-    pythons: dict[str, str]
-    logs: dict[int, Path]
-    folder: Path
-    rounds: list[Results] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    title: str = ""
-
-    def run(self) -> None:
-        self.title = "once without measuring"
-        for side in (side for side in SIDES if not side.long_log):
-            with self.attempt("start"), self.serving(side) as server:
-                self.tell(f"{side.name}: start {server.wait_for_first_delivery():.2f} s")
-        for number in range(self.options.rounds):
-            results: Results = {}
-            self.rounds.append(results)
-            turn = number % len(SIDES)
-            for side in SIDES[turn:] + SIDES[:turn]:
-                self.title = f"round {number + 1} of {self.options.rounds}, {side.name}"
-                with self.attempt("start"):
-                    self.measure(side, results.setdefault(side.name, {}))
-            self.title = f"round {number + 1} of {self.options.rounds}, owner's page"
-            with self.attempt("page"):
-                self.measure_pages(results)
-
-    @contextlib.contextmanager
-    def attempt(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (NotMeasured, OSError, http.client.HTTPException) as reason:
-            self.failures.append(f"{self.title}, {what}: {str(reason) or type(reason).__name__}")
-            say(f"FAILED: {self.failures[-1]}")
-
-    def tell(self, text: str) -> None:
-        say(f"{self.title}: {text}")
-
-    @contextlib.contextmanager
-    def serving(self, side: Side, log: int | None = None) -> Iterator[Server]:
-        folder = self.folder / f"server-{time.monotonic_ns()}"
-        folder.mkdir()
-        os.sync()  # what the side before this one left to be written is not this one's affair
-        if log:
-            copy_log(self.logs[log], folder / "log")
-        try:
-            with Server(self.pythons[side.environment], side.script, folder) as server:
-                yield server
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)  # a long log is a gigabyte
-
-    def measure(self, side: Side, measures: Measures) -> None:
-        with self.serving(side, self.options.log if side.long_log else None) as server:
-            measures["start"] = server.wait_for_first_delivery()
-            self.tell(f"start {measures['start']:.2f} s")
-            time.sleep(SETTLED)
-            measures["memory"] = server.memory()
-            with self.attempt("rate"):
-                server.load("hook", self.options.warm_up)
-                idle = server.load("hook", self.options.seconds)
-                measures |= {"rate": idle.rate, "p50": idle.p50, "slowest": idle.slowest, "wrk": idle.cpu}
-                measures |= {"p99": idle.p99, "p99 of hook": idle.p99}
-                self.tell(f"{idle.rate:,.0f} deliveries/s, p99 {idle.p99:.2f} ms, wrk used {idle.cpu:.0%} of a core")
-            if side.blocks:
-                self.measure_blocking(side, server, measures)
-            if side.grows:
-                with self.attempt("memory after all deliveries"):
-                    measures["memory after"] = self.grow(server)
-                    measures["deliveries"] = server.total
-                    self.tell(f"{measures['memory']:.0f} MiB, {measures['memory after']:.0f} after {server.total:,}")
-
-    def measure_blocking(self, side: Side, server: Server, measures: Measures) -> None:
-        for asked, block, text in PAIRS:
-            with self.attempt(text):
-                if f"p99 of {asked}" not in measures:
-                    server.load(asked, self.options.warm_up)
-                    measures[f"p99 of {asked}"] = server.load(asked, self.options.seconds).p99
-                with server.handling(block):
-                    beside = server.load(asked, self.options.seconds, errors_are_a_result=side is UPSTREAM)
-                if beside.answers:
-                    measures[f"p99 beside {block}"] = beside.p99
-                    measures[f"slowest beside {block}"] = beside.slowest
-                measures[f"answers beside {block}"] = beside.answers
-                measures[f"errors beside {block}"] = sum(beside.errors.values())
-                without = measures[f"p99 of {asked}"]
-                self.tell(f"{text}: {_summary(beside)}; p99 without it {without:.2f} ms")
-
-    def grow(self, server: Server) -> float:
-        """Deliver until it is all of `--deliveries`, and return the memory after that."""
-        seconds = 1
-        while (missing := self.options.deliveries - server.total) > 0:
-            seen = server.load("hook", seconds)
-            seconds = max(1, min(SLICE, round(missing / seen.rate) - seconds))
-        return server.memory()
-
-    def measure_pages(self, results: Results) -> None:
-        with self.serving(OURS, SHORT_LOG) as short, self.serving(OURS, self.options.log) as long:
-            pages = {}
-            for name, server in ((PAGE_SHORT, short), (PAGE_LONG, long)):
-                server.wait_for_first_delivery()
-                pages[name] = OwnersPage(server)
-            time.sleep(SETTLED)
-            for page in pages.values():  # the first call of each also warms Gradio up
-                page.list()
-            results |= compare_pages(pages, self.options.calls)
-        a, b = results[PAGE_SHORT]["list"], results[PAGE_LONG]["list"]
-        self.tell(f"the list {a:.1f} ms out of {SHORT_LOG:,}, {b:.1f} ms out of {self.options.log:,}")
-
-
-def _summary(load: Load) -> str:
-    errors = ", ".join(f"{count} {name}" for name, count in load.errors.items() if count)
-    if not load.answers:
-        return f"no answer at all, errors: {errors or 'none'}"
-    return (
-        f"{load.answers:,} answers, p99 {load.p99:.2f} ms, slowest {load.slowest:.0f} ms, errors: {errors or 'none'}"
-    )
-
-
-# What comes out
-
-
-def over_rounds(rounds: list[Results], side: str, measure: str, join: Callable[..., float] = statistics.median) -> str:
-    """Write a side's measure, `-` where there is none."""
-    seen = [results[side][measure] for results in rounds if measure in results.get(side, {})]
-    return shown(measure, join(seen)) if seen else "-"
-
-
-def shown(measure: str, value: float) -> str:
-    kind = measure.split()[0]
-    if kind in ("rate", "answers", "errors"):
-        return f"{value:,.0f}" + ("/s" if kind == "rate" else "")
-    if kind == "wrk":
-        return f"{value:.0%}"
-    if kind == "memory":
-        return f"{value:.0f} MiB"
-    return f"{value:.2f} s" if kind == "start" else f"{value:.2f} ms"
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def judge(goal: Goal, rounds: list[Results]) -> tuple[float, str, str]:
-    """Return the median ratio, the ratios in words, and whether the goal is met."""
-    pairs = [pair for results in rounds if (pair := goal.values(results))]
-    if not pairs:
-        return float("nan"), "-", "not measured" if goal.limit else ""
-    ratios = [a / b for a, b in pairs]
-    median = statistics.median(ratios)
-    verdict = "" if goal.limit is None else "met" if goal.is_met(median) else "MISSED"
-    if len(pairs) < ENOUGH and goal.limit is not None:
-        verdict = "no verdict"
-    return median, f"{median:.2f} ({min(ratios):.2f} to {max(ratios):.2f})", verdict
-
-
-def goals_table(rounds: list[Results]) -> str:
-    rows = []
-    for goal in GOALS:
-        _, ratio, verdict = judge(goal, rounds)
-        mine = over_rounds(rounds, goal.ours, goal.measure)
-        other = over_rounds(rounds, goal.other, goal.other_measure or goal.measure)
-        against = "without it" if goal.ours == goal.other else goal.other
-        rows.append((goal.what, mine, f"{other} ({against})", ratio, goal.text, verdict))
-    return table(("What", "Ours", "Other side", "Ratio: median (min to max)", "Goal", ""), rows)
-
-
-def sides_table(rounds: list[Results], deliveries: int) -> str:
-    measures = ("rate", "p50", "p99", "start", "memory", "memory after", "wrk")
-    rows = [(side.name, *(over_rounds(rounds, side.name, measure) for measure in measures)) for side in SIDES]
-    after = f"after {deliveries:,}"
-    return table(("Side", "Deliveries", "p50", "p99", "Start", "Memory, fresh", after, "wrk's share of a core"), rows)
-
-
-def stopped(measures: Measures, block: str) -> bool:
-    return measures.get(f"answers beside {block}") == 0 or measures.get(f"slowest beside {block}", 0) > STOPPED
-
-
-def blocking_table(rounds: list[Results]) -> str:
-    rows = []
-    for side in (OURS, UPSTREAM):
-        for asked, block, text in PAIRS:
-            stops = any(stopped(results.get(side.name, {}), block) for results in rounds)
-            rows.append(
-                (
-                    side.name,
-                    text,
-                    over_rounds(rounds, side.name, f"p99 of {asked}"),
-                    over_rounds(rounds, side.name, f"p99 beside {block}"),
-                    over_rounds(rounds, side.name, f"slowest beside {block}", max),
-                    over_rounds(rounds, side.name, f"answers beside {block}"),
-                    over_rounds(rounds, side.name, f"errors beside {block}", sum),
-                    "stops answering meanwhile" if stops else "",
-                )
-            )
-    return table(("Side", "Load", "p99 without it", "p99", "Slowest of all", "Answers", "Errors of all", ""), rows)
-
-
-def machine(pythons: dict[str, str], folder: Path) -> list[str]:
-    pages = [os.sysconf(name) for name in ("SC_PAGE_SIZE", "SC_PHYS_PAGES")]
-    lines = [
-        f"CPU: {cpu_model()}, {os.cpu_count()} cores",
-        f"Memory: {pages[0] * pages[1] / 2**30:.1f} GiB",
-        f"System: {platform.system()} {platform.release()}",
-        f"Disk of the log: {file_system(folder)}",
-    ]
-    found = {name: versions(python) for name, python in pythons.items()}
-    for name, seen in found.items():
-        known = ", ".join(f"{what} {version}" if version else f"no {what}" for what, version in seen.items())
-        lines.append(f"Environment {name}: {known}")
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
-    )
-    return [*lines, f"Commit: {commit.stdout.strip() or 'unknown'}"]
-
-
-def cpu_model() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    with contextlib.suppress(OSError):
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or platform.machine()
-    return platform.machine()
-
-
-def file_system(folder: Path) -> str:
-    try:
-        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
-    except OSError:
-        return "unknown"
-    holding = [(where, kind) for where, kind in mounts if folder.resolve().is_relative_to(where)]
-    kind = max(holding, key=lambda mount: len(mount[0]))[1]  # of two at one place, the earlier; rare enough
-    return f"{kind}, WHICH IS MEMORY: THE COMMIT IS NOT MEASURED" if kind in ("tmpfs", "ramfs") else kind
-
-
-def conclusion(rounds: list[Results]) -> str:
-    if len(rounds) < ENOUGH:
-        return f"There is no verdict: that takes at least {ENOUGH} rounds."
-    judged = [(goal, *judge(goal, rounds)) for goal in GOALS if goal.limit is not None]
-    missed = [
-        f"{goal.what} against {goal.other} ({median:.2f}, {goal.text})"
-        for goal, median, _, verdict in judged
-        if verdict == "MISSED"
-    ]
-    open_ones = [f"{goal.what} against {goal.other}" for goal, _, _, verdict in judged if verdict.startswith("no")]
-    without = f" Without a verdict: {'; '.join(open_ones)}." if open_ones else ""
-    return (f"Missed: {'; '.join(missed)}." if missed else "No goal is missed.") + without
-
-
-def report(benchmark: Benchmark, about: list[str], command: str) -> str:
-    rounds, options = benchmark.rounds, benchmark.options
-    return "\n\n".join(
-        [
-            f"Medians of {len(rounds)} rounds; wrk with {CONNECTIONS} connections, {options.seconds} s for each load; "
-            f"a long log has {options.log:,} deliveries, a short one {SHORT_LOG:,}.",
-            goals_table(rounds),
-            sides_table(rounds, options.deliveries),
-            blocking_table(rounds),
-            "\n".join(f"- {line}" for line in [*about, f"Command: `{command}`"]),
-            *(f"FAILED: {failure}" for failure in benchmark.failures),
-            conclusion(rounds),
-        ]
-    )
-
-
-def check_sides(pythons: dict[str, str]) -> None:
-    """Make sure that the two bare sides are what their names say."""
-    plain, fast = versions(pythons["upstream"]), versions(pythons["fastapi"])
-    if plain["uvloop"] or plain["httptools"]:
-        sys.exit("The environment upstream has uvloop or httptools, so there is no plain uvicorn to compare with.")
-    if not (fast["uvloop"] and fast["httptools"]):
-        sys.exit("The environment fastapi lacks uvloop or httptools.")
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--seconds", type=int, default=5, help="of each load")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
+    options.add_argument("--previous", default="94d422b", metavar="COMMIT", help="to compare this server with")
+    options.add_argument("--environment", type=Path, metavar="PATH", help="a virtual environment to take as it is")
+    return options.parse_args()
 
 
 def main() -> None:
     options = read_options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
-    command = shlex.join(["python", "tests/benchmarks/rivals.py", *sys.argv[1:]])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C, so that nothing is left running
     ENVIRONMENTS.mkdir(exist_ok=True)
-    try:
-        ensure_wrk()
-        python = choose_python(options.python)
-        pythons = {name: environment(name, python, packages) for name, packages in requirements().items()}
-        check_sides(pythons)
-        logs = {size: filled_log(pythons["space"], size) for size in (SHORT_LOG, options.log)}
-        with working_folder() as folder:
-            about = machine(pythons, folder)
-            benchmark = Benchmark(options, pythons, logs, folder)
-            benchmark.run()
-    except KeyboardInterrupt:
-        sys.exit("Stopped; nothing is left running.")
-    print(report(benchmark, about, command))
-    if options.json:
-        raw = {"command": command, "machine": about, "options": vars(options)}
-        raw |= {"rounds": benchmark.rounds, "failures": benchmark.failures}
-        options.json.write_text(json.dumps(raw, indent=2, default=str) + "\n", encoding="utf-8")
-    sys.exit(1 if benchmark.failures else 0)
+    environment = options.environment or ENVIRONMENTS / f"python{front_matter('python_version')}"
+    python = environment.absolute() / "bin" / "python"
+    if options.environment is None or not python.exists():
+        build(environment)
+    seen: dict[str, list[dict[str, Seen]]] = {group: [] for group in options.only}
+    with tempfile.TemporaryDirectory(dir=ENVIRONMENTS, prefix="run-", ignore_cleanup_errors=True) as folder:
+        bench = Bench(str(python), Path(folder), options.previous)
+        try:
+            list(bench.look("start", -1, 0))  # once without measuring: what is imported is in memory from here on
+            for number in range(options.rounds):
+                for group in options.only:
+                    seen[group] += bench.look(group, number, options.seconds)
+        except KeyboardInterrupt:
+            bench.note("Stopped early.")
+    print(f"Medians of {options.rounds} rounds with {options.seconds} s for each load; {machine(str(python))}.\n")
+    print("| what | ours | against | ratio (min to max) | goal | met |\n| --- | --- | --- | --- | --- | --- |")
+    for row in ROWS:
+        if row.group in seen:
+            print(line(row, seen[row.group]))
+    print("", *bench.notes, sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The least that any server does: read the body, answer 200."""
+"""The least that any server does on plain uvicorn: read the body, answer 200."""
 
 import sys
 
@@ -16,4 +16,5 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": BODY})
 
 
-uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", lifespan="off")
+port = int(sys.argv[1])
+uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", lifespan="off", loop="asyncio", http="h11")

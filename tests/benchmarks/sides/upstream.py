@@ -1,6 +1,8 @@
-"""The server of `huggingface_hub`, which records nothing."""
+"""The server of `huggingface_hub`, which records nothing, on the uvicorn that its own Space would have."""
 
 import sys
+
+sys.modules["uvloop"] = sys.modules["httptools"] = None  # they are there because our requirements.txt has them
 
 import gradio  # noqa: F401  # or it says that gradio is missing
 from handlers import add_handlers
