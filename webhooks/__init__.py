@@ -1,8 +1,8 @@
 """A small server for the Hugging Face Hub's webhooks, to be copied into any Gradio repository."""
 
 from . import zerogpu  # noqa: F401 - before anything that imports gradio
-from .delivery import Delivery
-from .life import GiveUp
+from .decorator import webhook_endpoint
+from .delivery import Delivery, GiveUp
 from .payload import (
     ObjectId,
     WebhookPayload,
@@ -16,7 +16,7 @@ from .payload import (
     WebhookPayloadUrl,
     WebhookPayloadWebhook,
 )
-from .server import WebhooksServer, webhook_endpoint
+from .server import WebhooksServer
 from .settings import SetupError, read_settings
 
 __version__ = "0.1.0"

@@ -29,8 +29,8 @@ def answer(status: int, content: Any, headers: Mapping[str, str] | None = None) 
     return Response(body, status, headers, "application/json")
 
 
-def accepted(delivery: Delivery, status: str) -> Response:
-    return answer(202, {"delivery": delivery.id, "status": status})
+def accepted(id: str, status: str) -> Response:
+    return answer(202, {"delivery": id, "status": status})
 
 
 def succeeded(delivery: Delivery, result: Any) -> Response:
@@ -42,7 +42,7 @@ def succeeded(delivery: Delivery, result: Any) -> Response:
 
 def failed(delivery: Delivery, error: BaseException) -> Response:
     """Answer for a handler that raised. Only an `HTTPException` may say why: it was written to be sent."""
-    with contextlib.suppress(Exception):  # a detail without a form in JSON, a header that is no text, no status
+    with contextlib.suppress(BaseException):  # a detail without a form in JSON, a header that is no text, no status
         if isinstance(error, HTTPException):
             return sendable(answer(error.status_code, {"error": error.detail, "delivery": delivery.id}, error.headers))
     reason = f"The handler failed. The server's log has the traceback, under delivery {delivery.id}."

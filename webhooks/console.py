@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from .settings import Settings
 
@@ -12,7 +16,7 @@ WEBHOOK_SETTINGS = "https://huggingface.co/settings/webhooks"
 _ONLY_LOCAL = "none; only this machine reaches the addresses below"
 
 
-def summary(settings: Settings, paths: Iterable[str], local_url: str, url: str, link: str) -> str:
+def summary(settings: Settings, paths: Iterable[str], local_url: str, url: str, link: str | None) -> str:
     """Say what was started: who may call, where, and where to register it."""
     return "\n".join(
         [
@@ -24,13 +28,17 @@ def summary(settings: Settings, paths: Iterable[str], local_url: str, url: str, 
             f"Log:       {settings.data_dir.absolute()}",
             "Webhooks:",
             *(f"  POST {url}{path}" for path in paths),
-            "",
-            "See, test and replay deliveries, as the owner (keep this link to yourself):",
-            f"  {link}",
+            *_desk(link),
             "",
             f"Tell the Hub about them at {WEBHOOK_SETTINGS}",
         ]
     )
+
+
+def _desk(link: str | None) -> list[str]:
+    if link is None:
+        return []
+    return ["", "See, test and replay deliveries, as the owner (keep this link to yourself):", f"  {link}"]
 
 
 def _secret_state(settings: Settings) -> str:
@@ -55,9 +63,60 @@ def escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+logger = logging.getLogger("webhooks")
+
+MAX_WAITING = 1000  # records; what comes while so many wait for a console that nobody reads is counted, and left out
+
+
+class _Console:
+    """Writes to the log and the terminal in a thread of its own: it may be a pipe that nobody reads any more."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._left_out = 0
+        threading.Thread(target=self._write, name="webhook console", daemon=True).start()
+
+    def put(self, write: Callable[..., object], *args: object) -> None:
+        if self._waiting.qsize() >= MAX_WAITING:
+            self._left_out += 1
+            return
+        if self._left_out:
+            left_out, self._left_out = self._left_out, 0
+            self._waiting.put(partial(logger.warning, "%d records were left out: the console was full.", left_out))
+        self._waiting.put(partial(write, *args))
+
+    def wait(self, seconds: float) -> bool:
+        written = threading.Event()
+        self._waiting.put(written.set)
+        return written.wait(seconds)
+
+    def _write(self) -> None:
+        while True:
+            write = self._waiting.get()
+            with contextlib.suppress(Exception):  # what a program hangs into its logging
+                write()
+
+
+_console = _Console()
+
+
+def log(level: int, message: str, *args: object) -> None:
+    """Log soon, in order, and without fail: a delivery must not wait for whoever reads it."""
+    _console.put(logger.log, level, message, *args)
+
+
+def say(text: str) -> None:
+    """Print soon."""
+    _console.put(partial(print, text, flush=True))
+
+
+def wait_until_written(seconds: float) -> bool:
+    """Wait for what was logged and said; return whether it is written now."""
+    return _console.wait(seconds)
+
+
 def show_log() -> None:
     """Show the log of deliveries on the console, unless the program has set up logging itself."""
-    logger = logging.getLogger("webhooks")
     if not logger.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -15,7 +15,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from .delivery import Arrival, Delivery
+from .delivery import Delivery
 from .payload import WebhookPayload
 from .reloading import plain_function
 from .settings import SetupError, at_least
@@ -70,12 +70,12 @@ class Endpoint:
         self._parameters()
         return self._is_async
 
-    def call(self, delivery: Delivery, arrival: Arrival) -> Any:
+    def call(self, delivery: Delivery) -> Any:
         """Call the handler with what it asks for; an async one returns its coroutine."""
         parameters = self._parameters()
         values: dict[str, Any] = {"payload": delivery.payload, "delivery": delivery}
         if "request" in parameters.values():
-            values["request"] = arrival.request()
+            values["request"] = delivery.request()
         positional, named = [], {}
         for parameter, source in parameters.items():
             if parameter.kind is parameter.POSITIONAL_ONLY:

@@ -17,8 +17,7 @@ from huggingface_hub import HfApi, JobInfo
 from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError
 from pydantic import BaseModel
 
-from .delivery import FINAL, Delivery, StartedJob
-from .life import GiveUp
+from .delivery import FINAL, Delivery, GiveUp, StartedJob
 from .settings import Settings, read_settings
 
 logger = logging.getLogger("webhooks")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +19,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import answers
-from .deadlines import Deadlines
-from .delivery import Arrival, Delivery
-from .dispatcher import Dispatcher, NotTaken, Outcome
+from .deliveries.engine import Engine
+from .deliveries.life import NotTaken
+from .delivery import Delivery, without_credentials
 from .endpoints import Endpoint
-from .mailbox import Mailbox
 from .payload import WebhookPayload, parse_payload
 from .settings import Settings
 
 MAX_BODY = 1024 * 1024  # bytes; the Hub's payloads are a few kilobytes, the longest comment is 64 KiB
 BODY_WITHIN = 10.0  # seconds
 _LATE = "the body is late"
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 RETRY_AFTER = "30"  # seconds
 
 
@@ -115,16 +117,15 @@ class Receiver:
 
     Attributes:
         endpoints: by path; read at each request, so one that is added later is reachable at once.
-        dispatcher: runs what is accepted.
+        engine: runs what is accepted.
         settings: who may deliver.
         reply_within: seconds that a sender waits for the handler's own answer; after that it gets a 202.
     """
 
     endpoints: Mapping[str, Endpoint]
-    dispatcher: Dispatcher
+    engine: Engine
     settings: Settings
     reply_within: float
-    _waiting: _Waiting | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -135,81 +136,45 @@ class Receiver:
             return
         await response(scope, receive, send)
 
+    def lifespan(self, other: Lifespan | None = None) -> Lifespan:
+        """Begin on the loop that serves, as soon as that runs; `other` is what else an application does then."""
+
+        @contextlib.asynccontextmanager
+        async def lifespan(app: Any) -> AsyncIterator[Any]:
+            self.engine.start()
+            async with other(app) if other else contextlib.nullcontext() as state:
+                yield state
+
+        return lifespan
+
     async def health(self, _: Request) -> Response:
         """Answer a monitor: 200 while deliveries are taken, 503 while they are not, with the counts by status."""
-        taking, counts = self.dispatcher.health()
+        taking, counts = self.engine.health()
         return answers.answer(200 if taking and not self.settings.closed else 503, counts)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         endpoint = find_endpoint(self.endpoints, _path(scope), scope["method"])
         check_sender(self.settings, scope["headers"])
-        waiting = self._waiting_on(asyncio.get_running_loop())
-        body = await _read_body(receive, waiting.bodies)
-        payload = _payload_for(endpoint, body)
-        arrival = Arrival(endpoint.path, self._query(scope), Arrival.keep(scope["headers"]), body)
-        delivery = Delivery(endpoint.path, payload)
-        sender = _Sender(delivery, waiting)
-        self.dispatcher.take(endpoint, delivery, arrival, sender.tell)
-        response = await sender.answer
-        response.headers["X-Delivery-Id"] = delivery.id
+        body = await _read_body(receive)
+        delivery = Delivery(
+            endpoint.path,
+            _payload_for(endpoint, body),
+            query=self._query(scope),
+            headers=without_credentials(scope["headers"]),
+            body=body,
+        )
+        try:
+            response = await self.engine.take(endpoint, delivery, self.reply_within)
+        except NotTaken as reason:
+            error = f"{reason} This delivery was not taken: send it again later."
+            raise Refused(503, error, {"Retry-After": RETRY_AFTER}) from None
+        response.raw_headers.append((b"x-delivery-id", delivery.id.encode()))
         return response
 
     def _query(self, scope: Scope) -> bytes:
         """The log keeps the query, and so must not find our secret in it."""
-        return self.settings.hide(scope["query_string"].decode("latin-1")).encode("latin-1")
-
-    def _waiting_on(self, loop: asyncio.AbstractEventLoop) -> _Waiting:
-        if self._waiting is None or self._waiting.loop is not loop:
-            self._waiting = _Waiting(loop, self.reply_within)
-        return self._waiting
-
-
-class _Waiting:
-    """What senders wait for, on the loop that serves them: news from other threads, or that their time is up."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, reply_within: float) -> None:
-        self.loop = loop
-        self.mailbox = Mailbox(loop)
-        self.bodies = Deadlines(loop, BODY_WITHIN)
-        self.replies = Deadlines(loop, reply_within)
-
-
-class _Sender:
-    """A sender that waits, on the loop that serves, for what the dispatcher tells from other threads.
-
-    Attributes:
-        answer: what it gets. Raises `Refused` for a delivery that was not taken.
-    """
-
-    def __init__(self, delivery: Delivery, waiting: _Waiting) -> None:
-        self.answer: asyncio.Future[Response] = waiting.loop.create_future()
-        self._delivery = delivery
-        self._waiting = waiting
-        self._is_recorded = self._is_late = False
-        waiting.replies.set(self, self._come_late)
-
-    def tell(self, news: Outcome | NotTaken) -> None:
-        if isinstance(news, Outcome) and news.answer is None:
-            self._is_recorded = True
-            if not self._is_late:
-                return  # not worth a wake-up: how the handler ends comes soon, or the timer does
-        with contextlib.suppress(RuntimeError):  # the server has been closed, and nobody waits any more
-            self._waiting.mailbox.post(self._hear, news)
-
-    def _hear(self, news: Outcome | NotTaken) -> None:
-        if self.answer.done():
-            return
-        self._waiting.replies.call_off(self)
-        if isinstance(news, NotTaken):
-            error = f"{news} This delivery was not taken: send it again later."
-            self.answer.set_exception(Refused(503, error, {"Retry-After": RETRY_AFTER}))
-        else:
-            self.answer.set_result(news.answer or answers.accepted(self._delivery, news.status))
-
-    def _come_late(self) -> None:
-        self._is_late = True
-        if self._is_recorded:
-            self._hear(Outcome("running"))
+        query: bytes = scope["query_string"]
+        return self.settings.hide(query.decode("latin-1")).encode("latin-1") if query else query
 
 
 def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
@@ -222,10 +187,10 @@ def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
         return None
 
 
-async def _read_body(receive: Receive, deadlines: Deadlines) -> bytes:
+async def _read_body(receive: Receive) -> bytes:
     task = asyncio.current_task()
     assert task
-    deadlines.set(task, lambda: task.cancel(_LATE))
+    timer = asyncio.get_running_loop().call_later(BODY_WITHIN, task.cancel, _LATE)
     try:
         return await _whole_body(receive)
     except asyncio.CancelledError as error:
@@ -233,7 +198,7 @@ async def _read_body(receive: Receive, deadlines: Deadlines) -> bytes:
             raise
         raise Refused(408, f"The body was not complete within {BODY_WITHIN:g} seconds.") from None
     finally:
-        deadlines.call_off(task)
+        timer.cancel()
 
 
 async def _whole_body(receive: Receive) -> bytes:

@@ -13,21 +13,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import urlsplit
 
 from starlette.middleware import Middleware
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from . import console
-from .access import Access
-from .autostart import at_prompt, script_frame, when_script_ends
+from .autostart import at_prompt
+from .deliveries.engine import Engine
+from .deliveries.log import DeliveryLog
 from .delivery import StartedJob
-from .dispatcher import Dispatcher
 from .endpoints import PREFIX, Endpoint, Handler
-from .jobs import JobWatch
-from .log import DeliveryLog
 from .receiver import Aside, Receiver
 from .reloading import Follower, is_reloading, keep_loaded, script_runs_again, watches_script
 from .settings import Settings, SetupError, at_least, read_settings
@@ -36,17 +34,22 @@ if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
 
+    from .desk.access import Access
+    from .jobs import JobWatch
+
 F = TypeVar("F", bound=Handler)
-P = ParamSpec("P")
-R_co = TypeVar("R_co", covariant=True)
 
 logger = logging.getLogger("webhooks")
 
 GRACE = 10.0  # seconds that running handlers get when the server stops
+CONSOLE_WITHIN = 1.0  # seconds that whoever reads the console gets then
 # The garbage collector looks at new objects after each 10,000, and not after each 700, where it would find nothing but
 # a few deliveries. It looks at all objects a hundred times more rarely than usual: that stops every thread for a tenth
 # of a second, since Gradio has hundreds of thousands. (`gc.freeze` would hide them from tools, such as a hot reload.)
 COLLECT_AFTER = (10_000, 50, 200)
+# Each of these is one more promise, and can be deleted: the server takes, keeps and runs deliveries without it.
+HAS_DESK = Path(__file__).with_name("desk").is_dir()
+HAS_JOBS = Path(__file__).with_name("jobs.py").is_file()
 RESTART = "Restart the Space for that (or, on your machine, the script)."
 
 
@@ -98,7 +101,7 @@ class WebhooksServer:
         self._followers: list[Follower] = []
         self._max_pending = int(at_least(1, "max_pending", max_pending, whole=True))
         self._reply_within = at_least(0, "reply_within", reply_within)
-        self._dispatcher: Dispatcher | None = None
+        self._engine: Engine | None = None
         self._folder: Path | None = None
         self._log_path = Path()
         self._ui = ui
@@ -107,10 +110,10 @@ class WebhooksServer:
         self._shown: Any = None
         self._has_desk = False
         self._job_watch: JobWatch | None = None
-        self._access = Access(self._settings, lambda: [*self._settings.space_hosts, urlsplit(self._url).netloc])
+        self._access = self._owners_access() if HAS_DESK else None
         self.fastapi_app: FastAPI | None = None
         self._collected_after = gc.get_threshold()
-        self._call_off_autostart: Callable[[], None] = lambda: None
+        self.call_off_autostart: Callable[[], None] = lambda: None
 
     @property
     def registered_webhooks(self) -> dict[str, Handler]:
@@ -165,7 +168,7 @@ class WebhooksServer:
             endpoint = Endpoint(function, path, max_attempts=max_attempts, timeout=timeout, debounce=debounce)
             former = self._endpoints.get(endpoint.path)
             defined_again = former and former.definition == endpoint.definition is not None
-            if former and not (defined_again and (self._dispatcher or at_prompt())):
+            if former and not (defined_again and (self._engine or at_prompt())):
                 raise SetupError(
                     f"There already is a webhook at {endpoint.path}. Rename the function, or give one of the "
                     f'two a path of its own: @...add_webhook("/another-path").'
@@ -174,7 +177,7 @@ class WebhooksServer:
             if endpoint.plain:
                 changed = partial(self._reloaded, endpoint.definition)
                 Follower(endpoint.plain.__code__, changed, self._followers)
-            if self._dispatcher:
+            if self._engine:
                 self._tell(endpoint.path, "has changed" if former else "is new")
             return function
 
@@ -195,19 +198,19 @@ class WebhooksServer:
         Raises:
             SetupError: no handler is registered, the port is in use, or the delivery log cannot be used.
         """
-        self._call_off_autostart()
+        self.call_off_autostart()
         if script_runs_again():
             self._take_the_place_of_the_former()
             return
         if is_reloading():
             raise SetupError(f"The server runs, and cannot be launched otherwise while it does. {RESTART}")
-        if self._dispatcher is None:
+        if self._engine is None:
             with _nothing_collected():
                 self._start(gradio_launch_kwargs)
             self._collected_after = gc.get_threshold()
             if 0 < self._collected_after[0] < COLLECT_AFTER[0]:  # not what somebody has chosen: rarer, or never
                 gc.set_threshold(*COLLECT_AFTER)
-        link = self._access.link(self._url)
+        link = self._access.link(self._url) if self._access else None
         summary = console.summary(self._settings, self._endpoints, self._local_url, self._url, link)
         print(f"{summary}\n", end="", flush=True)  # at once, or what a handler prints comes before the end of the line
         if not (prevent_thread_lock or at_prompt()):
@@ -223,9 +226,9 @@ class WebhooksServer:
             NotTaken: too many deliveries are waiting, or the log cannot be written.
             SetupError: the server is not running.
         """
-        if self._dispatcher is None:
+        if self._engine is None:
             raise SetupError("Nothing can be replayed before the server runs: launch() it first.")
-        return self._dispatcher.replay(delivery_id)
+        return self._engine.replay(delivery_id)
 
     def _look_at_jobs(self, jobs: Iterable[StartedJob]) -> None:
         if self._job_watch:
@@ -237,22 +240,24 @@ class WebhooksServer:
         Returns:
             Whether every handler ended. What did not end, or was still to run, goes on at the next launch.
         """
-        if self._dispatcher is None or self._folder is None:
+        if self._engine is None or self._folder is None:
             return True
-        all_ended = self._dispatcher.stop(grace)
+        all_ended = self._engine.stop(grace)
         if self.fastapi_app and self._ui:
             self._ui.close(verbose=False)
             gc.set_threshold(*self._collected_after)
-        self._dispatcher = self.fastapi_app = None
+        self._engine = self.fastapi_app = None
         _running.pop(self._folder, None)
         return all_ended
 
     def _start(self, options: dict[str, Any]) -> None:
         console.show_log()
         receiver = self._take_deliveries(self._settings.data_dir, shared_disk=self._settings.on_shared_disk)
-        dispatcher = receiver.dispatcher
-        if token := self._settings.hf_token:
-            self._job_watch = JobWatch(token.get_secret_value(), dispatcher.learn_stage)
+        engine = receiver.engine
+        if HAS_JOBS and (token := self._settings.hf_token):
+            from .jobs import JobWatch
+
+            self._job_watch = JobWatch(token.get_secret_value(), engine.learn_stage)
         try:
             self.fastapi_app = self._launch_gradio(receiver, options)
         except BaseException as error:
@@ -263,23 +268,21 @@ class WebhooksServer:
                     "GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
                 ) from None
             raise
-        dispatcher.recover()
+        engine.recover()
 
     def _take_deliveries(self, folder: Path, *, shared_disk: bool = False) -> Receiver:
         """Begin to take deliveries, with a log in this folder. What serves the receiver is up to the caller."""
         if not self._endpoints:
             raise SetupError("There is no webhook to serve. Put @webhook_endpoint above a function first.")
-        if self._dispatcher:
+        if self._engine:
             raise SetupError("This server is running already: close() it first.")
         log = DeliveryLog(folder, shared_disk=shared_disk)
-        self._dispatcher = Dispatcher(self._endpoints, log, self._max_pending, self._settings.hide)
-        self._dispatcher.start()
+        self._engine = Engine(self._endpoints, log, self._max_pending, self._settings.hide)
         self._folder, self._log_path = folder, log.path
         _running[folder] = self
-        return Receiver(self._endpoints, self._dispatcher, self._settings, self._reply_within)
+        return Receiver(self._endpoints, self._engine, self._settings, self._reply_within)
 
     def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
-        from . import views
         from .pages import CSS, THEME
 
         if self._ui is None:
@@ -292,16 +295,17 @@ class WebhooksServer:
         elif not self._has_desk:
             self._add_desk(self._ui)
             self._has_desk = True
-        options["css"] = f"{CSS}\n{views.CSS}\n{options.get('css') or ''}"
+        options["css"] = "\n".join([CSS, self._desk_css(), options.get("css") or ""])
         if self._settings.on_space or watches_script():  # where both hot reloads look for what to show
             self._main = vars(sys.modules["__main__"])  # Gradio takes it out of there when it reloads
             self._shown = self._main.setdefault("demo", self._ui)
         if watches_script():
             keep_loaded()
-        routes = [
-            self._access.route(),
-            Route("/health", receiver.health),
-        ]
+        routes: list[BaseRoute] = [Route("/health", receiver.health)]
+        middleware = [Middleware(Aside, path=PREFIX, aside=receiver)]
+        if self._access:
+            routes.append(self._access.route())
+            middleware += self._access.middleware()
         app_kwargs = options.pop("app_kwargs", None) or {}
         defaults = {
             "share": self._settings.gradio_share and not self._settings.on_space,
@@ -316,11 +320,8 @@ class WebhooksServer:
             "app_kwargs": {
                 **app_kwargs,
                 "routes": [*routes, *app_kwargs.get("routes", [])],
-                "middleware": [
-                    Middleware(Aside, path=PREFIX, aside=receiver),
-                    *self._access.middleware(),
-                    *app_kwargs.get("middleware", []),
-                ],
+                "middleware": [*middleware, *app_kwargs.get("middleware", [])],
+                "lifespan": receiver.lifespan(app_kwargs.get("lifespan")),
             },
             # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
             # own routes only: the Hub would get a 405.
@@ -342,8 +343,11 @@ class WebhooksServer:
         return pages
 
     def _add_desk(self, ui: gr.Blocks) -> None:
-        from .desk import Desk
+        if not HAS_DESK:
+            return
+        from .desk.page import Desk
 
+        assert self._access
         Desk(
             self._settings,
             self._endpoints,
@@ -354,6 +358,18 @@ class WebhooksServer:
             lambda: self._local_url,
             lambda: self._url,
         ).add_to(ui)
+
+    def _owners_access(self) -> Access:
+        from .desk.access import Access
+
+        return Access(self._settings, lambda: [*self._settings.space_hosts, urlsplit(self._url).netloc])
+
+    def _desk_css(self) -> str:
+        if not HAS_DESK:
+            return ""
+        from .desk.views import CSS
+
+        return CSS
 
     # Edits while the server runs
 
@@ -415,17 +431,18 @@ class WebhooksServer:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
         try:
-            while self._dispatcher is not None:  # until close() is called, elsewhere
+            while self._engine is not None:  # until close() is called, elsewhere
                 time.sleep(1)
             return
         except KeyboardInterrupt:
             pass
-        print(f"Stopping: nothing new is taken, running handlers have {GRACE:g} seconds.", flush=True)
+        console.say(f"Stopping: nothing new is taken, running handlers have {GRACE:g} seconds.")
         with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C does not want to wait
-            if self.close():
+            if self.close() and console.wait_until_written(CONSOLE_WITHIN):
                 return
         # A handler that does not end may also hold threads that Python would wait for without end.
-        print("Some handlers did not end. They run again at the next start.", flush=True)
+        console.say("Some handlers did not end. They run again at the next start.")
+        console.wait_until_written(CONSOLE_WITHIN)
         os._exit(0)
 
     @property
@@ -440,6 +457,9 @@ class WebhooksServer:
         return (self._settings.public_url or self._ui.share_url or self._local_url).rstrip("/")
 
 
+_running: dict[Path, WebhooksServer] = {}  # by the folder of the log
+
+
 @contextlib.contextmanager
 def _nothing_collected() -> Iterator[None]:
     """Leave the garbage collector off while Gradio is imported: it would look at hundreds of thousands of new objects
@@ -452,78 +472,6 @@ def _nothing_collected() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-class Launchable(Protocol[P, R_co]):
-    """A handler that can start the server it is registered on."""
-
-    __name__: str
-    launch: Callable[..., None]
-    run: Callable[..., None]
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
-
-
-_running: dict[Path, WebhooksServer] = {}  # by the folder of the log
-_shared_server: WebhooksServer | None = None
-_shared_in: CodeType | None = None  # the run of the script that made it
-
-
-@overload
-def webhook_endpoint(path: Callable[P, R_co]) -> Launchable[P, R_co]: ...
-
-
-@overload
-def webhook_endpoint(
-    path: str | None = None, *, max_attempts: int = 1, timeout: float | None = None, debounce: float = 0
-) -> Callable[[Callable[P, R_co]], Launchable[P, R_co]]: ...
-
-
-def webhook_endpoint(path: Any = None, **options: Any) -> Any:
-    """Register a handler on one shared server, which starts by itself when the script ends.
-
-    Use it as `@webhook_endpoint` or `@webhook_endpoint("/path")`. The function comes back as it was, with
-    `.launch()` and `.run()` to start the server by hand, as in a notebook. If the script raises or exits,
-    nothing starts.
-
-    Args:
-        path: where to reach it under `/webhooks/`; by default the function's name.
-        options: `max_attempts`, `timeout` and `debounce`, as in `WebhooksServer.add_webhook`.
-
-    Raises:
-        SetupError: see `WebhooksServer.add_webhook`.
-
-    Example:
-        ```python
-        from webhooks import WebhookPayload, webhook_endpoint
-
-        @webhook_endpoint
-        async def trigger_training(payload: WebhookPayload) -> None:
-            if payload.updates("dataset", "username/my-dataset"):
-                ...
-        ```
-    """
-    if callable(path):
-        return webhook_endpoint()(path)
-    server = shared_server()
-
-    def register(function: Any) -> Any:
-        server.add_webhook(path, **options)(function)
-        function.launch = function.run = server.launch
-        return function
-
-    return register
-
-
-def shared_server() -> WebhooksServer:
-    """Return the server of `webhook_endpoint`, which launches when the script ends."""
-    global _shared_server, _shared_in
-    script = script_frame()
-    runs_again = script_runs_again() and script is not None and script.f_code is not _shared_in
-    if _shared_server is None or runs_again:
-        _shared_server, _shared_in = WebhooksServer(), script and script.f_code
-        _shared_server._call_off_autostart = when_script_ends(_shared_server.launch)
-    return _shared_server
 
 
 def _ports(options: dict[str, Any]) -> str:

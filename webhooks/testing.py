@@ -27,7 +27,6 @@ import inspect
 import json
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,14 +39,16 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from .delivery import Arrival, Delivery
+from .console import wait_until_written
+from .decorator import shared_server
+from .deliveries.history import Record, find, reading
+from .deliveries.log import DATABASE
+from .delivery import FINISHED, Delivery
 from .endpoints import PREFIX, Endpoint, Handler
-from .history import FINISHED, Record, find, reading
-from .log import DATABASE
 from .payload import WebhookPayload
 from .receiver import Aside
 from .samples import sample
-from .server import WebhooksServer, shared_server
+from .server import WebhooksServer
 
 if TYPE_CHECKING:
     from httpx2 import Response
@@ -118,10 +119,15 @@ def call(handler: Handler, payload: WebhookPayload | Mapping[str, Any] | None = 
     """
     endpoint = Endpoint(handler)
     body = _body(payload)
-    delivery = Delivery(endpoint.path, WebhookPayload.model_validate_json(body), attempt=attempt)
-    arrival = Arrival(endpoint.path, b"", ((b"content-type", b"application/json"),), body)
+    delivery = Delivery(
+        endpoint.path,
+        WebhookPayload.model_validate_json(body),
+        attempt=attempt,
+        headers=((b"content-type", b"application/json"),),
+        body=body,
+    )
     with _without_the_hub():
-        returned = endpoint.call(delivery, arrival)
+        returned = endpoint.call(delivery)
         if not inspect.isawaitable(returned):
             return returned
         with ThreadPoolExecutor(1) as thread:  # the test may itself run on an event loop
@@ -182,12 +188,16 @@ def serving(server: WebhooksServer | None = None) -> Iterator[Client]:
     server = server or shared_server()
     with _without_the_hub(), tempfile.TemporaryDirectory(prefix="webhooks-") as folder:
         receiver = server._take_deliveries(Path(folder))
-        pages = Starlette(routes=[Route("/health", receiver.health)])
+        pages = Starlette(routes=[Route("/health", receiver.health)], lifespan=receiver.lifespan())
+        all_ended = False
         try:
             with Client(Aside(pages, PREFIX, receiver), server, Path(folder, DATABASE)) as client:
-                yield client
+                try:
+                    yield client
+                finally:
+                    all_ended = server.close(WITHIN)  # while its loop still runs
         finally:
-            all_ended = server.close(WITHIN)
+            server.close(0)
         if not all_ended:
             raise TimeoutError(f"A handler still runs {WITHIN:g} seconds after the end of the test.")
 
@@ -219,7 +229,9 @@ class Client(TestClient):
             raise LookupError(f"There is no handler at {path}. Those there are: {', '.join(handlers)}.")
         secret = self._server._settings.secret_to_send
         options.setdefault("headers", {"X-Webhook-Secret": secret} if secret else {})
-        return Sent(self.post(path, content=_body(payload), **options), self)
+        answer = self.post(path, content=_body(payload), **options)
+        wait_until_written(WITHIN)  # for tests that look at what was logged
+        return Sent(answer, self)
 
     def outcome(self, delivery_id: str, within: float = WITHIN) -> Outcome:
         """Let time pass until a delivery is over: no retry is waited for, and no burst.
@@ -232,15 +244,14 @@ class Client(TestClient):
             RuntimeError: the `with` block has ended.
             TimeoutError: the handler does not end.
         """
-        dispatcher = self._server._dispatcher
-        if dispatcher is None:
+        engine = self._server._engine
+        if engine is None:
             raise RuntimeError("The log is gone: ask for an outcome inside the `with` block.")
-        deadline = time.monotonic() + within
-        with dispatcher.changed:
-            while (record := self._find(delivery_id)).status not in FINISHED:
-                dispatcher.hasten()
-                if not dispatcher.changed.wait(deadline - time.monotonic()):
-                    raise TimeoutError(f"Delivery {delivery_id} is still {record.status} after {within:g} seconds.")
+        with contextlib.suppress(asyncio.TimeoutError):
+            engine.hasten(delivery_id, within)
+        record = self._find(delivery_id)
+        if record.status not in FINISHED:
+            raise TimeoutError(f"Delivery {delivery_id} is still {record.status} after {within:g} seconds.")
         errors = tuple(attempt.error for attempt in record.attempts if attempt.error is not None)
         return Outcome(record.status, len(record.attempts), errors, _result(record))
 

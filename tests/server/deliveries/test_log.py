@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import signal
@@ -17,23 +18,40 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from support.disks import full_disk
 from support.payloads import load
 from support.processes import ROOT
 
-import webhooks.log
 from webhooks import Delivery, SetupError, WebhookPayload
-from webhooks.delivery import Arrival
-from webhooks.log import DeliveryLog
+from webhooks.deliveries.history import Record, reading
+from webhooks.deliveries.history import find as find_in
+from webhooks.deliveries.log import DeliveryLog
+from webhooks.delivery import without_credentials
 
-BODY = b'{"a": 1}'
-ARRIVAL = Arrival("/webhooks/f", b"a=1", ((b"content-type", b"application/json"), (b"x-odd", b"\xff")), BODY)
+HEADERS = ((b"content-type", b"application/json"), (b"x-odd", b"\xff"))
+
+
+def new(**fields: object) -> Delivery:
+    return Delivery(
+        "/webhooks/f", **{"payload": None, "query": b"a=1", "headers": HEADERS, "body": b'{"a": 1}', **fields}
+    )
 
 
 def add(log: DeliveryLog, status: str = "running", **fields: object) -> Delivery:
-    delivery = replace(Delivery("/webhooks/f", None), **fields)
+    delivery = new(**fields)
     with log.transaction():
-        log.add(delivery, ARRIVAL, status)
+        log.add(delivery, status)
     return delivery
+
+
+def find(log: DeliveryLog, id: object) -> Record:
+    with reading(log.path) as database:
+        return find_in(database, id)
+
+
+def rows(log: DeliveryLog, query: str) -> list[tuple[object, ...]]:
+    with reading(log.path) as database:
+        return [tuple(row) for row in database.execute(query)]
 
 
 def finish(log: DeliveryLog, delivery: Delivery, status: str = "succeeded") -> None:
@@ -47,103 +65,85 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
     log = DeliveryLog(tmp_path)
     payload = WebhookPayload.model_validate(load("repo.content-update"))
     body = payload.model_dump_json(by_alias=True, exclude_unset=True).encode()
-    delivery = Delivery("/webhooks/f", payload, replay_of="0123456789abcdef")
-    arrival = replace(ARRIVAL, body=body)
+    delivery = new(payload=payload, body=body, replay_of="0123456789abcdef")
     with log.transaction():
-        log.add(delivery, arrival, "running")
-        assert log.fail_attempt(delivery.id, "Traceback 1") == 1
-        log.start_attempt(replace(delivery, attempt=2))
+        log.add(delivery, "running")
+        log.fail_attempt(delivery.id, "Traceback 1")
+        log.schedule(delivery.id, time.time())
+    with log.transaction():
+        assert log.start_attempt(delivery.id).delivery == replace(
+            delivery, attempt=2, received_at=find(log, delivery.id).delivery.received_at
+        )
         log.finish(delivery.id, "succeeded", 200, b'{"job": 1}')
     log.close()
-    record = DeliveryLog(tmp_path).find(delivery.id)
-    assert record.delivery.payload == payload
+    record = find(DeliveryLog(tmp_path), delivery.id)
     assert abs(record.delivery.received_at - delivery.received_at) < timedelta(milliseconds=1)
     assert record.delivery.received_at.tzinfo == timezone.utc
-    assert (record.delivery.replay_of, record.arrival) == ("0123456789abcdef", arrival)
-    assert (record.status, record.failures, record.answer_status, record.answer) == (
-        "succeeded",
-        1,
-        200,
-        b'{"job": 1}',
-    )
+    assert record.delivery == replace(delivery, attempt=2, received_at=record.delivery.received_at)
+    assert (record.status, record.failures) == ("succeeded", 1)
+    assert (record.answer_status, record.answer) == (200, b'{"job": 1}')
     assert [(a.attempt, a.error) for a in record.attempts] == [(1, "Traceback 1"), (2, None)]
     assert all(a.ended_at is not None and a.started_at <= a.ended_at for a in record.attempts)
 
 
-def test_an_unknown_id_is_a_key_error_with_the_id(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="0000"):
-        DeliveryLog(tmp_path).find("0000")
-
-
-def test_an_attempt_fails_once(tmp_path: Path) -> None:
-    log = DeliveryLog(tmp_path)
-    delivery = add(log)
-    with log.transaction():
-        log.fail_attempt(delivery.id, "timed out")
-        log.fail_attempt(delivery.id, "timed out again")
-    assert [attempt.error for attempt in log.find(delivery.id).attempts] == ["timed out"]
+@pytest.mark.parametrize("id", ["0000", "0123456789abcdef", 2**70, "\ud800", ["a"], None])
+def test_an_unknown_id_is_a_key_error(tmp_path: Path, id: object) -> None:
+    with pytest.raises(KeyError):
+        find(DeliveryLog(tmp_path), id)
 
 
 def test_what_runs_has_an_attempt_without_an_end(tmp_path: Path) -> None:
     log = DeliveryLog(tmp_path)
     running, queued = add(log), add(log, "queued")
-    assert [(a.attempt, a.ended_at, a.error) for a in log.find(running.id).attempts] == [(1, None, None)]
-    assert log.find(queued.id).attempts == ()
+    assert [(a.attempt, a.ended_at, a.error) for a in find(log, running.id).attempts] == [(1, None, None)]
+    assert find(log, queued.id).attempts == ()
 
 
 def test_many_arrive_and_finish_in_one_transaction(tmp_path: Path) -> None:
     log = DeliveryLog(tmp_path)
-    earlier = [Delivery("/webhooks/f", None) for _ in range(1200)]
+    earlier, later = [[new() for _ in range(1200)] for _ in range(2)]
     with log.transaction():
         for delivery in earlier:
-            log.add(delivery, ARRIVAL, "running")
-    later = [Delivery("/webhooks/f", None) for _ in range(1200)]
+            log.add(delivery, "running")
     with log.transaction():
-        for done, new in zip(earlier, later, strict=True):
+        for done, arrived in zip(earlier, later, strict=True):
             log.finish(done.id, "succeeded", 200, done.id.encode())
-            log.add(new, ARRIVAL, "running")
+            log.add(arrived, "running")
     assert log.counts() == {"succeeded": 1200, "running": 1200}
-    record = log.find(earlier[7].id)
-    assert (record.arrival, record.answer, record.status) == (ARRIVAL, earlier[7].id.encode(), "succeeded")
-    assert (record.delivery.received_at - earlier[7].received_at) < timedelta(milliseconds=1)
+    with log.transaction():
+        for delivery in later:
+            log.finish(delivery.id, "succeeded", 200, b"{}")
+            log.add(another := new(), "running")
+            log.finish(another.id, "failed", 500, b"{}")
+    assert log.counts() == {"succeeded": 2400, "failed": 1200}
+    record = find(log, earlier[7].id)
+    assert (record.delivery.body, record.answer, record.status) == (b'{"a": 1}', earlier[7].id.encode(), "succeeded")
 
 
 def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
     log = DeliveryLog(tmp_path)
-    delivery = Delivery("/webhooks/f", None)
+    first, delivery = add(log), new()
 
     def twice() -> None:
         with log.transaction():
-            log.add(delivery, ARRIVAL, "running")
-            log.add(delivery, ARRIVAL, "running")
+            log.finish(first.id, "succeeded", 200, b"{}")
+            log.add(delivery, "running")
+            log.fail_attempt(delivery.id, "after what was put before it")
+            log.add(delivery, "running")
 
     with pytest.raises(sqlite3.IntegrityError):
         twice()
-    assert log.counts() == {}
-
-
-def test_a_look_inside_a_transaction_keeps_it_whole(tmp_path: Path) -> None:
-    log = DeliveryLog(tmp_path)
-    first, second = add(log), Delivery("/webhooks/f", None)
-
-    def interrupted() -> None:
-        with log.transaction():
-            log.finish(first.id, "succeeded", 200, b"{}")
-            log.add(second, ARRIVAL, "running")
-            assert log.find(second.id).status == "running"
-            raise RuntimeError("the lights go out")
-
-    with pytest.raises(RuntimeError, match="lights"):
-        interrupted()
     assert log.counts() == {"running": 1}
+    add(log)
+    assert log.counts() == {"running": 2}
 
 
 @pytest.mark.parametrize(("shared_disk", "mode"), [(False, "wal"), (True, "delete")])
 def test_a_log_survives_a_loss_of_power(tmp_path: Path, shared_disk: bool, mode: str) -> None:
     log = DeliveryLog(tmp_path, shared_disk=shared_disk)
-    assert log._database.execute("PRAGMA journal_mode").fetchone()[0] == mode
-    assert log._database.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
-    assert not (tmp_path / "deliveries.db-shm").exists() or mode == "wal"
+    assert rows(log, "PRAGMA journal_mode") == [(mode,)]
+    assert log._database.one("PRAGMA synchronous") == 2  # FULL; nothing but a loss of power would show it
+    assert (tmp_path / "deliveries.db-wal").exists() == (mode == "wal")
 
 
 def test_only_the_owner_of_the_machine_can_look_into_the_folder(tmp_path: Path) -> None:
@@ -171,6 +171,7 @@ DAMAGES = {
     "text": lambda path: path.write_text("this is no database\n" * 100),
     "another program's database": lambda path: (path.unlink(), another_programs_database(path)),
     "a later version": lambda path: _execute(path, "PRAGMA user_version = 99"),
+    "an earlier version": lambda path: _execute(path, "PRAGMA user_version = 3"),
 }
 
 
@@ -206,31 +207,6 @@ def test_an_empty_file_is_a_new_log(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*damaged*"))
 
 
-def test_a_log_of_an_older_version_is_brought_to_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = DeliveryLog(tmp_path)
-    delivery = add(log)
-    log.close()
-    later = [*webhooks.log._MIGRATIONS, "ALTER TABLE deliveries ADD COLUMN note TEXT NOT NULL DEFAULT 'new'"]
-    monkeypatch.setattr(webhooks.log, "_MIGRATIONS", later)
-    log = DeliveryLog(tmp_path)
-    assert log.find(delivery.id).status == "running"
-    assert log._database.execute("SELECT note FROM deliveries").fetchone()[0] == "new"
-    assert not list(tmp_path.glob("*damaged*"))
-
-
-def test_a_migration_that_fails_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = DeliveryLog(tmp_path)
-    delivery = add(log)
-    log.close()
-    with monkeypatch.context() as patch:
-        broken = "ALTER TABLE deliveries ADD COLUMN note TEXT; SELECT nonsense"
-        patch.setattr(webhooks.log, "_MIGRATIONS", [*webhooks.log._MIGRATIONS, broken])
-        with pytest.raises(SetupError, match="nonsense"):
-            DeliveryLog(tmp_path)
-    log = DeliveryLog(tmp_path)
-    assert log.find(delivery.id).status == "running"
-
-
 def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SetupError, match="WEBHOOKS_DATA_DIR"):
@@ -238,7 +214,8 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
 
 
 OPEN = (
-    "import sys; from pathlib import Path; from webhooks.log import DeliveryLog; log = DeliveryLog(Path(sys.argv[1]))"
+    "import sys; from pathlib import Path; from webhooks.deliveries.log import DeliveryLog; "
+    "log = DeliveryLog(Path(sys.argv[1]))"
 )
 
 
@@ -295,10 +272,9 @@ def test_finished_deliveries_over_the_limit_are_pruned_oldest_first_and_unfinish
         assert log.prune(excess=5, at_most=2) == {"failed": 2}
         assert log.prune(excess=3) == {"failed": 3}
         assert log.prune(excess=0) == {}
-    kept = [row[0] for row in log._database.execute("SELECT id FROM deliveries ORDER BY number")]
-    assert kept == [delivery.id for delivery in waiting + done[-3:]]
-    attempts = {row[0] for row in log._database.execute("SELECT delivery FROM attempts")}
-    assert attempts == {delivery.id for delivery in done[-3:]}
+    kept = [(delivery.id,) for delivery in waiting + done[-3:]]
+    assert rows(log, "SELECT id FROM deliveries ORDER BY number") == kept
+    assert rows(log, "SELECT id FROM deliveries WHERE number IN (SELECT delivery FROM attempts)") == kept[-3:]
 
 
 def test_finished_deliveries_are_pruned_after_thirty_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,16 +288,24 @@ def test_finished_deliveries_are_pruned_after_thirty_days(tmp_path: Path, monkey
     monkeypatch.setattr(time, "time", lambda: now + 30.1 * 24 * 60 * 60)
     with log.transaction():
         assert log.prune(excess=0) == {"succeeded": 1}
-    assert log.find(unfinished.id).status == "running"
+    assert find(log, unfinished.id).status == "running"
+
+
+def test_a_clock_that_may_be_wrong_prunes_nothing_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = DeliveryLog(tmp_path, keep=1)
+    finish(log, add(log))
+    finish(log, add(log))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 400 * 24 * 60 * 60)
+    with log.transaction():
+        assert log.prune(excess=1, by_age=False) == {"succeeded": 1}
+    assert log.counts() == {"succeeded": 1}
 
 
 def test_the_log_holds_no_credentials(tmp_path: Path) -> None:
-    headers = Arrival.keep(
-        [(b"x-webhook-secret", b"s3cret-1"), (b"cookie", b"s3cret-2"), (b"x-ip-token", b"s3cret-3")]
-    )
+    sent = [(b"x-webhook-secret", b"s3cret-1"), (b"cookie", b"s3cret-2"), (b"x-ip-token", b"s3cret-3")]
     log = DeliveryLog(tmp_path)
-    with log.transaction():
-        log.add(Delivery("/webhooks/f", None), Arrival("/webhooks/f", b"", headers, b""), "running")
+    add(log, headers=without_credentials(sent))
     log.close()
     assert not any(b"s3cret" in file.read_bytes() for file in tmp_path.iterdir())
 
@@ -330,7 +314,7 @@ def test_times_are_utc(tmp_path: Path) -> None:
     log = DeliveryLog(tmp_path)
     moment = datetime(2026, 11, 23, 12, tzinfo=timezone(timedelta(hours=5)))
     delivery = add(log, received_at=moment)
-    assert log.find(delivery.id).delivery.received_at == moment
+    assert find(log, delivery.id).delivery.received_at == moment
 
 
 def break_byte(position: int) -> object:
@@ -365,12 +349,6 @@ def test_damage_that_sqlite_calls_by_another_name_is_damage_too(
     assert len(list(tmp_path.glob("deliveries.db.damaged-*[0-9]"))) == 1
 
 
-@pytest.mark.parametrize("id", [2**70, "\ud800", ["a"], None])
-def test_an_id_that_is_none_is_a_key_error_too(tmp_path: Path, id: object) -> None:
-    with pytest.raises(KeyError):
-        DeliveryLog(tmp_path).find(id)
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="the locks are Linux's")
 def test_a_copy_of_the_folder_made_by_this_process_takes_none_of_its_locks(tmp_path: Path) -> None:
     """It closes the log's files, and with them go all POSIX locks of this process on them: SQLite's own, too."""
@@ -392,3 +370,88 @@ def test_a_copy_of_the_folder_made_by_this_process_takes_none_of_its_locks(tmp_p
     assert "Another process already works with the delivery log" in second.stderr
     log.close()
     assert sorted(path.name for path in log.path.parent.iterdir()) == [".gitignore", "deliveries.db", "lock"]
+
+
+# What other programs do to the file while it is open
+
+
+def delete(log: DeliveryLog) -> None:
+    for path in log.path.parent.iterdir():
+        path.unlink()
+
+
+def delete_the_wal(log: DeliveryLog) -> None:
+    Path(f"{log.path}-wal").unlink(missing_ok=True)
+
+
+def delete_the_folder(log: DeliveryLog) -> None:
+    shutil.rmtree(log.path.parent)
+
+
+def move(log: DeliveryLog) -> None:
+    log.path.rename(log.path.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("away", "shared_disk"),
+    [(delete_the_wal, False), *itertools.product([delete, delete_the_folder, move], [False, True])],
+)
+def test_a_log_that_is_deleted_or_moved_is_put_back_whole(
+    tmp_path: Path, away: Callable[[DeliveryLog], None], shared_disk: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DeliveryLog(tmp_path / "log", shared_disk=shared_disk)
+    for _ in range(50):
+        add(log)
+    away(log)
+    add(log)
+    assert log.counts() == {"running": 51}
+    with pytest.raises(SetupError, match="Another process"):
+        DeliveryLog(tmp_path / "log")
+    assert "THE DELIVERY LOG WAS DELETED OR MOVED" in caplog.text
+    assert str(log.path) in caplog.text
+    log.close()
+    assert DeliveryLog(tmp_path / "log", shared_disk=shared_disk).counts() == {"running": 51}
+
+
+@pytest.mark.parametrize("shared_disk", [False, True])
+def test_nothing_is_written_while_another_file_is_in_the_place_of_the_log(tmp_path: Path, shared_disk: bool) -> None:
+    log = DeliveryLog(tmp_path / "log", shared_disk=shared_disk)
+    add(log)
+    DeliveryLog(tmp_path / "other").close()
+    log.path.rename(tmp_path / "mine")
+    shutil.copy(tmp_path / "other" / "deliveries.db", log.path)
+    with pytest.raises(OSError, match="another file has taken the place of"):
+        add(log)
+    os.replace(tmp_path / "mine", log.path)
+    add(log)
+    assert log.counts() == {"running": 2}
+
+
+@pytest.mark.parametrize("shared_disk", [False, True])
+def test_a_log_opens_on_a_full_disk(tmp_path: Path, shared_disk: bool) -> None:
+    log = DeliveryLog(tmp_path, shared_disk=shared_disk)
+    add(log)
+    log.close()
+    with full_disk(tmp_path):
+        log = DeliveryLog(tmp_path, shared_disk=shared_disk)
+        assert log.counts() == {"running": 1}
+        with pytest.raises((sqlite3.Error, OSError)):
+            add(log, body=b"x" * 1_000_000)
+    add(log)
+    assert log.counts() == {"running": 2}
+
+
+def test_a_log_that_could_not_be_put_back_is_put_back_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = DeliveryLog(tmp_path / "log")
+    add(log)
+    delete_the_folder(log)
+    with monkeypatch.context() as patch:
+        patch.setattr("webhooks.deliveries.database.ReadLock", lambda path: 1 / 0)
+        patch.setattr(os, "replace", lambda *paths: Path("no such file").stat())
+        with pytest.raises(FileNotFoundError):
+            add(log)
+        patch.setattr(os, "replace", os.rename)
+        with pytest.raises(ZeroDivisionError):
+            add(log)
+    add(log)
+    assert log.counts() == {"running": 2}

@@ -12,20 +12,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
-from support.dispatching import take
-from support.payloads import load
+from support.dispatching import WAIT, Desk
 
-from webhooks import Delivery, WebhookPayload, life
-from webhooks.delivery import Arrival
-from webhooks.dispatcher import Dispatcher
-from webhooks.endpoints import Endpoint
-from webhooks.history import FINISHED, find, reading
-from webhooks.log import DeliveryLog
+from webhooks import Delivery
+from webhooks.deliveries import timing
+from webhooks.deliveries.history import find, reading
+from webhooks.deliveries.log import MAX_INTERRUPTIONS
+from webhooks.delivery import FINISHED
 
-WAIT = 20
 MAX_ATTEMPTS = 3
-PAYLOAD = WebhookPayload.model_validate(load("repo.content-update"))
-ARRIVAL = Arrival("/webhooks/handler", b"", (), b'{"a": 1}')
 
 
 class Call:
@@ -42,12 +37,13 @@ class LifeOfDeliveries(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())
+        self.desk = Desk(Path(tempfile.mkdtemp()) / "log")
         self.calls: list[Call] = []
         self.arrived = threading.Condition()
         self.known: set[str] = set()
         self.done: set[str] = set()  # ids whose outcome was told
         self.failures: Counter[str] = Counter()
+        self.kills: Counter[str] = Counter()  # while its handler ran
         self.ran_when_done: list[str] = []
         self.start()
 
@@ -66,11 +62,9 @@ class LifeOfDeliveries(RuleBasedStateMachine):
             if call.fails:
                 raise ValueError
 
-        endpoint = Endpoint(handler, max_attempts=MAX_ATTEMPTS)
-        self.endpoint = endpoint
-        self.dispatcher = Dispatcher({endpoint.path: endpoint}, DeliveryLog(self.folder), 1000, hide=str)
-        self.dispatcher.start()
-        self.dispatcher.recover()
+        self.desk.endpoints.clear()
+        self.endpoint = self.desk.add(handler, max_attempts=MAX_ATTEMPTS)
+        self.desk.start()
         self.wait_for_calls()
 
     def wait_for_calls(self) -> None:
@@ -82,15 +76,14 @@ class LifeOfDeliveries(RuleBasedStateMachine):
 
     @rule(target=acknowledged)
     def deliver(self) -> str:
-        ticket = take(self.dispatcher, self.endpoint, Delivery(self.endpoint.path, PAYLOAD), ARRIVAL)
-        assert ticket.recorded.result(WAIT) == "running"
-        self.known.add(ticket.delivery.id)
+        id = self.desk.record(self.endpoint)
+        self.known.add(id)
         self.wait_for_calls()
-        return ticket.delivery.id
+        return id
 
     def end(self, number: int, fails: bool) -> None:
         call = self.calls.pop(number % len(self.calls))
-        before = self.dispatcher.health()[1]
+        before = self.desk.counts()
         id = call.delivery.id
         self.failures[id] += fails
         final = not fails or self.failures[id] == MAX_ATTEMPTS
@@ -101,7 +94,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         if final:
             status = "failed" if fails else "succeeded"
             for _ in self.until_written():
-                if self.dispatcher.health()[1][status] == before[status] + 1:
+                if self.desk.counts()[status] == before[status] + 1:
                     break
         self.wait_for_calls()
 
@@ -127,29 +120,29 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         """What the process did after this moment is not written: the log is what was on the disk."""
         with self.arrived:
             killed, self.calls, self.process = self.calls, [], None
-        copy = Path(tempfile.mkdtemp())
-        for file in self.folder.iterdir():
-            if file.name in ("deliveries.db", "deliveries.db-wal"):
-                shutil.copy(file, copy)
+        copy = Desk.copied(self.desk.folder)
         for call in killed:
             call.go.set()
-        self.dispatcher.stop(WAIT)
-        shutil.rmtree(self.folder)
-        self.folder = copy
+            self.kills[call.delivery.id] += 1
+            if self.kills[call.delivery.id] == MAX_INTERRUPTIONS:
+                self.done.add(call.delivery.id)
+        self.desk.stop()
+        shutil.rmtree(self.desk.folder)
+        self.desk.folder = copy
         self.start()
 
     @rule()
     def stop_and_restart(self) -> None:
         with self.arrived:
             stopped, self.calls, self.process = self.calls, [], None
-        self.dispatcher.stop(0)
+        self.desk.stop(0)
         for call in stopped:
             call.go.set()
         self.start()
 
     @rule(target=acknowledged, id=acknowledged)
     def replay(self, id: str) -> str:
-        new_id = self.dispatcher.replay(id)
+        new_id = self.desk.engine.replay(id)
         assert new_id not in self.known
         self.known.add(new_id)
         self.wait_for_calls()
@@ -157,7 +150,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
 
     @rule(id=consumes(acknowledged))
     def the_log_knows_it(self, id: str) -> None:
-        with reading(self.folder / "deliveries.db") as database:
+        with reading(self.desk.folder / "deliveries.db") as database:
             record = find(database, id)
         assert (record.status in FINISHED) == (id in self.done)
         assert record.failures == self.failures[id]
@@ -167,17 +160,17 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         assert getattr(self, "ran_when_done", []) == []
 
     def teardown(self) -> None:
-        if not hasattr(self, "folder"):
+        if not hasattr(self, "desk"):
             return
         for call in self.calls:
             call.go.set()
-        self.dispatcher.stop(WAIT)
-        shutil.rmtree(self.folder)
+        self.desk.stop()
+        shutil.rmtree(self.desk.folder.parent)
 
 
 @pytest.fixture(autouse=True)
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(life, "backoff", lambda failures: 0.0)
+    monkeypatch.setattr(timing, "backoff", lambda failures: 0.0)
 
 
 TestLifeOfDeliveries = pytest.mark.long(LifeOfDeliveries.TestCase)

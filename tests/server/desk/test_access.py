@@ -35,10 +35,10 @@ from support.payloads import load
 from support.processes import Process, Start
 from support.tls import TlsFront
 
-import webhooks.access
+import webhooks.desk.access
 from webhooks import SetupError, read_settings
-from webhooks.access import PAGE, SESSION, Access, from_own_page, owns, signed_in, slim
-from webhooks.desk import Desk
+from webhooks.desk.access import PAGE, SESSION, Access, from_own_page, owns, signed_in, slim
+from webhooks.desk.page import Desk
 from webhooks.endpoints import Endpoint
 from webhooks.settings import Settings
 
@@ -252,7 +252,7 @@ def test_a_smaller_session_gives_nobody_another_role(role: str) -> None:
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = NOW
-        monkeypatch.setattr(webhooks.access, "time", SimpleNamespace(time=lambda: self.now))
+        monkeypatch.setattr(webhooks.desk.access, "time", SimpleNamespace(time=lambda: self.now))
 
 
 @pytest.fixture
@@ -510,7 +510,7 @@ def _printed(process: Process, label: str) -> Path:
 
 
 # The functions, in an order in which none spoils what the next one needs.
-CHOOSE, LOOK, ACT = "choose", r"show(_\d+)?$|draw_chart", "run_again|send_test|show_registered|register|switch"
+CHOOSE, LOOK, ACT = "choose", r"show(_\d+)?$|sum_up", "run_again|send_test|show_registered|register|switch"
 
 
 class Visitor:

@@ -20,14 +20,13 @@ from support.browsers import CONTRASTS, LOOKS, SCREENSHOTS
 from support.payloads import load
 from support.processes import Process, Start
 
-import webhooks.desk
+import webhooks.desk.page
 from webhooks import Delivery, read_settings
-from webhooks.access import Access
-from webhooks.delivery import Arrival
-from webhooks.desk import LIVE, View
+from webhooks.deliveries.log import DATABASE, DeliveryLog
+from webhooks.desk.access import Access
+from webhooks.desk.page import LIVE, View
+from webhooks.desk.queries import PAGE
 from webhooks.endpoints import Endpoint
-from webhooks.history import PAGE
-from webhooks.log import DATABASE, DeliveryLog
 from webhooks.payload import parse_payload
 from webhooks.samples import KINDS, sample
 from webhooks.settings import Settings
@@ -157,8 +156,9 @@ def fill(folder: Path) -> None:
             body = bodies[number % 6 == 0]
             endpoint = OLD_ENDPOINT if number % 10 == 0 else "/webhooks/keep"
             received_at = now - timedelta(minutes=10 * (FULL - number))
-            delivery = Delivery(endpoint, parse_payload(body), id=f"{number:016x}", received_at=received_at)
-            log.add(delivery, Arrival(endpoint, b"", (), body), "running")
+            id, payload = f"{number:016x}", parse_payload(body)
+            delivery = Delivery(endpoint, payload, id, received_at, body=body)
+            log.add(delivery, "running")
             if number % 4 == 0:
                 log.fail_attempt(delivery.id, "    | Traceback\n    | RuntimeError: it failed")
                 log.finish(delivery.id, "failed", 500, b'{"error": 1}')
@@ -350,7 +350,7 @@ def test_a_look_that_finds_nothing_new_sends_nothing(
     settings = read_settings(Settings, {})
     access = Access(settings, lambda: [])
     monkeypatch.setattr(access, "is_owner", lambda _: True)
-    desk = webhooks.desk.Desk(
+    desk = webhooks.desk.page.Desk(
         settings, {"/webhooks/f": Endpoint(lambda: None, "/f")}, access, tmp_path / DATABASE, str, print, str, str
     )
     with gradio.Blocks() as ui:

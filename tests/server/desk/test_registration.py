@@ -16,8 +16,8 @@ from support.hub import Hub
 from support.processes import Process, Run, Start, free_port
 from support.tls import TlsFront
 
-import webhooks.registration
-from webhooks.registration import HubSaysNo, Registration
+import webhooks.desk.registration
+from webhooks.desk.registration import HubSaysNo, Registration
 
 pytestmark = pytest.mark.once
 
@@ -180,7 +180,7 @@ def test_who_presses_again_after_a_lost_answer_gets_no_second_webhook(
     getattr(hub, lose)("POST", LIST)
     with monkeypatch.context() as patch:
         if lose == "hold":
-            patch.setattr(webhooks.registration, "HUB_WITHIN", 1)
+            patch.setattr(webhooks.desk.registration, "HUB_WITHIN", 1)
         with pytest.raises(HubSaysNo, match="Try again later"):
             create()
     with pytest.raises(HubSaysNo, match="already watches me/data"):
@@ -275,7 +275,7 @@ def raised(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize("failure", FAILURES)
 def test_each_failure_is_a_sentence_of_its_own(hub: Hub, failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if failure == "no answer":
-        monkeypatch.setattr(webhooks.registration, "HUB_WITHIN", 1)
+        monkeypatch.setattr(webhooks.desk.registration, "HUB_WITHIN", 1)
     spoil, sentence = FAILURES[failure]
     id = add(hub)
     spoil(hub, "GET", LIST)
@@ -306,12 +306,12 @@ def test_a_hub_that_does_not_answer_keeps_no_server_from_ending(hub: Hub, run: R
     process = run(
         f"""
         import asyncio
-        import webhooks.registration
+        import webhooks.desk.registration
 
-        webhooks.registration.HUB_WITHIN = 0.5
+        webhooks.desk.registration.HUB_WITHIN = 0.5
         try:
-            asyncio.run(webhooks.registration.Registration({TOKEN!r}, []).pointing_here())
-        except webhooks.registration.HubSaysNo as reason:
+            asyncio.run(webhooks.desk.registration.Registration({TOKEN!r}, []).pointing_here())
+        except webhooks.desk.registration.HubSaysNo as reason:
             print(reason)
         """,
         HF_ENDPOINT=hub.url,

@@ -13,15 +13,16 @@ import starlette.requests
 from support.payloads import load
 
 from webhooks import Delivery, WebhookPayload, WebhooksServer
-from webhooks.delivery import Arrival
+from webhooks.delivery import without_credentials
 from webhooks.endpoints import Endpoint
 
 if TYPE_CHECKING:
     from webhooks import WebhookPayload as OnlyForTypeCheckers
 
 PAYLOAD = WebhookPayload.model_validate(load("repo.content-update"))
-DELIVERY = Delivery("/webhooks/f", PAYLOAD)
-ARRIVAL = Arrival("/webhooks/f", b"a=1", ((b"content-type", b"application/json"),), b'{"a": 1}')
+DELIVERY = Delivery(
+    "/webhooks/f", PAYLOAD, query=b"a=1", headers=((b"content-type", b"application/json"),), body=b'{"a": 1}'
+)
 
 
 def by_annotation(a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
@@ -77,7 +78,7 @@ class Callable:
 )
 def test_a_handler_gets_what_it_asks_for(handler: Any) -> None:
     endpoint = Endpoint(handler, "/f")
-    assert endpoint.call(DELIVERY, ARRIVAL) == (PAYLOAD, DELIVERY, fastapi.Request)
+    assert endpoint.call(DELIVERY) == (PAYLOAD, DELIVERY, fastapi.Request)
     assert endpoint.takes_payload
     assert not endpoint.is_async
 
@@ -89,7 +90,7 @@ def test_an_annotation_for_type_checkers_only_leaves_the_names_to_decide() -> No
     def handler(payload: OnlyForTypeCheckers, d: Delivery) -> Any:
         return payload, d
 
-    assert Endpoint(handler).call(DELIVERY, ARRIVAL) == (PAYLOAD, DELIVERY)
+    assert Endpoint(handler).call(DELIVERY) == (PAYLOAD, DELIVERY)
 
 
 def test_the_payload_class_of_huggingface_hub_is_served_by_name() -> None:
@@ -98,12 +99,12 @@ def test_the_payload_class_of_huggingface_hub_is_served_by_name() -> None:
     def handler(payload: huggingface_hub.WebhookPayload) -> Any:
         return payload
 
-    assert Endpoint(handler).call(DELIVERY, ARRIVAL) is PAYLOAD
+    assert Endpoint(handler).call(DELIVERY) is PAYLOAD
 
 
 def test_a_handler_may_ask_for_nothing() -> None:
     endpoint = Endpoint(lambda: "called", "/f")
-    assert endpoint.call(DELIVERY, ARRIVAL) == "called"
+    assert endpoint.call(DELIVERY) == "called"
     assert not endpoint.takes_payload
 
 
@@ -120,7 +121,7 @@ class Async:
 def test_an_async_handler_is_recognised(handler: Any) -> None:
     endpoint = Endpoint(handler, "/f")
     assert endpoint.is_async
-    assert asyncio.run(endpoint.call(DELIVERY, ARRIVAL)) is PAYLOAD
+    assert asyncio.run(endpoint.call(DELIVERY)) is PAYLOAD
 
 
 def test_the_request_can_be_read_again_and_again() -> None:
@@ -128,13 +129,13 @@ def test_the_request_can_be_read_again_and_again() -> None:
         return await request.json(), await request.body(), request.query_params["a"], request.url.path
 
     for _ in range(2):
-        result = asyncio.run(Endpoint(read).call(DELIVERY, ARRIVAL))
+        result = asyncio.run(Endpoint(read).call(DELIVERY))
         assert result == ({"a": 1}, b'{"a": 1}', "1", "/webhooks/f")
 
 
 def test_a_request_keeps_no_credentials() -> None:
     headers = [(b"x-webhook-secret", b"1"), (b"authorization", b"2"), (b"cookie", b"3"), (b"content-type", b"4")]
-    assert Arrival.keep(headers) == ((b"content-type", b"4"),)
+    assert without_credentials(headers) == ((b"content-type", b"4"),)
 
 
 @pytest.mark.parametrize(

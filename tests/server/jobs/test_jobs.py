@@ -22,17 +22,24 @@ import pytest
 from fastapi import HTTPException
 from huggingface_hub.errors import HfHubHTTPError
 from hypothesis import HealthCheck, example, given, settings
-from support.dispatching import WAIT, Desk, Ticket
+from starlette.responses import Response
+from support.asgi import on_loop
+from support.dispatching import BODY, WAIT, Desk
 from support.hub import Hub
 from support.hub import Job as HubJob
 from support.payloads import load
 
 import webhooks.jobs
-from webhooks import Delivery, GiveUp, WebhookPayload, history, life
-from webhooks.delivery import StartedJob
-from webhooks.history import FINISHED, Record, Related
+from webhooks import Delivery, GiveUp, WebhookPayload
+from webhooks.console import wait_until_written
+from webhooks.deliveries import timing
+from webhooks.deliveries.history import Record, find, reading
+from webhooks.deliveries.log import DeliveryLog
+from webhooks.delivery import FINISHED, StartedJob
+from webhooks.desk import queries
+from webhooks.desk.queries import Related
+from webhooks.desk.views import details
 from webhooks.jobs import Job, JobRefused, JobWatch, label, launch_job
-from webhooks.views import details
 
 pytestmark = pytest.mark.once
 
@@ -174,13 +181,13 @@ def test_a_label_is_what_the_hub_takes_and_never_the_same_for_two_names() -> Non
     assert label("train") == "train"
 
 
-# --- from the handler to the log, through the dispatcher
+# --- from the handler to the log, through the engine
 
 Script = Callable[[Hub], Any]
 
 
 class Office(Desk):
-    """A dispatcher whose handler starts Jobs, and what its page would read."""
+    """An engine whose handler starts Jobs, and what its page would read."""
 
     def add_training(self, **options: Any) -> Any:
         def handler(delivery: Delivery) -> Job:
@@ -188,33 +195,41 @@ class Office(Desk):
 
         return self.add(handler, **{"path": "/train", "max_attempts": 5, **options})
 
-    def deliver(self, *args: Any, **options: Any) -> Ticket:
-        ticket = super().deliver(*args, **options)
-        ticket.recorded.result(WAIT)
-        return ticket
+    def take(self, endpoint: Any, body: Any = BODY, reply_within: float = 0) -> tuple[str, Response]:
+        """Deliver; return the delivery's id and what the sender is told."""
+        assert self.engine
+        delivery = self.delivery(endpoint, body)
+        return delivery.id, on_loop(self.engine.take, endpoint, delivery, reply_within)
+
+    def begin(self, endpoint: Any, body: Any = BODY) -> str:
+        """Deliver, wait until it is in the log, and return its id."""
+        return self.take(endpoint, body)[0]
 
     def wait_until_finished(self, *ids: str) -> list[Record]:
         deadline = time.monotonic() + WAIT
         while True:
-            with history.reading(self.log.path) as database:
-                records = [history.find(database, id) for id in ids]
+            with reading(self.log_path) as database:
+                records = [find(database, id) for id in ids]
             if all(record.status in FINISHED for record in records):
                 return records
             assert time.monotonic() < deadline, [record.status for record in records]
             time.sleep(0.01)
 
     def related(self, id: str) -> Related:
-        with history.reading(self.log.path) as database:
-            return history.related(database, id)
+        with reading(self.log_path) as database:
+            return queries.related(database, id)
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "deliveries.db"
 
 
 @pytest.fixture
 def office(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Office]:
-    monkeypatch.setattr(life, "backoff", lambda failures: 0.0)
+    monkeypatch.setattr(timing, "backoff", lambda failures: 0.001)
     office = Office(tmp_path)
     yield office
-    if office.dispatcher and office.dispatcher._thread.is_alive():
-        office.stop(0)
+    office.stop(0)
 
 
 def slow_list(hub: Hub) -> None:
@@ -252,7 +267,7 @@ def test_however_a_launch_fails_the_attempts_lead_to_one_job(
         monkeypatch.setattr(webhooks.jobs, "ANSWER_WITHIN", 0.1)
     endpoint = office.start().add_training()
     WAYS[way](hub)
-    id = office.deliver(endpoint).delivery.id
+    id = office.begin(endpoint)
     (record,) = office.wait_until_finished(id)
     (job,) = hub.jobs
     assert (record.status, len(record.attempts) > 1) == ("succeeded", True)
@@ -264,7 +279,7 @@ def test_ten_deliveries_of_different_repositories_at_once_start_ten_jobs(office:
     hub.lose_answer(*START, times=4)
     hub.fail(*START, 503, times=3)
     held = hub.hold(*WHOAMI)
-    ids = [office.deliver(endpoint, commit_to(f"me/data{number}")).delivery.id for number in range(10)]
+    ids = [office.begin(endpoint, commit_to(f"me/data{number}")) for number in range(10)]
     assert held.arrived.wait(WAIT)
     held.released.set()
     assert {record.status for record in office.wait_until_finished(*ids)} == {"succeeded"}
@@ -284,7 +299,7 @@ def test_an_attempt_that_timed_out_and_goes_on_does_not_start_a_second_job(offic
         return train(delivery)
 
     endpoint = office.start().add(handler, timeout=0.5, max_attempts=50)
-    id = office.deliver(endpoint).delivery.id
+    id = office.begin(endpoint)
     assert third.wait(WAIT)
     assert hub.jobs == []
     held.released.set()
@@ -295,9 +310,9 @@ def test_an_attempt_that_timed_out_and_goes_on_does_not_start_a_second_job(offic
 
 def test_a_replay_starts_a_new_job(office: Office, hub: Hub) -> None:
     endpoint = office.start().add_training()
-    id = office.deliver(endpoint).delivery.id
+    id = office.begin(endpoint)
     office.wait_until_finished(id)
-    new_id = office.dispatcher.replay(id)
+    new_id = office.engine.replay(id)
     office.wait_until_finished(new_id)
     assert [job.labels["webhook-delivery"] for job in hub.jobs] == [id, new_id]
 
@@ -323,18 +338,19 @@ def test_a_refusal_fails_after_one_attempt_and_the_page_shows_the_hubs_reason(
 ) -> None:
     request, status, reason = REFUSALS[refusal]
     hub.fail(*request, status, reason)
-    ticket = office.start().deliver(office.add_training())
-    outcome = ticket.outcome.result(WAIT)
-    assert (outcome.status, outcome.answer.status_code) == ("failed", 500)
-    assert reason.encode() not in outcome.answer.body
-    (record,) = office.wait_until_finished(ticket.delivery.id)
+    id, answer = office.start().take(office.add_training(), reply_within=WAIT)
+    assert answer.status_code == 500
+    assert reason.encode() not in answer.body
+    (record,) = office.wait_until_finished(id)
+    assert record.status == "failed"
     (attempt,) = record.attempts
     if refusal == "bad token":  # the client has words of its own for that
         reason = "Invalid user token"
     assert f"JobRefused: The Hub refuses this Job: {status} {reason}" in (attempt.error or "")
-    page = details(record, office.related(ticket.delivery.id))
+    page = details(record, office.related(id))
     assert reason.replace("<", "&lt;").replace(">", "&gt;") in page
     assert "<b>h900" not in page
+    assert wait_until_written(WAIT)
     assert reason in caplog.text
     assert hub.jobs == []
 
@@ -351,7 +367,7 @@ def test_a_handler_that_gives_up_is_not_run_again_and_one_that_fails_is(office: 
         raise next(left)
 
     endpoint = office.add(async_handler if is_async else handler, max_attempts=5)
-    id = office.start().deliver(endpoint).delivery.id
+    id = office.start().begin(endpoint)
     (record,) = office.wait_until_finished(id)
     assert (record.status, record.failures, len(record.attempts)) == ("failed", 3, 3)
     assert "GiveUp: it is no use" in (record.attempts[-1].error or "")
@@ -486,7 +502,7 @@ def test_a_job_is_on_its_delivery_whatever_the_handler_does_with_it(office: Offi
         await asyncio.to_thread(train, delivery, name="two")
 
     office.start()
-    ids = [office.deliver(office.add(handler)).delivery.id for handler in (forget, stumble, async_handler)]
+    ids = [office.begin(office.add(handler)) for handler in (forget, stumble, async_handler)]
     records = office.wait_until_finished(*ids)
     assert [record.status for record in records] == ["succeeded", "failed", "succeeded"]
     assert [len(office.related(id).jobs) for id in ids] == [1, 1, 2]
@@ -497,31 +513,49 @@ def test_a_job_is_on_its_delivery_whatever_the_handler_does_with_it(office: Offi
     assert "scheduling" in page
 
 
-def ended(id: str) -> None:
-    """Wait for the thread of a handler that was left behind."""
-    for thread in threading.enumerate():
-        if thread.name == f"webhook {id}":
-            thread.join(WAIT)
+@pytest.fixture
+def late_write(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when what a handler did after its timeout has gone into the log."""
+    written = threading.Event()
+    add_jobs, finish = DeliveryLog.add_jobs, DeliveryLog.finish
+    finished: set[str] = set()
+
+    def see_finish(self: DeliveryLog, id: str, *args: Any) -> None:
+        finish(self, id, *args)
+        finished.add(id)
+
+    def see_add_jobs(self: DeliveryLog, id: str, jobs: list[StartedJob]) -> None:
+        add_jobs(self, id, jobs)
+        if id in finished:
+            written.set()
+
+    monkeypatch.setattr(DeliveryLog, "finish", see_finish)
+    monkeypatch.setattr(DeliveryLog, "add_jobs", see_add_jobs)
+    return written
 
 
-def test_a_job_that_a_timed_out_handler_starts_late_is_on_its_delivery(office: Office, hub: Hub) -> None:
+def test_a_job_that_a_timed_out_handler_starts_late_is_on_its_delivery(
+    office: Office, hub: Hub, late_write: threading.Event
+) -> None:
     gate = threading.Event()
 
     def late(delivery: Delivery) -> None:
         gate.wait(WAIT)
         train(delivery)
 
-    id = office.start().deliver(office.add(late, timeout=0.1)).delivery.id
+    id = office.start().begin(office.add(late, timeout=0.1))
     (record,) = office.wait_until_finished(id)
     assert (record.status, office.related(id).jobs) == ("failed", [])
     gate.set()
-    ended(id)
+    assert late_write.wait(WAIT)
     office.stop()
     assert [job.id for job in office.related(id).jobs] == [hub.jobs[0].id]
 
 
 @pytest.mark.usefixtures("hub", "prunes_at_once")
-def test_a_handler_that_starts_a_job_after_its_delivery_was_pruned_leaves_the_log_writable(office: Office) -> None:
+def test_a_handler_that_starts_a_job_after_its_delivery_was_pruned_leaves_the_log_writable(
+    office: Office, late_write: threading.Event
+) -> None:
     gate = threading.Event()
 
     def late(delivery: Delivery) -> None:
@@ -530,35 +564,38 @@ def test_a_handler_that_starts_a_job_after_its_delivery_was_pruned_leaves_the_lo
         train(delivery, name="another")
 
     slow, quick = office.add(late, timeout=0.1), office.add(lambda: None, path="/quick")
-    office.start()
-    office.log.keep = 0
-    ticket = office.deliver(slow)
-    assert ticket.outcome.result(WAIT).status == "failed"
+    office.start(keep=0)
+    id, answer = office.take(slow, reply_within=WAIT)
+    assert answer.status_code == 500
     deadline = time.monotonic() + WAIT
-    while office.dispatcher.health()[1]["failed"]:  # until it is pruned
+    while office.engine.health()[1]["failed"]:  # until it is pruned
         assert time.monotonic() < deadline
         time.sleep(0.01)
     gate.set()
-    ended(ticket.delivery.id)
+    assert late_write.wait(WAIT)
     for _ in range(3):
-        assert office.deliver(quick).outcome.result(WAIT).status == "succeeded"
-    assert office.dispatcher.health()[0] is True
+        assert office.take(quick, reply_within=WAIT)[1].status_code == 200
+    assert office.engine.health()[0] is True
+    with reading(office.log_path) as database, pytest.raises(KeyError):
+        find(database, id)
 
 
-def test_a_final_stage_stays_whatever_comes_late_and_after_a_restart_without_the_hub(office: Office, hub: Hub) -> None:
+def test_a_final_stage_stays_whatever_comes_late_and_after_a_restart_without_the_hub(
+    office: Office, hub: Hub, late_write: threading.Event
+) -> None:
     gate = threading.Event()
 
     def slow(delivery: Delivery) -> None:
         train(delivery)
         gate.wait(WAIT)
 
-    id = office.start().deliver(office.add(slow, timeout=0.1)).delivery.id
+    id = office.start().begin(office.add(slow, timeout=0.1))
     office.wait_until_finished(id)
     (job,) = office.related(id).jobs
-    office.dispatcher.learn_stage(job.id, "COMPLETED")
-    office.dispatcher.learn_stage(job.id, "RUNNING")
+    office.engine.learn_stage(job.id, "COMPLETED")
+    office.engine.learn_stage(job.id, "RUNNING")
     gate.set()
-    ended(id)
+    assert late_write.wait(WAIT)
     office.stop()
     asked = len(hub.requests)
     office.start()

@@ -21,8 +21,9 @@ from support.hub import Job as HubJob
 from support.payloads import load
 from support.processes import Process, Run
 
-from webhooks import history
-from webhooks.views import details
+from webhooks.deliveries.history import find, reading
+from webhooks.desk.queries import related
+from webhooks.desk.views import details
 
 pytestmark = [pytest.mark.long, pytest.mark.once]
 
@@ -67,11 +68,12 @@ def until(true: Callable[[], bool]) -> None:
 TRAINER = """
 import os, threading, time, types
 import huggingface_hub.utils._http as http
-from webhooks import Delivery, WebhookPayload, WebhooksServer, life
+from webhooks import Delivery, WebhookPayload, WebhooksServer
+from webhooks.deliveries import timing
 from webhooks.jobs import launch_job
 
 http.time = types.SimpleNamespace(time=time.time, sleep=lambda seconds: None)
-life.backoff = lambda failures: 0.5
+timing.backoff = lambda failures: 0.5
 server = WebhooksServer(reply_within=0, data_dir="log")
 
 @server.add_webhook(max_attempts=9)
@@ -144,7 +146,11 @@ def test_a_server_that_is_killed_at_the_worst_moments_starts_each_job_once(hub: 
         "SCHEDULING",
     ]
     with contextlib.closing(sqlite3.connect(tmp_path / "log" / "deliveries.db")) as database:
-        recorded = dict(database.execute("SELECT delivery, id FROM jobs").fetchall())
+        recorded = dict(
+            database.execute(
+                "SELECT deliveries.id, jobs.id FROM jobs JOIN deliveries ON number = jobs.delivery"
+            ).fetchall()
+        )
     assert recorded == {id: of(id, hub.jobs)[0].id for id in ids}
 
 
@@ -220,9 +226,9 @@ def test_no_secret_gets_anywhere_it_does_not_belong(app: Process, folder: Path, 
     app.wait_for(f"{last.headers['X-Delivery-Id']}: /webhooks/train")
     token = link(app).rpartition("=")[2]
 
-    with history.reading(folder / "log" / "deliveries.db") as database:
+    with reading(folder / "log" / "deliveries.db") as database:
         id = failed.headers["X-Delivery-Id"]
-        delivery_page = details(history.find(database, id), history.related(database, id))
+        delivery_page = details(find(database, id), related(database, id))
     assert "*** has no credit" in delivery_page
     with httpx.Client(base_url=app.url, follow_redirects=True) as owner, httpx.Client(base_url=app.url) as visitor:
         owner.get(link(app))

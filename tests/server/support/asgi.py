@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message
+
+from webhooks.console import wait_until_written
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -68,4 +75,23 @@ async def exchange(
 
 
 def post(app: ASGIApp, path: str, *chunks: bytes | None, **options: Any) -> Exchange:
-    return asyncio.run(exchange(app, path, chunks or (b"",), **options))
+    answer = on_loop(exchange, app, path, chunks or (b"",), **options)
+    assert wait_until_written(10)  # so that a test can look at what was logged
+    return answer
+
+
+def on_loop(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any) -> T:
+    """Run a coroutine function on the loop that serves all tests of this process, and wait for it."""
+    return soon(function, *args, **options).result()
+
+
+def soon(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any) -> Future[T]:
+    """Begin to run a coroutine function there."""
+    return asyncio.run_coroutine_threadsafe(function(*args, **options), _loop())
+
+
+@functools.lru_cache(maxsize=1)
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop

@@ -1,84 +1,100 @@
-"""A dispatcher with its log and nothing else: no network, no Gradio."""
+"""An engine with its log and nothing else: no network, no Gradio."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from starlette.responses import Response
+
+from support.asgi import on_loop, soon
 from support.payloads import load
 from webhooks import Delivery, WebhookPayload
-from webhooks.delivery import Arrival
-from webhooks.dispatcher import Dispatcher, NotTaken, Outcome
+from webhooks.deliveries.engine import Engine
+from webhooks.deliveries.history import Record, find, reading
+from webhooks.deliveries.log import DeliveryLog
 from webhooks.endpoints import Endpoint
-from webhooks.history import Record
-from webhooks.log import DeliveryLog
 
 WAIT = 20  # seconds until a test that waits in vain fails
 BODY = load("repo.content-update")
 
 
-class Ticket:
-    """Waits for what becomes of a delivery: `recorded` for its status in the log, `outcome` for its first attempt."""
-
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        self.recorded: Future[str] = Future()
-        self.outcome: Future[Outcome] = Future()
-
-    def tell(self, news: Outcome | NotTaken) -> None:
-        if isinstance(news, NotTaken):
-            self.recorded.set_exception(news)
-        elif not self.recorded.done():
-            self.recorded.set_result(news.status)
-        else:
-            self.outcome.set_result(news)  # raises if it is told twice
-
-
-def take(dispatcher: Dispatcher, endpoint: Endpoint, delivery: Delivery, arrival: Arrival) -> Ticket:
-    ticket = Ticket(delivery)
-    dispatcher.take(endpoint, delivery, arrival, ticket.tell)
-    return ticket
-
-
 class Desk:
-    """A dispatcher with its log, which can be stopped and started again like a process."""
+    """An engine with its log, which can be stopped and started again like a process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.endpoints: dict[str, Endpoint] = {}
-        self.dispatcher: Dispatcher | None = None
+        self.engine: Engine | None = None
 
     def add(self, handler: Callable[..., Any], **options: Any) -> Endpoint:
         endpoint = Endpoint(handler, **options)
         self.endpoints[endpoint.path] = endpoint
         return endpoint
 
-    def start(self, max_pending: int = 1000) -> Desk:
-        self.log = DeliveryLog(self.folder)
-        self.dispatcher = Dispatcher(
-            self.endpoints, self.log, max_pending, hide=lambda text: text.replace("s3cret", "***")
-        )
-        self.dispatcher.start()
-        self.dispatcher.recover()
+    def start(self, max_pending: int = 1000, keep: int = 10_000, recover: bool = True) -> Desk:
+        log = DeliveryLog(self.folder, keep=keep)
+        self.engine = Engine(self.endpoints, log, max_pending, hide=lambda text: text.replace("s3cret", "***"))
+        on_loop(self._start)
+        if recover:
+            self.engine.recover()
         return self
 
-    def stop(self, grace: float = WAIT) -> bool:
-        return self.dispatcher.stop(grace)
+    async def _start(self) -> None:
+        self.engine.start()
 
-    def deliver(self, endpoint: Endpoint, body: Any = BODY, headers: Any = ()) -> Ticket:
+    def stop(self, grace: float = WAIT) -> bool:
+        engine, self.engine = self.engine, None
+        return engine.stop(grace) if engine else True
+
+    def send(self, endpoint: Endpoint, body: Any = BODY, headers: Any = (), reply_within: float = WAIT) -> Future[Any]:
+        """Deliver, and wait for nothing."""
+        return soon(self.engine.take, endpoint, self.delivery(endpoint, body, headers), reply_within)
+
+    def deliver(self, endpoint: Endpoint, body: Any = BODY, headers: Any = (), reply_within: float = WAIT) -> Response:
+        """Deliver, and return what the sender is told."""
+        return self.send(endpoint, body, headers, reply_within).result(WAIT + 1)
+
+    def record(self, endpoint: Endpoint, body: Any = BODY) -> str:
+        """Deliver, wait only until it is in the log, and return the id."""
+        return json.loads(self.deliver(endpoint, body, reply_within=0).body)["delivery"]
+
+    def delivery(self, endpoint: Endpoint, body: Any = BODY, headers: Any = ()) -> Delivery:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         payload = None if isinstance(body, bytes) else WebhookPayload.model_validate(body)
-        arrival = Arrival(endpoint.path, b"", tuple(headers), raw)
-        return take(self.dispatcher, endpoint, Delivery(endpoint.path, payload), arrival)
+        return Delivery(endpoint.path, payload, headers=tuple(headers), body=raw)
+
+    def wait_for(self, status: str, count: int = 1) -> None:
+        """Wait until so many have a status: what comes of a delivery after its answer has no other sign."""
+        deadline = time.monotonic() + WAIT
+        while self.counts()[status] < count:
+            assert time.monotonic() < deadline, self.counts()
+            time.sleep(0.005)
+
+    def counts(self) -> dict[str, int]:
+        return self.engine.health()[1]
+
+    @staticmethod
+    def copied(folder: Path) -> Path:
+        """Copy what is on the disk now: the log as a kill in this moment would leave it."""
+        copy = Path(tempfile.mkdtemp(dir=folder.parent))
+        for name in ("deliveries.db", "deliveries.db-wal", "deliveries.db-journal"):
+            if (folder / name).exists():
+                shutil.copy(folder / name, copy)
+        return copy
 
     def records(self) -> list[Record]:
         """Stop, and read the whole log."""
         self.stop()
-        log = DeliveryLog(self.folder)
-        ids = [row[0] for row in log._database.execute("SELECT id FROM deliveries ORDER BY number")]
-        records = [log.find(id) for id in ids]
-        log.close()
-        return records
+        with closing(sqlite3.connect(self.folder / "deliveries.db")) as database:
+            ids = [row[0] for row in database.execute("SELECT id FROM deliveries ORDER BY number")]
+        with reading(self.folder / "deliveries.db") as database:
+            return [find(database, id) for id in ids]

@@ -1,4 +1,4 @@
-"""A receiver with its dispatcher and log, called without a network."""
+"""A receiver with its engine and log, called without a network."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from webhooks.dispatcher import Dispatcher
+from support.asgi import on_loop
+from webhooks.deliveries.engine import Engine
+from webhooks.deliveries.log import DeliveryLog
 from webhooks.endpoints import Endpoint
-from webhooks.log import DeliveryLog
 from webhooks.receiver import Receiver
 from webhooks.settings import Settings
 
@@ -20,6 +21,10 @@ _log_numbers = itertools.count()
 def receiver(*handlers: Any, reply_within: float = 5, max_pending: int = 1000, **settings: Any) -> Receiver:
     endpoints = {endpoint.path: endpoint for endpoint in map(Endpoint, handlers)}
     log = DeliveryLog(Path(_logs.name, str(next(_log_numbers))))
-    dispatcher = Dispatcher(endpoints, log, max_pending, hide=str)
-    dispatcher.start()
-    return Receiver(endpoints, dispatcher, Settings(**settings), reply_within)
+    engine = Engine(endpoints, log, max_pending, hide=str)
+    on_loop(_start, engine)
+    return Receiver(endpoints, engine, Settings(**settings), reply_within)
+
+
+async def _start(engine: Engine) -> None:
+    engine.start()

@@ -275,6 +275,15 @@ def test_the_readme_of_the_folder_names_its_version_and_what_changed_in_it() -> 
 def test_the_tour_leads_past_every_file() -> None:
     text = (ROOT / "webhooks" / "README.md").read_text(encoding="utf-8")
     tour = text.partition("\n## A tour")[2].partition("\n## Changes")[0]
-    there = {path.name for path in (ROOT / "webhooks").iterdir() if path.is_file()} - {"README.md", "__init__.py"}
-    first_column = "".join(re.findall(r"^\| (.*?) \|", tour, re.M))
-    assert set(re.findall(r"`(.*?)`", first_column)) == there
+    folder = ROOT / "webhooks"
+    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    there = {path.relative_to(folder).as_posix() for path in files if path.name not in ("README.md", "__init__.py")}
+    named, room = [], ""
+    for line in tour.splitlines():
+        if line.startswith("**"):  # a heading, with the folder that the files below it are in, or with a file
+            names = re.findall(r"`(.*?)`", line)
+            room = next((name for name in names if name.endswith("/")), "")
+            named += [name for name in names if name.endswith(".py")]
+        elif line.startswith("| "):
+            named += [room + name for name in re.findall(r"`(.*?)`", line.split("|")[1])]
+    assert sorted(named) == sorted(there)  # each of them once

@@ -14,7 +14,7 @@ import struct
 import sys
 from pathlib import Path
 
-from .settings import SetupError
+from ..settings import SetupError
 
 try:
     import fcntl

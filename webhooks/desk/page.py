@@ -20,13 +20,15 @@ import pandas as pd  # type: ignore[import-untyped]
 from gradio.components import Component
 from starlette.requests import Request
 
-from . import history, samples, views
+from .. import samples
+from ..deliveries import history
+from ..deliveries.life import NotTaken
+from ..delivery import FINISHED, UNFINISHED, StartedJob
+from ..endpoints import Endpoint
+from ..settings import Settings
+from . import queries, views
 from .access import PAGE, Access
-from .delivery import StartedJob
-from .dispatcher import NotTaken
-from .endpoints import Endpoint
 from .registration import DOMAINS, WATCHABLE, HubSaysNo, Registration
-from .settings import Settings
 
 LIVE = 2.0  # seconds between two looks for something new
 CHART = 30.0  # seconds between two charts
@@ -108,7 +110,7 @@ class Desk:
 
     def _build_deliveries(self) -> None:
         everything: dict[str, Any] = {"value": ALL, "interactive": True, "min_width": 200}
-        paths, statuses = list(self.endpoints), (*history.UNFINISHED, *history.FINISHED)
+        paths, statuses = list(self.endpoints), (*UNFINISHED, *FINISHED)
         with gr.Column() as self.list_column:
             with gr.Column(visible=False) as self.chart_column:
                 self.chart = gr.BarPlot(
@@ -320,7 +322,7 @@ class Desk:
             if opened is not None:
                 update = self._details(database, opened)
             else:
-                page = history.page(
+                page = queries.page(
                     database,
                     endpoint=endpoint or None,
                     status=status or None,
@@ -344,7 +346,7 @@ class Desk:
             self.seen: now_seen,
         }
 
-    def _list(self, page: history.Page, filtered: bool) -> Update:
+    def _list(self, page: queries.Page, filtered: bool) -> Update:
         return {
             self.listing: views.listing(page, filtered),
             self.newer: gr.update(interactive=page.has_newer),  # a dict: a Button's text is another each time
@@ -360,11 +362,11 @@ class Desk:
                 self.details: views.empty("There is no such delivery", "It may be too old, and deleted."),
                 self.payload: "",
             }
-        related = history.related(database, id)
+        related = queries.related(database, id)
         self.look_at_jobs(related.jobs)
         return {
             self.details: views.details(record, related),
-            self.payload: views.pretty(record.arrival.body),
+            self.payload: views.pretty(record.delivery.body),
         }
 
     def sum_up(self, request: gr.Request) -> Update:
@@ -372,9 +374,9 @@ class Desk:
         if not self.access.is_owner(_http(request)):
             return {self.chart: None}
         with history.reading(self.log) as database:
-            counted = history.per_hour(database)
-            paths = sorted({*self.endpoints, *history.endpoints(database)})
-            repos = history.repos(database)
+            counted = queries.per_hour(database)
+            paths = sorted({*self.endpoints, *queries.endpoints(database)})
+            repos = queries.repos(database)
         # A bar stands for a whole hour, so it is drawn around the middle of it.
         bars = [(hour + timedelta(minutes=30), status, count) for hour, status, count in counted]
         chart = pd.DataFrame(bars, columns=["hour", "status", "deliveries"])

@@ -12,11 +12,12 @@ from urllib.parse import quote
 
 from huggingface_hub import WebhookInfo, constants
 
+from ..console import escaped
+from ..deliveries.history import INTERRUPTED, STOPPED, Attempt, Record
+from ..delivery import Delivery, StartedJob
+from ..payload import FOLDERS
 from .access import PAGE
-from .console import escaped
-from .delivery import Delivery, StartedJob
-from .history import INTERRUPTED, Attempt, Page, Record, Related, Row
-from .payload import FOLDERS
+from .queries import Page, Related, Row
 
 MAX_SHOWN = 256 * 1024  # characters of a payload
 MAX_NAME = 200  # characters of a name in a list
@@ -169,7 +170,7 @@ def _table(titles: Iterable[str], rows: Iterable[str]) -> str:
 
 def _row(row: Row) -> str:
     again = f" <small>attempt {row.attempts}</small>" if row.attempts > 1 else ""
-    replay = " <small>replay</small>" if row.replay_of else ""
+    replay = " <small>replay</small>" if row.is_replay else ""
     opener = f'<a id="d-{row.id}" href="{_address(row.id)}" data-open="{row.id}">{_time(row.received_at)}</a>'
     return (
         f'<tr data-open="{row.id}"><td>{opener}</td><td>{text(row.endpoint)}</td>'
@@ -205,7 +206,7 @@ def details(record: Record, related: Related) -> str:
 def _attempt(attempt: Attempt) -> str:
     took = f" · {(attempt.ended_at - attempt.started_at).total_seconds():.1f} s" if attempt.ended_at else ""
     state = "failed" if attempt.error else "succeeded" if attempt.ended_at else "running"
-    state = "interrupted" if attempt.error == INTERRUPTED else state
+    state = "interrupted" if attempt.error in (INTERRUPTED, STOPPED) else state
     quoted = _QUOTED.sub("", attempt.error or "")
     error = f"<pre tabindex=0>{html.escape(lines(quoted))}</pre>" if quoted else ""
     return f"<li>{attempt.attempt} · {_time(attempt.started_at)}{took} {_pill(state)}{error}</li>"

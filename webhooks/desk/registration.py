@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import HfApi, WebhookInfo
 from huggingface_hub.errors import HfHubHTTPError
 
-from .endpoints import PREFIX
+from ..endpoints import PREFIX
 
 WATCHABLE = ("dataset", "model", "space", "bucket", "user", "org")
 DOMAINS = ("repo", "discussion")

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .payload import WebhookPayload
-
-
-class GiveUp(Exception):
-    """Raised by a handler when trying again would not help: the delivery fails at once."""
-
+from ..payload import WebhookPayload
 
 MAX_BACKOFF = 300.0  # seconds
 MAX_WINDOWS = 10  # a stream of events that never pauses runs at least every ten windows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 
 class Mailbox:
@@ -15,25 +16,18 @@ class Mailbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._calls: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque()
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._is_woken = False
 
-    def post(self, call: Callable[..., object], *args: object) -> None:
+    def post(self, call: Callable[..., object], *args: Any) -> None:
         """Leave a call, from any thread. It must not raise.
 
         Raises:
             RuntimeError: the loop is closed.
         """
-        self.leave(call, *args)
-        self.wake()
-
-    def leave(self, call: Callable[..., object], *args: object) -> None:
-        """Leave a call that can wait until the loop is woken."""
         self._calls.append((call, args))
-
-    def wake(self) -> None:
         # No lock: what is left after the loop has begun to look finds this unset.
-        if self._calls and not self._is_woken:
+        if not self._is_woken:
             self._is_woken = True
             self.loop.call_soon_threadsafe(self._open)
 

@@ -1,0 +1,193 @@
+"""What handlers, disks, consoles and other programs do to a real server, over HTTP."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from support.payloads import load
+from support.processes import Process, Run, clean_environment, free_port
+
+pytestmark = pytest.mark.once
+
+PAYLOAD = load("repo.content-update")
+WAIT = 60  # seconds until a test that waits in vain fails
+
+SERVER = """
+import os, time
+from webhooks import Delivery, WebhooksServer
+
+server = WebhooksServer(reply_within=0.2, data_dir="log")
+
+@server.add_webhook
+def quick(delivery: Delivery): ...
+
+@server.add_webhook
+def deadly(delivery: Delivery):
+    os._exit(9)
+
+@server.add_webhook
+def loud(delivery: Delivery):
+    raise ValueError("x" * 20_000)
+
+server.launch()
+"""
+
+
+def health(server: Process) -> httpx.Response:
+    return httpx.get(f"{server.url}/health", timeout=30)
+
+
+def wait_for(server: Process, status: int) -> None:
+    deadline = time.monotonic() + WAIT
+    while health(server).status_code != status:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.long
+def test_a_handler_that_ends_the_process_runs_five_times_and_then_no_more(run: Run) -> None:
+    server = run(SERVER).wait_until_ready()
+    with pytest.raises(httpx.TransportError):
+        server.post("deadly", PAYLOAD)
+    assert server.wait_for_exit() == 9
+    for _ in range(4):
+        server = run(SERVER)
+        assert server.wait_for_exit() == 9
+        assert "1 unfinished deliveries go on." in server.output
+    server = run(SERVER)
+    line = server.wait_for("failed: ")
+    assert "The process has ended 5 times while this delivery's handler ran." in line
+    assert server.post("quick", PAYLOAD).status_code == 200
+    counts = health(server).json()
+    assert (counts["failed"], counts["running"], counts["scheduled"]) == (1, 0, 0)
+
+
+@pytest.mark.long
+def test_a_log_that_is_deleted_under_the_server_is_put_back_with_all_that_was_answered(
+    run: Run, tmp_path: Path
+) -> None:
+    server = run(SERVER).wait_until_ready()
+    taken = [server.post("quick", PAYLOAD).headers["X-Delivery-Id"] for _ in range(20)]
+    shutil.rmtree(tmp_path / "log")
+    taken += [server.post("quick", PAYLOAD).headers["X-Delivery-Id"] for _ in range(20)]
+    server.wait_for("THE DELIVERY LOG WAS DELETED OR MOVED")
+    server.stop()
+    server = run(SERVER).wait_until_ready()
+    counts = health(server).json()
+    assert len(taken) == 40
+    assert sum(counts.values()) == 40
+
+
+@pytest.mark.long
+def test_a_log_that_is_replaced_under_the_server_is_503_until_it_is_back(run: Run, tmp_path: Path) -> None:
+    server = run(SERVER).wait_until_ready()
+    assert server.post("quick", PAYLOAD).status_code == 200
+    log, mine = tmp_path / "log" / "deliveries.db", tmp_path / "mine"
+    log.rename(mine)
+    log.write_bytes(b"")
+    answer = server.post("quick", PAYLOAD)
+    assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+    assert health(server).status_code == 503
+    assert "another file has taken the place of" in server.wait_for("cannot be written")
+    log.unlink()
+    mine.rename(log)
+    wait_for(server, 200)
+    assert server.post("quick", PAYLOAD).status_code == 200
+    wait_for(server, 200)
+    assert health(server).json()["succeeded"] + health(server).json()["running"] == 2
+
+
+@pytest.mark.long
+def test_a_console_that_nobody_reads_stops_neither_senders_nor_the_end(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SERVER)
+    port = free_port()
+    environment = clean_environment(GRADIO_SERVER_PORT=str(port), WEBHOOKS_ADMIN_TOKEN="sixteen-characters-or-more")
+    command = [sys.executable, "script.py"]
+    pipe = subprocess.PIPE  # never read; it takes 64 KiB
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=subprocess.STDOUT) as server:
+        try:
+            deadline = time.monotonic() + WAIT
+            while True:
+                try:
+                    if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                        break
+                except httpx.TransportError:
+                    assert server.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            with httpx.Client(timeout=10) as client:
+                for _ in range(200):
+                    answer = client.post(f"http://127.0.0.1:{port}/webhooks/loud", json=PAYLOAD)
+                    assert answer.status_code in (500, 202)  # the other if the machine is slow
+                assert client.post(f"http://127.0.0.1:{port}/webhooks/quick", json=PAYLOAD).is_success
+                assert client.get(f"http://127.0.0.1:{port}/health").status_code == 200
+            server.terminate()
+            assert server.wait(WAIT) == 0
+        finally:
+            server.kill()
+
+
+STUCK = SERVER.replace(
+    "server.launch()",
+    """
+import threading
+from webhooks.deliveries import commits, log
+
+commits.STUCK_AFTER = 0.2
+gate = threading.Event()
+add = log.DeliveryLog.add
+
+def add_slowly(self, delivery, status, **more):
+    if delivery.endpoint.endswith("loud"):
+        gate.wait()  # as a disk that does not answer
+    add(self, delivery, status, **more)
+
+log.DeliveryLog.add = add_slowly
+server.launch(prevent_thread_lock=True)
+input()
+gate.set()
+server._ui.block_thread()
+""",
+)
+
+
+@pytest.mark.long
+def test_a_disk_that_does_not_answer_is_told_to_the_monitor(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(STUCK)
+    port = free_port()
+    command = [sys.executable, "script.py"]
+    environment = clean_environment(GRADIO_SERVER_PORT=str(port))
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=pipe, text=True) as server:
+        try:
+            assert server.stdin is not None
+            url = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + WAIT
+
+            def status() -> int | None:
+                assert time.monotonic() < deadline
+                try:
+                    return httpx.get(f"{url}/health").status_code
+                except httpx.TransportError:
+                    return None
+
+            while status() != 200:
+                time.sleep(0.1)
+            with pytest.raises(httpx.ReadTimeout):
+                httpx.post(f"{url}/webhooks/loud", json=PAYLOAD, timeout=1)
+            while status() != 503:
+                time.sleep(0.05)
+            assert httpx.post(f"{url}/webhooks/quick", json=PAYLOAD).status_code == 503
+            server.stdin.write("\n")
+            server.stdin.flush()
+            while status() != 200:
+                time.sleep(0.05)
+            assert httpx.post(f"{url}/webhooks/quick", json=PAYLOAD).status_code == 200
+        finally:
+            server.kill()

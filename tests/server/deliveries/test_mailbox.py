@@ -1,0 +1,67 @@
+"""How threads leave calls for an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from webhooks.deliveries.mailbox import Mailbox
+
+WAIT = 20.0
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(WAIT)
+    loop.close()
+
+
+def test_calls_are_made_on_the_loop_in_their_order_and_none_is_lost(loop: asyncio.AbstractEventLoop) -> None:
+    mailbox, calls, done = Mailbox(loop), [], threading.Event()
+
+    def call(thread: int, number: int) -> None:
+        assert asyncio.get_running_loop() is loop
+        calls.append((thread, number))
+        if len(calls) == 8000:
+            done.set()
+
+    def leave(thread: int) -> None:
+        for number in range(2000):
+            mailbox.post(call, thread, number)
+
+    threads = [threading.Thread(target=leave, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    assert done.wait(WAIT)
+    for thread in range(4):
+        assert [number for of, number in calls if of == thread] == list(range(2000))
+
+
+def test_calls_that_come_together_wake_the_loop_once(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailbox, wake_ups, gate, done = Mailbox(loop), [], threading.Event(), threading.Event()
+    wake_up = loop.call_soon_threadsafe
+    monkeypatch.setattr(loop, "call_soon_threadsafe", lambda call: (wake_ups.append(call), wake_up(call)))
+    wake_up(gate.wait, WAIT)
+    for _ in range(100):
+        mailbox.post(int)
+    mailbox.post(done.set)
+    gate.set()
+    assert done.wait(WAIT)
+    assert len(wake_ups) == 1
+
+
+def test_a_loop_that_is_closed_is_an_error() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    with pytest.raises(RuntimeError):
+        Mailbox(loop).post(print)

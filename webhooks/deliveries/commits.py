@@ -1,0 +1,174 @@
+"""Writes to the log: one thread commits, and all that came together shares a commit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from ..console import escaped, log
+
+RETRY_AFTER = 1.0  # seconds between two tries to write what could not be written
+STUCK_AFTER = 10.0  # seconds that a commit has been under way, before the disk is taken for one that hangs
+
+FAULTS = (sqlite3.Error, OSError)  # of the disk
+
+T = TypeVar("T")
+
+
+class _Write:
+    """A step that is to be written down: what it returned or raised is told when it is on the disk."""
+
+    __slots__ = ("error", "future", "step", "value")
+
+    def __init__(self, step: Callable[[], Any], future: asyncio.Future[Any] | Future[Any]) -> None:
+        self.step, self.future = step, future
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def tell(self) -> None:
+        if not self.future.done():  # whoever waited may have been cancelled
+            if self.error:
+                self.future.set_exception(self.error)
+            else:
+                self.future.set_result(self.value)
+
+
+class Commits:
+    """Runs steps in a thread of its own, as transactions, one after the other.
+
+    Args:
+        transaction: what a step runs in; it is on the disk when that ends.
+        probe: a step that raises if the disk has no room.
+    """
+
+    def __init__(self, transaction: Callable[[], AbstractContextManager[None]], probe: Callable[[], None]) -> None:
+        self._transaction = transaction
+        self._probe = probe
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: list[_Write] = []  # for the commit under way to end
+        self._is_committing = False
+        self._batches: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
+        self._began: float | None = None  # by the monotonic clock, the commit that is under way
+        self._probing: asyncio.Task[None] | None = None  # while nothing can be written
+        self._thread = threading.Thread(target=self._work, name="webhook log", daemon=True)
+        self._thread.start()
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let `loop` be the one that `written` and `surely` are awaited on, and forget what was left on another."""
+        self._loop = loop
+        self._waiting, self._is_committing = [], False
+
+    @property
+    def are_possible(self) -> bool:
+        """Whether the disk takes what is written, and answers."""
+        began = self._began
+        is_stuck = began is not None and time.monotonic() - began > STUCK_AFTER
+        return self._probing is None and not is_stuck
+
+    async def written(self, step: Callable[[], T]) -> T:
+        """Run a step in the next commit, and return what it returned once that is on the disk.
+
+        Raises:
+            Exception: what the step raised, or one of `FAULTS`; then nothing of it was written.
+        """
+        assert self._loop
+        future: asyncio.Future[T] = self._loop.create_future()
+        write = _Write(step, future)
+        self._waiting.append(write)
+        self._commit_soon()
+        try:
+            return await future
+        except FAULTS as error:
+            self._cannot_write(error)
+            raise
+
+    async def surely(self, step: Callable[[], T]) -> T:
+        """Do the same, as often as it takes."""
+        while True:
+            try:
+                return await self.written(step)
+            except FAULTS:
+                await asyncio.sleep(RETRY_AFTER)
+
+    def write(self, step: Callable[[], T]) -> Future[T]:
+        """Run a step in a commit of its own. From any thread."""
+        future: Future[T] = Future()
+        self._batches.put([_Write(step, future)])
+        return future
+
+    def close(self) -> bool:
+        """Write what is waiting, end the thread, and return whether it has. No loop may be using this any more."""
+        self._batches.put(self._waiting)
+        self._batches.put(None)
+        self._thread.join(STUCK_AFTER)
+        return not self._thread.is_alive()
+
+    def _commit_soon(self) -> None:
+        assert self._loop
+        if self._waiting and not self._is_committing:
+            self._is_committing = True
+            self._loop.call_soon(self._commit)  # what else comes in this turn of the loop shares it
+
+    def _commit(self) -> None:
+        batch, self._waiting = self._waiting, []
+        self._batches.put(batch)
+
+    def _report(self, batch: list[_Write]) -> None:
+        for write in batch:
+            write.tell()
+        self._is_committing = False
+        self._commit_soon()
+
+    def _cannot_write(self, error: Exception) -> None:
+        if self._probing is None:
+            assert self._loop
+            self._probing = self._loop.create_task(self._until_it_can_be_written())
+            message = (
+                "The delivery log cannot be written (%s). New deliveries get a 503 until it can. Is the disk full?"
+            )
+            log(logging.ERROR, message, escaped(str(error)) or type(error).__name__)
+
+    async def _until_it_can_be_written(self) -> None:
+        while True:
+            await asyncio.sleep(RETRY_AFTER)
+            with contextlib.suppress(*FAULTS):
+                await self.written(self._probe)
+                break
+        self._probing = None
+        log(logging.INFO, "The delivery log can be written again.")
+
+    # In the thread
+
+    def _work(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            self._began = time.monotonic()
+            self._write(batch)
+            self._began = None
+            if batch and isinstance(batch[0].future, Future):
+                batch[0].tell()
+            elif self._loop:
+                with contextlib.suppress(RuntimeError):  # the server is closed
+                    self._loop.call_soon_threadsafe(self._report, batch)
+
+    def _write(self, batch: list[_Write]) -> None:
+        try:
+            with self._transaction():
+                for write in batch:
+                    write.value = write.step()
+        except BaseException as error:
+            is_locked = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+            if len(batch) > 1 and not is_locked:  # one that cannot be written must not keep the others from it
+                for write in batch:
+                    self._write([write])
+            else:  # to wait again for each helps nobody
+                for write in batch:
+                    write.error = error

@@ -1,0 +1,238 @@
+"""Runs handlers, each where it can block nobody but itself: async ones on a loop of their own, others in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import logging
+import os
+import queue
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from starlette.responses import Response
+
+from .. import answers
+from ..console import escaped, log
+from ..delivery import Delivery, GiveUp
+from ..endpoints import Endpoint
+from .mailbox import Mailbox
+
+IDLE = 10.0  # seconds that a thread waits for its next call
+MAX_ERROR = 32 * 1024  # characters of a traceback that are kept
+MAX_ANSWER = 64 * 1024  # bytes of an answer that are kept
+_MARGIN = 8 * 1024  # characters: more than a secret has, which must not be cut before it is hidden
+
+_HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
+Hide = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended.
+
+    Attributes:
+        answer: for its sender.
+        error: the traceback, if it failed.
+        is_final: another attempt would not help.
+        has_run: the machine had a thread for it.
+    """
+
+    answer: Response
+    error: str | None = None
+    is_final: bool = False
+    has_run: bool = True
+
+
+class Handlers:
+    """Runs handlers for the loop that serves.
+
+    Args:
+        loop: the one that serves.
+        hide: takes secrets out of tracebacks.
+        late: called on that loop with a delivery whose handler came back after its timeout.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, hide: Hide, late: Callable[[Delivery], object]) -> None:
+        self._hide = hide
+        self._late = late
+        self._to_server = Mailbox(loop)
+        self._to_handlers: Mailbox | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._threads = Threads()
+        self._stopped = False
+
+    async def run(self, endpoint: Endpoint, delivery: Delivery) -> Ended:
+        """Run a handler once, whatever it does. What it does after its timeout changes nothing any more."""
+        ended: asyncio.Future[Ended] = self._to_server.loop.create_future()
+        tasks: list[asyncio.Task[None]] = []
+        is_async = endpoint.is_async  # now: a reload may change it while the handler runs
+        try:
+            if is_async:
+                self._handlers_loop().post(self._begin, endpoint, delivery, ended, tasks)
+            else:
+                self._threads.run(partial(self._call, endpoint, delivery, ended))
+        except (RuntimeError, OSError) as error:  # the machine gives no more threads or files
+            reason = f"    | Not started: {escaped(str(error))}. It runs later."
+            return Ended(answers.failed(delivery, error), reason, has_run=False)
+        try:
+            return await (ended if endpoint.timeout is None else asyncio.wait_for(ended, endpoint.timeout))
+        except (asyncio.CancelledError, asyncio.TimeoutError) as error:
+            if is_async and not self._stopped:
+                self._handlers_loop().post(lambda: tasks[0].cancel())
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            late = TimeoutError(f"The handler took longer than its timeout of {endpoint.timeout:g} seconds.")
+            return self._failure(delivery, late)
+
+    def stop(self) -> None:
+        """End the loop of the async handlers; none may be running."""
+        self._stopped = True
+        if self._to_handlers:
+            loop = self._to_handlers.loop
+            loop.call_soon_threadsafe(loop.stop)
+
+    # In a thread: a `def` handler
+
+    def _call(self, endpoint: Endpoint, delivery: Delivery, ended: asyncio.Future[Ended]) -> None:
+        try:
+            returned = endpoint.call(delivery)
+            if inspect.isawaitable(returned) or isinstance(returned, Response):
+                returned = asyncio.run(_settled(returned))
+            result = Ended(answers.succeeded(delivery, returned))
+        except BaseException as error:  # sys.exit() in a handler ends the handler, not the server
+            result = self._failure(delivery, error)
+        self._tell(delivery, ended, result)
+
+    # On the handlers' loop: an `async def` handler
+
+    def _begin(
+        self, endpoint: Endpoint, delivery: Delivery, ended: asyncio.Future[Ended], tasks: list[asyncio.Task[None]]
+    ) -> None:
+        task = asyncio.create_task(self._await(endpoint, delivery, ended))
+        tasks.append(task)
+        self._tasks.add(task)  # a loop alone does not keep a task from being collected
+        task.add_done_callback(self._tasks.discard)
+
+    async def _await(self, endpoint: Endpoint, delivery: Delivery, ended: asyncio.Future[Ended]) -> None:
+        try:
+            result = Ended(answers.succeeded(delivery, await _settled(endpoint.call(delivery))))
+        except BaseException as error:
+            result = self._failure(delivery, error)
+        self._tell(delivery, ended, result)
+
+    def _handlers_loop(self) -> Mailbox:
+        if self._to_handlers is None:
+            loop = type(self._to_server.loop)()  # uvloop's where it is there, as for all else that is served
+            threading.Thread(target=self._run_loop, args=(loop,), name="webhooks", daemon=True).start()
+            self._to_handlers = Mailbox(loop)
+        return self._to_handlers
+
+    def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._stopped:
+            try:
+                loop.run_forever()
+            except BaseException as error:  # sys.exit() in a task that a handler left behind
+                log(logging.ERROR, "A task that a handler started has failed\n%s", quoted_traceback(error, self._hide))
+        loop.close()
+
+    # And back
+
+    def _tell(self, delivery: Delivery, ended: asyncio.Future[Ended], result: Ended) -> None:
+        with contextlib.suppress(RuntimeError):  # the server is closed
+            self._to_server.post(self._end, delivery, ended, result)
+
+    def _end(self, delivery: Delivery, ended: asyncio.Future[Ended], result: Ended) -> None:
+        if ended.done():
+            self._late(delivery)
+        else:
+            ended.set_result(result)
+
+    def _failure(self, delivery: Delivery, error: BaseException) -> Ended:
+        """Describe an error where it was raised: its `__str__` is the user's code too, and may block or raise."""
+        answer = answers.failed(delivery, error)
+        try:
+            return Ended(answer, quoted_traceback(error, self._hide), isinstance(error, GiveUp))
+        except BaseException as another:
+            return Ended(answer, f"    | {type(error).__name__}, which cannot be shown ({type(another).__name__})")
+
+
+class Threads:
+    """Threads that are used again. As many run as there are calls, and Python never waits for one at its end.
+
+    `anyio.to_thread` has such threads, too, but each of its calls costs as much as all else that a delivery costs.
+    """
+
+    def __init__(self) -> None:
+        self._idle: deque[queue.SimpleQueue[Callable[[], object]]] = deque()
+
+    def run(self, call: Callable[[], object]) -> None:
+        """Make a call, which must not raise.
+
+        Raises:
+            RuntimeError: the machine gives no more threads.
+        """
+        try:
+            calls = self._idle.pop()
+        except IndexError:
+            calls = queue.SimpleQueue()
+            threading.Thread(target=self._work, args=(calls,), name="webhook handler", daemon=True).start()
+        calls.put(partial(contextvars.copy_context().run, call))  # else it would find what the last call has set
+
+    def _work(self, calls: queue.SimpleQueue[Callable[[], object]]) -> None:
+        while True:
+            try:
+                call = calls.get(timeout=IDLE)
+            except queue.Empty:
+                try:
+                    self._idle.remove(calls)
+                    return
+                except ValueError:  # it is given a call in this moment
+                    continue
+            call()
+            del call  # with the delivery in it
+            self._idle.append(calls)
+
+
+async def _settled(returned: Any) -> Any:
+    if inspect.isawaitable(returned):
+        returned = await returned
+    return await answers.collected(returned) if isinstance(returned, Response) else returned
+
+
+def quoted_traceback(error: BaseException, hide: Hide) -> str:
+    """Write a traceback from the handler on, behind bars, so that no text in it can pass for a line of the log."""
+    begin = error.__traceback__
+    while begin and begin.tb_frame.f_code.co_filename.startswith(_HERE):
+        begin = begin.tb_next
+    text = "".join(traceback.format_exception(type(error), error, begin))
+    if len(text) > MAX_ERROR:
+        half = MAX_ERROR // 2
+        end = hide(text[-half - 2 * _MARGIN :])[_MARGIN:][-half:]
+        text = f"{cut(text, half, hide)}\n... {len(text) - MAX_ERROR} characters ...\n{end}"
+    else:
+        text = hide(text)
+    lines = text.split("\n")
+    return "\n".join(f"    | {escaped(line)}" for line in lines if line)
+
+
+def kept(answer: Response, hide: Hide) -> bytes:
+    """Return what the log keeps of an answer."""
+    return cut(bytes(answer.body[: 2 * MAX_ANSWER]).decode("latin-1"), MAX_ANSWER, hide).encode("latin-1")
+
+
+def cut(text: str, at_most: int, hide: Hide) -> str:
+    """Return the beginning of a text without secrets, and look at no more of it than that takes."""
+    if len(text) <= at_most:
+        return hide(text)
+    # A secret that this cuts in two is not hidden, and stands in the part that is left out.
+    shown = hide(text[: at_most + 2 * _MARGIN])
+    return shown[: max(0, len(shown) - _MARGIN)][:at_most]
