@@ -93,7 +93,7 @@ class _Console:
     def _write(self) -> None:
         while True:
             write = self._waiting.get()
-            with contextlib.suppress(Exception):  # what a program hangs into its logging
+            with contextlib.suppress(BaseException):  # what a program hangs into its logging
                 write()
 
 

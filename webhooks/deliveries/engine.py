@@ -379,7 +379,7 @@ class Engine:
         self._pruning.cancel()
         with contextlib.suppress(asyncio.TimeoutError, *FAULTS):  # whoever has just arrived is in the log by then
             await asyncio.wait_for(self._commits.written(lambda: None), LAST_WRITES)
-        left = [life.id for life in self._lives.values() if life.status == "running"]
+        left = [life.id for life in self._lives.values() if life.status == "running" and life.task]
         if left:
             with contextlib.suppress(asyncio.TimeoutError, *FAULTS):  # then they count as interrupted
                 await asyncio.wait_for(self._commits.written(lambda: self._log.put_back(left)), LAST_WRITES)

@@ -502,6 +502,26 @@ def test_a_handler_during_which_the_process_ends_five_times_fails_for_good(
     assert waits == [1, 2, 3, 4]
 
 
+def test_a_start_that_fails_before_the_recovery_hides_no_interruption(desk: Desk) -> None:
+    gate, ran = threading.Event(), threading.Semaphore(0)
+
+    def slow() -> None:
+        ran.release()
+        gate.wait(WAIT)
+
+    desk.start().record(desk.add(slow))
+    assert ran.acquire(timeout=WAIT)
+    desk.folder, killed = desk.copied(desk.folder), desk.engine
+    desk.start(recover=False).stop(0)  # as when the port is in use
+    desk.start()
+    assert ran.acquire(timeout=WAIT)
+    gate.set()
+    desk.wait_for("succeeded")
+    killed.stop(0)
+    (record,) = desk.records()
+    assert [attempt.error for attempt in record.attempts] == [INTERRUPTED, None]
+
+
 # Replays
 
 
@@ -702,10 +722,13 @@ def test_a_log_that_another_program_locks_holds_up_no_one_for_long_wherever_a_ha
     assert desk.deliver(endpoint).status_code == 200
 
 
-def test_what_a_program_hangs_into_its_logging_cannot_stop_the_deliveries(desk: Desk) -> None:
+@pytest.mark.parametrize("error", [ConnectionError, SystemExit])
+def test_what_a_program_hangs_into_its_logging_cannot_stop_the_deliveries(
+    desk: Desk, error: type[BaseException]
+) -> None:
     class Pager(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            raise ConnectionError
+            raise error
 
     def handler() -> None:
         raise ValueError
@@ -717,6 +740,7 @@ def test_what_a_program_hangs_into_its_logging_cannot_stop_the_deliveries(desk: 
         assert desk.start().deliver(broken).status_code == 500
         assert desk.deliver(quick).status_code == 200
         assert desk.engine.health()[0] is True
+        assert wait_until_written(WAIT)
     finally:
         logging.getLogger("webhooks").removeHandler(pager)
 
