@@ -327,7 +327,7 @@ class Engine:
             log(logging.ERROR, "Delivery %s: bookkeeping has failed\n%s", life.id, quoted_traceback(error, self._hide))
         if life.status == "arriving":
             life.refuse(_STOPPING)
-        elif life.is_awaited:
+        else:
             life.accept()
 
     def _run_replay(self, replay: Delivery) -> None:

@@ -1,4 +1,4 @@
-"""Runs handlers, each where it can block nobody but itself: async ones on a loop of their own, others in threads."""
+"""Runs handlers where they block no delivery on its way in: async ones share a loop, each other one has a thread."""
 
 from __future__ import annotations
 

@@ -40,16 +40,13 @@ class Life:
     task: asyncio.Task[None] | None = None
     alarm: asyncio.Future[None] | None = None
 
-    @property
-    def is_awaited(self) -> bool:
-        return self.answer is not None and not self.answer.done()
-
     def tell(self, answer: Response) -> None:
         if self.answer and not self.answer.done():
             self.answer.set_result(answer)
 
     def accept(self) -> None:
-        self.tell(answers.accepted(self.id, self.status))
+        if self.answer and not self.answer.done():  # else there is nobody to build an answer for
+            self.answer.set_result(answers.accepted(self.id, self.status))
 
     def refuse(self, reason: str) -> None:
         if self.answer and not self.answer.done():

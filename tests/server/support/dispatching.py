@@ -27,6 +27,10 @@ WAIT = 20  # seconds until a test that waits in vain fails
 BODY = load("repo.content-update")
 
 
+async def start(engine: Engine) -> None:
+    engine.start()
+
+
 class Desk:
     """An engine with its log, which can be stopped and started again like a process."""
 
@@ -43,13 +47,10 @@ class Desk:
     def start(self, max_pending: int = 1000, keep: int = 10_000, recover: bool = True) -> Desk:
         log = DeliveryLog(self.folder, keep=keep)
         self.engine = Engine(self.endpoints, log, max_pending, hide=lambda text: text.replace("s3cret", "***"))
-        on_loop(self._start)
+        on_loop(start, self.engine)
         if recover:
             self.engine.recover()
         return self
-
-    async def _start(self) -> None:
-        self.engine.start()
 
     def stop(self, grace: float = WAIT) -> bool:
         engine, self.engine = self.engine, None

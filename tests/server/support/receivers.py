@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from support.asgi import on_loop
+from support.dispatching import start
 from webhooks.deliveries.engine import Engine
 from webhooks.deliveries.log import DeliveryLog
 from webhooks.endpoints import Endpoint
@@ -22,9 +23,5 @@ def receiver(*handlers: Any, reply_within: float = 5, max_pending: int = 1000, *
     endpoints = {endpoint.path: endpoint for endpoint in map(Endpoint, handlers)}
     log = DeliveryLog(Path(_logs.name, str(next(_log_numbers))))
     engine = Engine(endpoints, log, max_pending, hide=str)
-    on_loop(_start, engine)
+    on_loop(start, engine)
     return Receiver(endpoints, engine, Settings(**settings), reply_within)
-
-
-async def _start(engine: Engine) -> None:
-    engine.start()
