@@ -6,6 +6,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -102,7 +103,14 @@ _console = _Console()
 
 def log(level: int, message: str, *args: object) -> None:
     """Log soon, in order, and without fail: a delivery must not wait for whoever reads it."""
-    _console.put(logger.log, level, message, *args)
+    _console.put(_log, time.time(), level, message, args)
+
+
+def _log(now: float, level: int, message: str, args: tuple[object, ...]) -> None:
+    if logger.isEnabledFor(level):
+        record = logger.makeRecord(logger.name, level, __file__, 0, message, args, None)
+        record.created, record.msecs = now, now % 1 * 1000  # it may have waited
+        logger.handle(record)
 
 
 def say(text: str) -> None:
