@@ -20,6 +20,7 @@ logger = logging.getLogger("webhooks")
 
 LOCKED_FOR = 1.0  # seconds to wait for another program that looks into the log
 MIN_FREE = 8 * 1024 * 1024  # bytes of the disk, before a log that ran full is taken for writable again
+NEEDED = (3, 35)  # for RETURNING (https://sqlite.org/lang_returning.html)
 ROWS_AT_ONCE = 500  # of up to 15 values each; a statement may have 32,766 (https://sqlite.org/limits.html)
 
 _APPLICATION_ID = 0x77686B73  # "whks", in the header of the file, tells a log from any other SQLite database
@@ -57,11 +58,10 @@ class Database:
         self._schema, self._version, self._journal_mode, self._check = schema, version, journal_mode, check
         self._rows: dict[str, list[dict[str, Any]]] = {query: [] for query in batched}  # still to be written
         folder = self.path.parent
+        if sqlite3.sqlite_version_info < NEEDED:
+            raise SetupError(f"This Python has SQLite {sqlite3.sqlite_version}; the delivery log needs 3.35 or newer.")
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not (folder / ".gitignore").exists():
-                with contextlib.suppress(OSError):  # a full disk
-                    (folder / ".gitignore").write_text("*\n")  # payloads may name private repositories
+            _make_folder(folder)
             with contextlib.ExitStack() as undo:
                 self._lock = undo.enter_context(contextlib.closing(FolderLock(folder / "lock")))
                 self._open()
@@ -163,7 +163,7 @@ class Database:
 
     def _put_back(self) -> None:
         folder, copy = self.path.parent, self.path.with_name(f"{self.path.name}.put-back")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(folder)
         if not (folder / "lock").exists():
             try:
                 lock, self._lock = self._lock, FolderLock(folder / "lock")
@@ -193,7 +193,7 @@ class Database:
         self._check_file()
         try:
             yield
-            if all(self._rows.values()):  # else what is left is one statement, and that is a transaction by itself
+            if all(self._rows.values()):  # one statement alone needs no BEGIN: SQLite makes it a transaction
                 self._begin()
             self._write_rows()
             if self.connection.in_transaction:
@@ -253,6 +253,13 @@ class Database:
             values = [row[column] for row in rows for column in columns]
             self.connection.executemany(statement, [values])  # `execute` lets go of the lock once more
             rows.clear()
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (folder / ".gitignore").exists():
+        with contextlib.suppress(OSError):  # a full disk
+            (folder / ".gitignore").write_text("*\n")  # payloads may name private repositories
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -409,6 +409,7 @@ def test_a_log_that_is_deleted_or_moved_is_put_back_whole(
         DeliveryLog(tmp_path / "log")
     assert "THE DELIVERY LOG WAS DELETED OR MOVED" in caplog.text
     assert str(log.path) in caplog.text
+    assert (tmp_path / "log" / ".gitignore").read_text() == "*\n"
     log.close()
     assert DeliveryLog(tmp_path / "log", shared_disk=shared_disk).counts() == {"running": 51}
 
@@ -439,6 +440,12 @@ def test_a_log_opens_on_a_full_disk(tmp_path: Path, shared_disk: bool) -> None:
             add(log, body=b"x" * 1_000_000)
     add(log)
     assert log.counts() == {"running": 2}
+
+
+def test_a_python_with_an_old_sqlite_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(SetupError, match=r"needs 3\.35"):
+        DeliveryLog(tmp_path)
 
 
 def test_a_log_that_could_not_be_put_back_is_put_back_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
