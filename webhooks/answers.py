@@ -49,6 +49,10 @@ def failed(delivery: Delivery, error: BaseException) -> Response:
     return answer(500, {"error": reason, "delivery": delivery.id})
 
 
+def abandoned(id: str, reason: str) -> Response:
+    return answer(500, {"error": reason, "delivery": id})
+
+
 def sendable(response: Response) -> Response:
     """Make the headers fit the body.
 

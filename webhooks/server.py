@@ -277,7 +277,11 @@ class WebhooksServer:
         if self._engine:
             raise SetupError("This server is running already: close() it first.")
         log = DeliveryLog(folder, shared_disk=shared_disk)
-        self._engine = Engine(self._endpoints, log, self._max_pending, self._settings.hide)
+        try:
+            self._engine = Engine(self._endpoints, log, self._max_pending, self._settings.hide)
+        except BaseException:
+            log.close()
+            raise
         self._folder, self._log_path = folder, log.path
         _running[folder] = self
         return Receiver(self._endpoints, self._engine, self._settings, self._reply_within)

@@ -10,7 +10,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -19,9 +18,11 @@ from ..console import escaped, log
 RETRY_AFTER = 1.0  # seconds between two tries to write what could not be written
 STUCK_AFTER = 10.0  # seconds that a commit has been under way, before the disk is taken for one that hangs
 
-FAULTS = (sqlite3.Error, OSError)  # of the disk
-
 T = TypeVar("T")
+
+
+class NotWritten(Exception):
+    """The disk does not take a step, and nothing of it is in the log."""
 
 
 class _Write:
@@ -29,17 +30,22 @@ class _Write:
 
     __slots__ = ("error", "future", "step", "value")
 
-    def __init__(self, step: Callable[[], Any], future: asyncio.Future[Any] | Future[Any]) -> None:
+    def __init__(self, step: Callable[[], Any], future: asyncio.Future[Any] | None) -> None:
         self.step, self.future = step, future
         self.value: Any = None
         self.error: BaseException | None = None
 
+    def do(self) -> None:
+        if self.future is None or not self.future.cancelled():
+            self.value = self.step()
+
     def tell(self) -> None:
-        if not self.future.done():  # whoever waited may have been cancelled
-            if self.error:
-                self.future.set_exception(self.error)
-            else:
-                self.future.set_result(self.value)
+        if self.future is None or self.future.done():
+            return
+        if self.error:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.value)
 
 
 class Commits:
@@ -59,13 +65,13 @@ class Commits:
         self._batches: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
         self._began: float | None = None  # by the monotonic clock, the commit that is under way
         self._probing: asyncio.Task[None] | None = None  # while nothing can be written
+        self._finished = False
         self._thread = threading.Thread(target=self._work, name="webhook log", daemon=True)
         self._thread.start()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let `loop` be the one that `written` and `surely` are awaited on, and forget what was left on another."""
+        """Let `loop` be the one that steps come from."""
         self._loop = loop
-        self._waiting, self._is_committing = [], False
 
     @property
     def are_possible(self) -> bool:
@@ -77,17 +83,20 @@ class Commits:
     async def written(self, step: Callable[[], T]) -> T:
         """Run a step in the next commit, and return what it returned once that is on the disk.
 
+        Whoever is cancelled before its step has begun has written nothing.
+
         Raises:
-            Exception: what the step raised, or one of `FAULTS`; then nothing of it was written.
+            NotWritten: the disk does not take it.
+            Exception: what the step raised; nothing of it was written.
         """
         assert self._loop
         future: asyncio.Future[T] = self._loop.create_future()
-        write = _Write(step, future)
-        self._waiting.append(write)
-        self._commit_soon()
+        if not self._finished:  # after that nothing is written, and whoever waits is cancelled with the loop
+            self._waiting.append(_Write(step, future))
+            self._commit_soon()
         try:
             return await future
-        except FAULTS as error:
+        except NotWritten as error:
             self._cannot_write(error)
             raise
 
@@ -96,19 +105,22 @@ class Commits:
         while True:
             try:
                 return await self.written(step)
-            except FAULTS:
+            except NotWritten:
                 await asyncio.sleep(RETRY_AFTER)
 
-    def write(self, step: Callable[[], T]) -> Future[T]:
-        """Run a step in a commit of its own. From any thread."""
-        future: Future[T] = Future()
-        self._batches.put([_Write(step, future)])
-        return future
-
-    def close(self) -> bool:
-        """Write what is waiting, end the thread, and return whether it has. No loop may be using this any more."""
-        self._batches.put(self._waiting)
+    def finish(self, last: Callable[[], None]) -> None:
+        """Write what is waiting, then a last step, and nothing after that. On the loop, or when that has ended."""
+        if self._finished:
+            return
+        self._finished = True
+        self._batches.put([*self._waiting, _Write(last, None)])
         self._batches.put(None)
+        self._waiting = []
+        if self._probing:
+            self._probing.cancel()
+
+    def wait(self) -> bool:
+        """Wait for the last step, from another thread; return `False` if the disk does not answer."""
         self._thread.join(STUCK_AFTER)
         return not self._thread.is_alive()
 
@@ -123,24 +135,24 @@ class Commits:
         self._batches.put(batch)
 
     def _report(self, batch: list[_Write]) -> None:
+        self._is_committing = False
         for write in batch:
             write.tell()
-        self._is_committing = False
         self._commit_soon()
 
-    def _cannot_write(self, error: Exception) -> None:
-        if self._probing is None:
+    def _cannot_write(self, error: NotWritten) -> None:
+        if self._probing is None and not self._finished:
             assert self._loop
             self._probing = self._loop.create_task(self._until_it_can_be_written())
             message = (
                 "The delivery log cannot be written (%s). New deliveries get a 503 until it can. Is the disk full?"
             )
-            log(logging.ERROR, message, escaped(str(error)) or type(error).__name__)
+            log(logging.ERROR, message, escaped(str(error)))
 
     async def _until_it_can_be_written(self) -> None:
         while True:
             await asyncio.sleep(RETRY_AFTER)
-            with contextlib.suppress(*FAULTS):
+            with contextlib.suppress(NotWritten):
                 await self.written(self._probe)
                 break
         self._probing = None
@@ -153,17 +165,15 @@ class Commits:
             self._began = time.monotonic()
             self._write(batch)
             self._began = None
-            if batch and isinstance(batch[0].future, Future):
-                batch[0].tell()
-            elif self._loop:
-                with contextlib.suppress(RuntimeError):  # the server is closed
+            if self._loop:
+                with contextlib.suppress(RuntimeError):  # it is closed
                     self._loop.call_soon_threadsafe(self._report, batch)
 
     def _write(self, batch: list[_Write]) -> None:
         try:
             with self._transaction():
                 for write in batch:
-                    write.value = write.step()
+                    write.do()
         except BaseException as error:
             is_locked = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
             if len(batch) > 1 and not is_locked:  # one that cannot be written must not keep the others from it
@@ -171,4 +181,13 @@ class Commits:
                     self._write([write])
             else:  # to wait again for each helps nobody
                 for write in batch:
-                    write.error = error
+                    write.error = _not_written(error) if _is_of_the_disk(error) else error
+
+
+def _is_of_the_disk(error: BaseException) -> bool:
+    # The subclasses of `DatabaseError` but for this one are about the step: to repeat it would not help.
+    return isinstance(error, (OSError, sqlite3.OperationalError)) or type(error) is sqlite3.DatabaseError
+
+
+def _not_written(error: BaseException) -> NotWritten:
+    return NotWritten(str(error) or type(error).__name__)

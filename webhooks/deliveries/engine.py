@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +26,7 @@ from ..console import escaped, log
 from ..delivery import FINISHED, UNFINISHED, Delivery, continue_after
 from ..endpoints import Endpoint
 from . import timing
-from .commits import FAULTS, STUCK_AFTER, Commits
+from .commits import STUCK_AFTER, Commits, NotWritten
 from .handlers import Ended, Handlers, Hide, kept, quoted_traceback
 from .life import Life, NotTaken
 from .log import MAX_INTERRUPTIONS, DeliveryLog, Unfinished
@@ -32,11 +34,12 @@ from .pruning import Pruner
 
 LINGER = 0.01  # seconds that a success waits for others, to be written down with them
 POSTPONE = 1.0  # seconds until a handler that the machine could not start is started again
-LAST_WRITES = 1.0  # seconds that the log gets at the end to write down what is told already
+LAST_WRITES = 1.0  # seconds that what is to be written gets at the end, before all else is let go
 
 _STOPPING = "The server is stopping."
 _UNWRITABLE = "The delivery log cannot be written."
 _TOO_MANY = "Too many deliveries are waiting."
+_FAULT = "The server itself has failed; its log has the traceback."
 
 Call = tuple[Endpoint, Delivery]  # a handler, and what it is called with
 
@@ -64,33 +67,44 @@ class Engine:
         self._max_pending = max_pending
         self._hide = hide
         self._counts = log.counts()
-        self._left = log.unfinished()  # by the last process; what arrives from now on is ours
         continue_after(log.last_id())
-        self._lives = {left.id: Life(left.id, left.endpoint, left.status, left.subject) for left in self._left}
+        left = log.unfinished()  # by the last process; what arrives from now on is ours
+        self._lives = {one.id: Life(one.id, one.endpoint, one.status, one.subject, left=one) for one in left}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._succeeded: list[_Success] = []  # told, and still to be written down
         self._writing: asyncio.Task[None] | None = None
         self._commits = Commits(log.transaction, log.probe)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finished = 0
-        self._stopping = self._hurries = False
+        self._hurries = False
+        self._stopping = False
+        self._stop_once = threading.Lock()
+        self._all_ended: bool | None = None  # known when it has stopped
 
     # For everybody else
 
     def start(self) -> None:
-        """Begin to take deliveries, on the loop that runs now."""
-        if self._stopping or self._loop is (loop := asyncio.get_running_loop()):
+        """Begin to take deliveries, on the loop that runs now.
+
+        An application's lifespan may run on other loops, too (a test client does it): those change nothing.
+
+        Raises:
+            RuntimeError: the loop that it began on has ended, and with it what was under way.
+        """
+        if self._stopping or (self._loop and self._loop.is_running()):
             return
-        self._loop = loop
+        if self._loop:
+            raise RuntimeError("The event loop of this server has ended. Close the server, and launch another one.")
+        self._loop = loop = asyncio.get_running_loop()
         self._commits.start(loop)
         self._handlers = Handlers(loop, self._hide, self._came_back)
         self._pruner = Pruner(self._log, self._commits, self._counts)
-        self._pruning = loop.create_task(self._pruner.run())
+        self._pruning = self._begin(self._pruner.run())
 
     def recover(self) -> None:
         """Go on with everything that the last process left unfinished. From any thread, after the start."""
         assert self._loop
-        self._loop.call_soon_threadsafe(lambda: self._begin(self._recover()))
+        self._loop.call_soon_threadsafe(self._recover)
 
     async def take(self, endpoint: Endpoint, delivery: Delivery, reply_within: float) -> Response:
         """Record a delivery, have its handler run, and return what its sender is told.
@@ -123,17 +137,20 @@ class Engine:
         """
         if reason := self._refusal(None):
             raise NotTaken(reason)
-        try:
-            replay = self._commits.write(lambda: self._log.add_replay(id)).result(STUCK_AFTER)
-        except (FutureTimeoutError, *FAULTS) as error:
-            raise NotTaken(f"{_UNWRITABLE} ({error})") from error
         assert self._loop
-        self._loop.call_soon_threadsafe(self._run_replay, replay)
-        return replay.id
+        replay = asyncio.run_coroutine_threadsafe(self._replay(id), self._loop)
+        try:
+            return replay.result(STUCK_AFTER)
+        except NotWritten as error:
+            raise NotTaken(f"{_UNWRITABLE} ({error})") from error
+        except (FutureTimeoutError, FutureCancelledError):
+            raise NotTaken("The delivery log does not answer. If it does so later, this replay runs then.") from None
 
     def learn_stage(self, job_id: str, stage: str) -> None:
         """Write down the present stage of a Job. From any thread; if it cannot be written, it is asked for again."""
-        self._commits.write(lambda: self._log.set_stage(job_id, stage))
+        if self._loop and not self._stopping:
+            write = self._commits.written(lambda: self._log.set_stage(job_id, stage))
+            asyncio.run_coroutine_threadsafe(write, self._loop)
 
     def hasten(self, id: str, within: float) -> None:
         """Let time pass until a delivery is over, as tests want it to. From another thread.
@@ -154,30 +171,26 @@ class Engine:
         Returns:
             Whether all of them ended. The others, and all that waits, go on at the next start.
         """
-        self._stopping = True
-        all_ended = True
-        if self._loop and self._loop.is_running():
-            all_ended = asyncio.run_coroutine_threadsafe(self._end(grace), self._loop).result()
-        if not self._commits.close():
-            return False  # the disk does not answer
-        self._log.close()
-        return all_ended
+        with self._stop_once:
+            if self._all_ended is None:
+                self._all_ended = self._stop(grace)
+            return self._all_ended
 
     # The life of a delivery
 
     async def _live(self, life: Life, call: Call | None) -> None:
         """See one delivery through: from its arrival with its first call, or from where the log has it."""
-        if call and not await self._record(life, *call):
+        if life.left:
+            await self._resume(life, life.left)
+        elif call and not await self._record(life, *call):
             return
-        while True:
+        while not self._stopping:
             if life.due_at is not None:
-                if self._stopping:
-                    return
                 call = None  # what waits is read again from the log: a thousand long bodies need not stay here
                 await self._sleep(life, life.due_at)
                 call = await self._next_attempt(life)
-            if call is None:
-                return  # a newer one has replaced it, or it cannot run
+            if call is None or self._stopping:
+                return  # a newer one has replaced it, or it cannot run, or it does so at the next start
             endpoint, delivery = call
             began = time.monotonic()
             ended = await self._handlers.run(endpoint, delivery)
@@ -188,7 +201,7 @@ class Engine:
             await self._fail(life, endpoint, delivery, ended, seconds)
             if life.due_at is None:
                 return
-            del endpoint, delivery
+            del endpoint, delivery, ended
 
     async def _record(self, life: Life, endpoint: Endpoint, delivery: Delivery) -> bool:
         """Write down what has arrived; return whether it is."""
@@ -199,7 +212,7 @@ class Engine:
             else:
                 burst = delivery, life.subject, endpoint.debounce
                 replaced, life.due_at = await self._commits.written(lambda: self._log.add_to_burst(*burst))
-        except FAULTS:
+        except NotWritten:
             life.refuse(_UNWRITABLE)
             return False
         self._move(life, "running" if life.due_at is None else "scheduled")
@@ -210,6 +223,26 @@ class Engine:
         if life.is_late or life.due_at is not None:
             life.accept()
         return True
+
+    async def _resume(self, life: Life, left: Unfinished) -> None:
+        """Write down that what the last process left goes on, or that it has ended the process too often."""
+        reason = f"The process has ended {MAX_INTERRUPTIONS} times while this delivery's handler ran."
+        reason = f"{reason} Does the handler end it, or use up the memory?"
+        endpoint = self._endpoints.get(life.path)
+        longest_wait = endpoint.debounce if endpoint and left.subject else timing.MAX_BACKOFF
+
+        def resume() -> float | None:
+            due_at = self._log.resume(left, longest_wait)
+            if due_at is None:
+                self._log.abandon(life.id, answers.abandoned(life.id, reason))
+            return due_at
+
+        life.due_at = await self._commits.surely(resume)
+        life.left = None
+        if life.due_at is None:
+            self._is_abandoned(life, reason)
+        elif life.status == "running":
+            self._move(life, "scheduled")
 
     async def _sleep(self, life: Life, due_at: float) -> None:
         assert self._loop
@@ -252,17 +285,23 @@ class Engine:
 
     async def _write_successes(self) -> None:
         """Write down together what nobody waits for: each commit takes the interpreter lock from all else."""
-        await asyncio.sleep(LINGER)
-        succeeded, self._succeeded = self._succeeded, []
+        while self._succeeded:
+            await asyncio.sleep(LINGER)
+            successes = self._succeeded[:]  # they stay there until they are written, where a stop finds them
+            try:
+                await self._commits.surely(partial(self._finish_all, successes))
+            except Exception as error:
+                self._log_fault("The successes of a moment", error)
+            else:
+                for life, *_ in successes:
+                    self._move(life, "succeeded")
+                lines = [f"{_title(s.delivery)}: succeeded in {s.seconds:.2f} s" for s in successes]
+                log(logging.INFO, "%s", "\n".join(lines))
+            del self._succeeded[: len(successes)]
 
-        def write() -> None:
-            for _, delivery, answer, _ in succeeded:
-                self._finish(delivery, "succeeded", answer)
-
-        await self._commits.surely(write)
-        for life, *_ in succeeded:
-            self._move(life, "succeeded")
-        log(logging.INFO, "%s", "\n".join(f"{_title(s.delivery)}: succeeded in {s.seconds:.2f} s" for s in succeeded))
+    def _finish_all(self, successes: list[_Success]) -> None:
+        for _, delivery, answer, _ in successes:
+            self._finish(delivery, "succeeded", answer)
 
     async def _fail(self, life: Life, endpoint: Endpoint, delivery: Delivery, ended: Ended, seconds: float) -> None:
         """Write down a failed attempt, and when the next one is due."""
@@ -275,7 +314,10 @@ class Engine:
         due_at = life.due_at = None if wait is None else time.time() + wait
 
         def write() -> None:
-            self._log.fail_attempt(delivery.id, error, counts=ended.has_run)
+            if ended.has_run:
+                self._log.fail_attempt(delivery.id, error)
+            else:
+                self._log.forget_attempt(delivery.id)
             if due_at is None:
                 self._finish(delivery, "failed", ended.answer)
             else:
@@ -293,9 +335,10 @@ class Engine:
 
     async def _abandon(self, life: Life, reason: str) -> None:
         """Fail a delivery that cannot run."""
-        answer = answers.answer(500, {"error": reason, "delivery": life.id})
-        body = bytes(answer.body)
-        await self._commits.surely(lambda: self._log.finish(life.id, "failed", 500, body))
+        await self._commits.surely(lambda: self._log.abandon(life.id, answers.abandoned(life.id, reason)))
+        self._is_abandoned(life, reason)
+
+    def _is_abandoned(self, life: Life, reason: str) -> None:
         log(logging.ERROR, "delivery %s: %s failed: %s", life.id, life.path, escaped(reason))
         self._move(life, "failed")
 
@@ -323,78 +366,93 @@ class Engine:
 
     def _bury(self, life: Life, task: asyncio.Task[None]) -> None:
         self._lives.pop(life.id, None)
-        if not task.cancelled() and (error := task.exception()):  # a fault of ours: the log still has the delivery
-            log(logging.ERROR, "Delivery %s: bookkeeping has failed\n%s", life.id, quoted_traceback(error, self._hide))
+        error = None if task.cancelled() else task.exception()
+        if error:
+            self._log_fault(f"Delivery {life.id}", error)
         if life.status == "arriving":
-            life.refuse(_STOPPING)
+            life.refuse(_FAULT if error else _STOPPING)
         else:
             life.accept()
 
-    def _run_replay(self, replay: Delivery) -> None:
-        life = Life(replay.id, replay.endpoint, "queued", due_at=0.0)
+    async def _replay(self, id: str) -> str:
+        replay = await self._commits.written(lambda: self._log.add_replay(id))
         self._counts["queued"] += 1
-        self._bear(life, None)
+        self._bear(Life(replay.id, replay.endpoint, "queued", due_at=0.0), None)
+        return replay.id
 
-    async def _recover(self) -> None:
-        left, self._left = self._left, []
+    def _recover(self) -> None:
+        left = [life for life in self._lives.values() if life.left and not self._stopping]
         if left:
             log(logging.INFO, "%d unfinished deliveries go on.", len(left))
-        due = await self._commits.surely(
-            lambda: {one.id: self._log.resume(one, self._longest_wait(one)) for one in left}
-        )
-        for id, due_at in due.items():
-            life = self._lives[id]
-            life.due_at = due_at
-            if due_at is None:
-                reason = f"The process has ended {MAX_INTERRUPTIONS} times while this delivery's handler ran."
-                await self._abandon(life, f"{reason} Does the handler end it, or use up the memory?")
-                self._lives.pop(life.id)
-            else:
-                if life.status == "running":
-                    self._move(life, "scheduled")
-                self._bear(life, None)
-
-    def _longest_wait(self, left: Unfinished) -> float:
-        endpoint = self._endpoints.get(left.endpoint)
-        return endpoint.debounce if endpoint and left.subject else timing.MAX_BACKOFF
+        for life in left:
+            self._bear(life, None)
 
     async def _outlive(self, id: str) -> None:
         self._hurries = True
-        for life in self._lives.values():
-            life.wake_up()
-        if (found := self._lives.get(id)) and found.task:
-            await asyncio.wait((found.task,))
-        if self._writing:
-            await asyncio.wait((self._writing,))
+        try:
+            for life in self._lives.values():
+                life.wake_up()
+            if (found := self._lives.get(id)) and found.task:
+                await asyncio.wait((found.task,))
+            if self._writing:
+                await asyncio.wait((self._writing,))
+        finally:
+            self._hurries = False
+
+    def _stop(self, grace: float) -> bool:
+        self._stopping = True
+        all_ended = not self._lives
+        if self._loop and self._loop.is_running():
+            ending = asyncio.run_coroutine_threadsafe(self._end(grace), self._loop)
+            with contextlib.suppress(FutureTimeoutError, FutureCancelledError):  # the loop has ended meanwhile
+                all_ended = ending.result(grace + 3 * LAST_WRITES)
+        self._commits.finish(self._write_the_rest)
+        if self._loop:
+            self._handlers.stop()
+        if not self._commits.wait():
+            return False
+        self._log.close()
+        return all_ended
 
     async def _end(self, grace: float) -> bool:
-        lives = {life.task for life in self._lives.values() if life.task}
+        """Wait for what runs, let go of what does not end, and have the rest written down."""
+        self._pruning.cancel()
         for life in self._lives.values():
             if life.alarm and life.task:
                 life.task.cancel()
-        if lives:
-            await asyncio.wait(lives, timeout=grace)
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=LAST_WRITES)
-        self._pruning.cancel()
-        with contextlib.suppress(asyncio.TimeoutError, *FAULTS):  # whoever has just arrived is in the log by then
-            await asyncio.wait_for(self._commits.written(lambda: None), LAST_WRITES)
-        left = [life.id for life in self._lives.values() if life.status == "running" and life.task]
-        if left:
-            with contextlib.suppress(asyncio.TimeoutError, *FAULTS):  # then they count as interrupted
-                await asyncio.wait_for(self._commits.written(lambda: self._log.put_back(left)), LAST_WRITES)
-        else:
-            self._handlers.stop()
-        for task in lives | self._tasks:
-            task.cancel()
-        return not left
+        await self._wait(grace)
+        all_ended = self._handlers.let_go()
+        await self._wait(LAST_WRITES)
+        for life in self._lives.values():
+            if life.status == "arriving" and life.task:
+                life.task.cancel()  # it is told that it was not taken, and so must not be written
+        self._commits.finish(self._write_the_rest)
+        return all_ended
+
+    async def _wait(self, seconds: float) -> None:
+        if tasks := {life.task for life in self._lives.values() if life.task} | self._tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+
+    def _write_the_rest(self) -> None:
+        """Write down what is told already, and that all which still runs goes on at the next start."""
+        self._finish_all(list(self._succeeded))
+        self._log.put_back(besides=[life.id for life in list(self._lives.values()) if life.left])
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         assert self._loop
         task: asyncio.Task[Any] = self._loop.create_task(work)
         self._tasks.add(task)  # a loop alone does not keep a task from being collected
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._has_ended)
         return task
+
+    def _has_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            self._log_fault("The server", error)
+
+    def _log_fault(self, what: str, error: BaseException) -> None:
+        """Tell of a fault of ours: the log still has every delivery, as it was before."""
+        log(logging.ERROR, "%s: bookkeeping has failed\n%s", what, quoted_traceback(error, self._hide))
 
     # What it knows
 

@@ -68,6 +68,8 @@ class Handlers:
         self._to_handlers: Mailbox | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads = Threads()
+        self._awaited: set[asyncio.Future[Ended]] = set()
+        self._out = 0  # calls that have not come back, though they may be awaited no more
         self._stopped = False
 
     async def run(self, endpoint: Endpoint, delivery: Delivery) -> Ended:
@@ -83,22 +85,35 @@ class Handlers:
         except (RuntimeError, OSError) as error:  # the machine gives no more threads or files
             reason = f"    | Not started: {escaped(str(error))}. It runs later."
             return Ended(answers.failed(delivery, error), reason, has_run=False)
+        self._out += 1
+        self._awaited.add(ended)
         try:
             return await (ended if endpoint.timeout is None else asyncio.wait_for(ended, endpoint.timeout))
         except (asyncio.CancelledError, asyncio.TimeoutError) as error:
-            if is_async and not self._stopped:
-                self._handlers_loop().post(lambda: tasks[0].cancel())
+            if is_async:
+                with contextlib.suppress(RuntimeError):  # the server is closed
+                    self._handlers_loop().post(lambda: tasks[0].cancel())
             if isinstance(error, asyncio.CancelledError):
                 raise
             late = TimeoutError(f"The handler took longer than its timeout of {endpoint.timeout:g} seconds.")
             return self._failure(delivery, late)
+        finally:
+            self._awaited.discard(ended)
+
+    def let_go(self) -> bool:
+        """Wait no longer: each `run` ends as cancelled. Return whether every call had come back by then."""
+        all_back = not self._out
+        for ended in self._awaited:
+            ended.cancel()
+        return all_back
 
     def stop(self) -> None:
-        """End the loop of the async handlers; none may be running."""
+        """Cancel the async handlers that still run, and end their loop. From any thread."""
         self._stopped = True
         if self._to_handlers:
             loop = self._to_handlers.loop
-            loop.call_soon_threadsafe(loop.stop)
+            with contextlib.suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(loop.stop)
 
     # In a thread: a `def` handler
 
@@ -131,7 +146,10 @@ class Handlers:
 
     def _handlers_loop(self) -> Mailbox:
         if self._to_handlers is None:
-            loop = type(self._to_server.loop)()  # uvloop's where it is there, as for all else that is served
+            try:
+                loop = type(self._to_server.loop)()  # uvloop's where it is there, as for all else that is served
+            except TypeError:  # of a host program, and made in a way of its own
+                loop = asyncio.new_event_loop()
             threading.Thread(target=self._run_loop, args=(loop,), name="webhooks", daemon=True).start()
             self._to_handlers = Mailbox(loop)
         return self._to_handlers
@@ -142,6 +160,11 @@ class Handlers:
                 loop.run_forever()
             except BaseException as error:  # sys.exit() in a task that a handler left behind
                 log(logging.ERROR, "A task that a handler started has failed\n%s", quoted_traceback(error, self._hide))
+        if tasks := asyncio.all_tasks(loop):
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.wait(tasks))
+        loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 
     # And back
@@ -151,6 +174,7 @@ class Handlers:
             self._to_server.post(self._end, delivery, ended, result)
 
     def _end(self, delivery: Delivery, ended: asyncio.Future[Ended], result: Ended) -> None:
+        self._out -= 1
         if ended.done():
             self._late(delivery)
         else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from starlette.responses import Response
 
 from .. import answers
+from .log import Unfinished
 
 
 class NotTaken(Exception):
@@ -24,6 +25,7 @@ class Life:
         subject: what it is about, while a newer one about the same may take its place.
         due_at: when its next attempt begins, in seconds since 1970; `None` while it runs.
         failures: attempts that have failed.
+        left: what the last process left of it, until that is written down as going on.
         answer: what its sender is told, as soon as that is known.
         is_late: its sender has waited long enough, and is told as soon as it is recorded.
         alarm: what it sleeps until.
@@ -35,6 +37,7 @@ class Life:
     subject: str | None = None
     due_at: float | None = None
     failures: int = 0
+    left: Unfinished | None = None
     answer: asyncio.Future[Response] | None = None
     is_late: bool = False
     task: asyncio.Task[None] | None = None

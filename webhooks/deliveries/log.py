@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from pydantic_core import to_json
+from starlette.responses import Response
 
 from ..delivery import FINAL, Delivery, StartedJob, new_id
 from . import timing
@@ -193,15 +194,21 @@ class DeliveryLog:
             raise KeyError(id)
         try:
             return find(self._database.connection, id)
-        except (ValueError, TypeError, OverflowError, OSError, sqlite3.OperationalError) as error:
-            if isinstance(error, sqlite3.OperationalError) and "decode" not in str(error):
+        except Exception as error:
+            if isinstance(error, sqlite3.Error) and "decode" not in str(error):
                 raise
             raise ValueError(str(error)) from error  # damaged since it was written
 
-    def fail_attempt(self, id: str, error: str, *, counts: bool = True) -> None:
-        """Write down that the attempt which runs has failed; `counts` says whether as one of `max_attempts`."""
+    def fail_attempt(self, id: str, error: str) -> None:
+        """Write down that the attempt which runs has failed."""
         self._end_attempt(id, error)
-        self._database.execute("UPDATE deliveries SET failures = failures + ? WHERE number = ?", (counts, number(id)))
+        self._database.execute("UPDATE deliveries SET failures = failures + 1 WHERE number = ?", (number(id),))
+
+    def forget_attempt(self, id: str) -> None:
+        """Take back an attempt that the machine could not begin."""
+        self._database.execute(
+            "UPDATE deliveries SET attempts = attempts - 1, started_at = NULL WHERE number = ?", (number(id),)
+        )
 
     def resume(self, left: Unfinished, longest_wait: float) -> float | None:
         """Write down that a delivery which the last process left goes on.
@@ -223,15 +230,16 @@ class DeliveryLog:
         self.schedule(left.id, due_at)
         return due_at
 
-    def put_back(self, ids: Iterable[str]) -> None:
-        """Leave what still runs when the server is stopped for the next start."""
-        for id in ids:
+    def put_back(self, besides: Iterable[str] = ()) -> None:
+        """Leave what still runs when the server is stopped for the next start, `besides` what it had not begun."""
+        running = self._database.execute("SELECT id FROM deliveries WHERE status = 'running'").fetchall()
+        for id in {row["id"] for row in running}.difference(besides):
             self._end_attempt(id, STOPPED)
             self._database.execute("UPDATE deliveries SET status = 'queued' WHERE number = ?", (number(id),))
 
     def _end_attempt(self, id: str, error: str) -> None:
         self._database.execute(
-            "INSERT INTO attempts (delivery, attempt, started_at, ended_at, error) "
+            "INSERT OR REPLACE INTO attempts (delivery, attempt, started_at, ended_at, error) "
             "SELECT number, attempts, started_at, ?, ? FROM deliveries WHERE number = ? AND started_at IS NOT NULL",
             (time.time(), error, number(id)),
         )
@@ -252,6 +260,10 @@ class DeliveryLog:
         }
         self._database.put(_FINISH, columns)
 
+    def abandon(self, id: str, answer: Response) -> None:
+        """Write down that a delivery fails without another attempt."""
+        self.finish(id, "failed", answer.status_code, bytes(answer.body))
+
     def add_jobs(self, id: str, jobs: Iterable[StartedJob]) -> None:
         """Write down the Jobs that a handler has started for a delivery; once, however often they are found again.
 
@@ -259,6 +271,8 @@ class DeliveryLog:
         delivery has been pruned.
         """
         for job in jobs:
+            if not isinstance(job, StartedJob):  # the list is the handler's to fill
+                continue
             self._database.execute(
                 "INSERT INTO jobs (id, delivery, namespace, url, flavor, stage) SELECT ?, number, ?, ?, ?, ? "
                 "FROM deliveries WHERE number = ? ON CONFLICT (id) DO NOTHING",

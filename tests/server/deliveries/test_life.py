@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,24 +26,12 @@ from support.payloads import load
 from webhooks import Delivery, WebhookPayload
 from webhooks.console import wait_until_written
 from webhooks.deliveries import timing
-from webhooks.deliveries.history import INTERRUPTED, STOPPED, Record, reading
+from webhooks.deliveries.handlers import Threads
+from webhooks.deliveries.history import INTERRUPTED, STOPPED, Record
 from webhooks.deliveries.life import NotTaken
-from webhooks.deliveries.log import DeliveryLog
 from webhooks.endpoints import Endpoint
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path)
-    yield desk
-    desk.stop(0)
-
-
-@pytest.fixture
-def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "backoff", lambda failures: 0.0)
 
 
 def statuses(records: list[Record]) -> list[str]:
@@ -413,7 +401,7 @@ def test_what_arrives_before_the_recovery_is_not_taken_for_left_over(desk: Desk)
     assert attempts == [1, 1, 1]
 
 
-@pytest.mark.parametrize("headers", ["'no JSON'", "CAST(x'fffe' AS TEXT)"])
+@pytest.mark.parametrize("headers", ["'no JSON'", "'[[1, 2]]'", "CAST(x'fffe' AS TEXT)"])
 def test_a_delivery_that_cannot_be_read_any_more_fails_alone(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, headers: str
 ) -> None:
@@ -549,61 +537,45 @@ def test_replaying_an_unknown_id_is_a_key_error_with_the_id(desk: Desk, id: str)
         desk.start().engine.replay(id)
 
 
-# The end
+def test_an_attempt_that_the_machine_cannot_start_is_none(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webhooks.deliveries.engine.POSTPONE", 0.01)
+    run, refusals = Threads.run, iter(range(3))
+
+    def run_when_there_is_room(self: Threads, call: Callable[[], object]) -> None:
+        for _ in refusals:
+            raise RuntimeError("can't start new thread")
+        run(self, call)
+
+    monkeypatch.setattr(Threads, "run", run_when_there_is_room)
+    attempts: list[int] = []
+    desk.start().deliver(desk.add(lambda delivery: attempts.append(delivery.attempt), path="/f"), reply_within=0)
+    desk.wait_for("succeeded")
+    (record,) = desk.records()
+    assert (attempts, len(record.attempts)) == ([1], 1)
 
 
-def test_a_stopping_server_takes_nothing_and_lets_running_handlers_end(desk: Desk) -> None:
-    gate, started = threading.Event(), threading.Event()
-
-    def slow() -> str:
-        started.set()
-        gate.wait(WAIT)
-        return "in time"
-
-    endpoint = desk.add(slow)
-    answer = desk.start().send(endpoint)
-    assert started.wait(WAIT)
-    engine = desk.engine
-    stopper = threading.Thread(target=engine.stop, args=(WAIT,))
-    stopper.start()
-    while engine.health()[0]:
-        assert stopper.is_alive()
-    with pytest.raises(NotTaken, match="stopping"):
-        desk.deliver(endpoint)
-    with pytest.raises(NotTaken, match="stopping"):
-        engine.replay("any")
-    gate.set()
-    assert answer.result(WAIT).body == b'"in time"'
-    stopper.join()
-    desk.engine = None
-    assert [record.answer for record in desk.records()] == [b'"in time"']
+def test_what_a_handler_puts_into_its_jobs_harms_nobody(desk: Desk) -> None:
+    endpoint = desk.add(lambda delivery: delivery.jobs.append("no Job"), path="/f")
+    desk.start()
+    answers = [desk.send(each) for each in (endpoint, desk.add(lambda: None, path="/other"))]
+    assert [answer.result(WAIT).status_code for answer in answers] == [200, 200]
+    desk.wait_for("succeeded", 2)
 
 
-def test_who_arrives_at_the_very_end_is_told_what_the_log_says(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    add, arriving = DeliveryLog.add, threading.Event()
-
-    def add_slowly(*args: Any, **options: Any) -> None:
-        arriving.set()
-        time.sleep(0.2)
-        add(*args, **options)
-
-    monkeypatch.setattr(DeliveryLog, "add", add_slowly)
-    answer = desk.start().send(desk.add(lambda: threading.Event().wait(WAIT), path="/f"))
-    assert arriving.wait(WAIT)
-    desk.stop(0)
-    assert answer.result(WAIT).status_code == 202
-    assert statuses(desk.records()) == ["queued"]
-
-
-def test_a_success_is_told_at_once_and_written_down_at_the_latest_when_the_server_stops(
+def test_a_test_that_lets_time_pass_does_so_for_its_own_delivery_alone(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webhooks.deliveries.engine.LINGER", 0.5)
-    assert desk.start().deliver(desk.add(lambda: "done", path="/f")).body == b'"done"'
-    with reading(desk.folder / "deliveries.db") as database:
-        assert database.execute("SELECT status FROM deliveries").fetchone()["status"] == "running"
-    (record,) = desk.records()
-    assert (record.status, record.answer) == ("succeeded", b'"done"')
+    monkeypatch.setattr(timing, "backoff", lambda failures: 3600.0)
+
+    def flaky(delivery: Delivery) -> None:
+        if delivery.attempt == 1:
+            raise ValueError
+
+    endpoint = desk.add(flaky, max_attempts=2)
+    desk.start().engine.hasten(desk.record(endpoint), WAIT)
+    desk.wait_for("succeeded")
+    assert desk.deliver(endpoint).status_code == 202
+    assert desk.counts()["scheduled"] == 1
 
 
 # Load
@@ -758,3 +730,24 @@ def test_no_secret_is_cut_in_two_where_a_long_answer_is_cut(desk: Desk, place: i
     kept = desk.records()[0].answer.decode()
     assert 0 < len(kept) <= 64 * 1024
     assert "s3" not in kept
+
+
+def test_what_was_logged_has_the_time_at_which_it_was_logged(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    gate = threading.Event()
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            assert gate.wait(WAIT)
+
+    logger = logging.getLogger("webhooks")
+    logger.addHandler(slow := Slow())
+    try:
+        desk.start().deliver(desk.add(lambda: 1 / 0, path="/f"))
+        desk.wait_for("failed")
+        answered = time.time()
+        gate.set()
+        assert wait_until_written(WAIT)
+    finally:
+        logger.removeHandler(slow)
+    assert all(record.created < answered for record in caplog.records)
+    assert "ZeroDivisionError" in caplog.text

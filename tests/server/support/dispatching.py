@@ -31,6 +31,14 @@ async def start(engine: Engine) -> None:
     engine.start()
 
 
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for what gives no other sign."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 class Desk:
     """An engine with its log, which can be stopped and started again like a process."""
 
@@ -74,11 +82,8 @@ class Desk:
         return Delivery(endpoint.path, payload, headers=tuple(headers), body=raw)
 
     def wait_for(self, status: str, count: int = 1) -> None:
-        """Wait until so many have a status: what comes of a delivery after its answer has no other sign."""
-        deadline = time.monotonic() + WAIT
-        while self.counts()[status] < count:
-            assert time.monotonic() < deadline, self.counts()
-            time.sleep(0.005)
+        """Wait until so many have a status."""
+        wait_until(lambda: self.counts()[status] >= count)
 
     def counts(self) -> dict[str, int]:
         return self.engine.health()[1]

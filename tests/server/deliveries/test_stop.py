@@ -1,0 +1,312 @@
+"""The end of a server: what runs, what is told, and what the disk does in that moment."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+from support.dispatching import WAIT, Desk, start, wait_until
+
+from webhooks.deliveries import commits
+from webhooks.deliveries.engine import Engine
+from webhooks.deliveries.history import STOPPED, Record, reading
+from webhooks.deliveries.life import NotTaken
+from webhooks.deliveries.log import DeliveryLog
+
+
+def statuses(records: list[Record]) -> list[str]:
+    return [record.status for record in records]
+
+
+@pytest.fixture
+def when_all_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Do something in the moment when a stop has waited for everything and only the last writes remain."""
+
+    def do(what: Callable[[], object]) -> None:
+        monkeypatch.setattr("webhooks.deliveries.engine.LAST_WRITES", 0.1)
+        finish = commits.Commits.finish
+        done: list[object] = []
+
+        def finish_and_do(self: commits.Commits, last: Callable[[], None]) -> None:
+            finish(self, last)
+            if not done:
+                done.append(what())
+
+        monkeypatch.setattr(commits.Commits, "finish", finish_and_do)
+
+    return do
+
+
+def test_a_stopping_server_takes_nothing_and_lets_running_handlers_end(desk: Desk) -> None:
+    gate, started = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        started.set()
+        gate.wait(WAIT)
+        return "in time"
+
+    endpoint = desk.add(slow)
+    answer = desk.start().send(endpoint)
+    assert started.wait(WAIT)
+    engine = desk.engine
+    stopper = threading.Thread(target=engine.stop, args=(WAIT,))
+    stopper.start()
+    while engine.health()[0]:
+        assert stopper.is_alive()
+    with pytest.raises(NotTaken, match="stopping"):
+        desk.deliver(endpoint)
+    with pytest.raises(NotTaken, match="stopping"):
+        engine.replay("any")
+    gate.set()
+    assert answer.result(WAIT).body == b'"in time"'
+    stopper.join()
+    desk.engine = None
+    assert [record.answer for record in desk.records()] == [b'"in time"']
+
+
+def test_who_arrives_at_the_very_end_is_told_what_the_log_says(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    add, arriving = DeliveryLog.add, threading.Event()
+
+    def add_slowly(*args: Any, **options: Any) -> None:
+        arriving.set()
+        wait_until(lambda: desk.engine is None)
+        add(*args, **options)
+
+    monkeypatch.setattr(DeliveryLog, "add", add_slowly)
+    ran = threading.Event()
+    answer = desk.start().send(desk.add(ran.set, path="/f"))
+    assert arriving.wait(WAIT)
+    desk.stop(0)
+    assert answer.result(WAIT).status_code == 202
+    assert statuses(desk.records()) == ["queued"]
+    assert not ran.is_set()
+
+
+def test_a_success_is_told_at_once_and_written_down_at_the_latest_when_the_server_stops(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webhooks.deliveries.engine.LINGER", 0.5)
+    assert desk.start().deliver(desk.add(lambda: "done", path="/f")).body == b'"done"'
+    with reading(desk.folder / "deliveries.db") as database:
+        assert database.execute("SELECT status FROM deliveries").fetchone()["status"] == "running"
+    (record,) = desk.records()
+    assert (record.status, record.answer) == ("succeeded", b'"done"')
+
+
+@pytest.mark.parametrize("step", ["finish", "fail_attempt"])
+def test_what_a_slow_disk_has_not_written_when_all_is_waited_for_is_written(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, when_all_is_waited_for: Any, step: str
+) -> None:
+    gate = threading.Event()
+    method = getattr(DeliveryLog, step)
+
+    def slowly(*args: Any, **options: Any) -> None:
+        assert gate.wait(WAIT)
+        method(*args, **options)
+
+    monkeypatch.setattr(DeliveryLog, step, slowly)
+    when_all_is_waited_for(gate.set)
+
+    def handler() -> None:
+        if step == "fail_attempt":
+            raise ValueError
+
+    endpoint = desk.add(handler)
+    answer = desk.start().send(endpoint)
+    if step == "finish":
+        assert answer.result(WAIT).status_code == 200
+    else:
+        with reading(desk.folder / "deliveries.db") as database:
+            wait_until(lambda: database.execute("SELECT 1 FROM deliveries").fetchone())
+    desk.stop(0.1)
+    assert statuses(desk.records()) == ["succeeded" if step == "finish" else "failed"]
+
+
+def test_a_success_that_could_not_be_written_is_written_at_the_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, when_all_is_waited_for: Any
+) -> None:
+    monkeypatch.setattr("webhooks.deliveries.database.LOCKED_FOR", 0.01)
+    monkeypatch.setattr(commits, "RETRY_AFTER", WAIT)
+    gate, started = threading.Event(), threading.Event()
+
+    def handler() -> str:
+        started.set()
+        assert gate.wait(WAIT)
+        return "done"
+
+    answer = desk.start().send(desk.add(handler))
+    assert started.wait(WAIT)
+    with closing(
+        sqlite3.connect(desk.folder / "deliveries.db", isolation_level=None, check_same_thread=False)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        gate.set()
+        assert answer.result(WAIT).body == b'"done"'
+        wait_until(lambda: not desk.engine.health()[0])
+        when_all_is_waited_for(lambda: other.execute("ROLLBACK"))
+        desk.stop(0.1)
+        assert statuses(desk.records()) == ["succeeded"]
+
+
+def test_a_disk_that_does_not_answer_ends_the_wait_and_the_next_start_goes_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    finish = DeliveryLog.finish
+
+    def stuck(*args: Any) -> None:
+        assert gate.wait(WAIT)
+        finish(*args)
+
+    endpoint = desk.add(lambda: None, path="/f")
+    desk.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(commits, "STUCK_AFTER", 0.2)
+        patched.setattr("webhooks.deliveries.engine.LAST_WRITES", 0.1)
+        patched.setattr(DeliveryLog, "finish", stuck)
+        assert desk.deliver(endpoint).status_code == 200
+        engine = desk.engine
+        assert desk.stop(0) is False
+        gate.set()
+        engine._commits.wait()
+        engine._log.close()  # as the end of the process does
+    assert statuses(desk.start().records()) == ["succeeded"]
+
+
+@pytest.fixture
+def own_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield loop
+    if loop.is_running():
+        loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    if left := asyncio.all_tasks(loop):
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(left))
+    loop.close()
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_the_loop_that_serves_may_end_first(
+    desk: Desk, own_loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr("webhooks.deliveries.engine.LAST_WRITES", 0.1)
+    started, gate = threading.Event(), threading.Event()
+
+    def handler() -> None:
+        started.set()
+        gate.wait(WAIT)
+
+    endpoint = desk.add(handler)
+    engine = desk.engine = Engine(desk.endpoints, DeliveryLog(desk.folder), 10, str)
+
+    asyncio.run_coroutine_threadsafe(start(engine), own_loop).result(WAIT)
+    asyncio.run_coroutine_threadsafe(engine.take(endpoint, desk.delivery(endpoint), WAIT), own_loop)
+    assert started.wait(WAIT)
+    if when == "before":
+        own_loop.call_soon_threadsafe(own_loop.stop)
+        wait_until(lambda: not own_loop.is_running())
+    else:
+        wait = engine._wait
+
+        async def end(seconds: float) -> None:
+            own_loop.stop()
+            await wait(seconds)
+
+        monkeypatch.setattr(engine, "_wait", end)
+    assert desk.stop(0.1) is False
+    gate.set()
+    (record,) = desk.records()
+    assert (record.status, [attempt.error for attempt in record.attempts]) == ("queued", [STOPPED])
+
+
+def test_a_second_lifespan_changes_nothing_and_one_after_the_end_is_refused(desk: Desk) -> None:
+    endpoint = desk.add(lambda: "served", path="/f")
+    desk.start()
+
+    asyncio.run(start(desk.engine))
+    assert desk.deliver(endpoint).body == b'"served"'
+
+
+def test_a_timed_out_handler_that_still_runs_is_told_to_whoever_ends_the_process(desk: Desk) -> None:
+    gate = threading.Event()
+    endpoint = desk.add(lambda: gate.wait(WAIT), path="/f", timeout=0.05)
+    assert desk.start().deliver(endpoint).status_code == 500
+    assert desk.stop() is False
+    gate.set()
+    assert statuses(desk.records()) == ["failed"]
+
+
+def test_the_loop_of_async_handlers_ends_with_the_server(desk: Desk) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+    cleaned_up = threading.Event()
+
+    async def handler() -> None:
+        loops.append(asyncio.get_running_loop())
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned_up.set()
+
+    desk.start().record(desk.add(handler))
+    wait_until(lambda: loops)
+    assert desk.stop(0) is False
+    assert cleaned_up.wait(WAIT)
+    for thread in threading.enumerate():
+        if thread.name == "webhooks":
+            thread.join(WAIT)
+    assert loops[0].is_closed()
+
+
+def test_two_threads_may_stop_it(desk: Desk) -> None:
+    desk.start().deliver(desk.add(lambda: None, path="/f"))
+    with ThreadPoolExecutor() as threads:
+        assert list(threads.map(desk.engine.stop, [1.0, 1.0])) == [True, True]
+
+
+def test_a_replay_on_a_slow_disk_runs_when_the_disk_answers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = desk.add(lambda: None, path="/f")
+    first = desk.start().deliver(endpoint).body.decode()
+    gate = threading.Event()
+    add_replay = DeliveryLog.add_replay
+
+    def slowly(*args: Any) -> Any:
+        assert gate.wait(WAIT)
+        return add_replay(*args)
+
+    monkeypatch.setattr(DeliveryLog, "add_replay", slowly)
+    monkeypatch.setattr("webhooks.deliveries.engine.STUCK_AFTER", 0.05)
+    id = first.split('"')[3]
+    with pytest.raises(NotTaken, match="does not answer"):
+        desk.engine.replay(id)
+    gate.set()
+    desk.wait_for("succeeded", 2)
+
+
+def test_a_replay_against_the_stop_is_refused_or_waits_for_the_next_start(desk: Desk) -> None:
+    endpoint = desk.add(lambda: None, path="/f")
+    id = desk.start().deliver(endpoint).body.decode().split('"')[3]
+    engine, replays = desk.engine, []
+
+    def replay() -> None:
+        with contextlib.suppress(NotTaken):
+            while True:
+                replays.append(engine.replay(id))
+
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(replay)
+        wait_until(lambda: replays)
+        desk.stop()
+        asked.result(WAIT)
+    desk.start().wait_for("succeeded", 1 + len(replays))
+    assert [record.delivery.id for record in desk.records()][1:] == replays
