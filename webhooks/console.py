@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from .delivery import Delivery
 from .settings import Settings
 
 WEBHOOK_SETTINGS = "https://huggingface.co/settings/webhooks"
@@ -62,6 +63,13 @@ def escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def title(delivery: Delivery) -> str:
+    """Name a delivery in a line for the console."""
+    repo = delivery.payload.repo if delivery.payload else None
+    about = f" ({repo.type} {repo.name})" if repo else ""
+    return f"delivery {delivery.id}: {delivery.endpoint}{escaped(about)}, attempt {delivery.attempt}"
 
 
 logger = logging.getLogger("webhooks")

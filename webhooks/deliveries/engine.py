@@ -1,10 +1,4 @@
-"""The life of each delivery: `Engine._live`, which is read from top to bottom.
-
-Everything here runs on the loop that serves, and nothing of a user's does. What a delivery waits for is a commit, its
-handler, or time. It is in the log before its handler runs or its sender is answered, so nothing happens that a crash
-could undo, but for one thing: a success is answered as soon as it is known, and written down a moment later. A crash
-in between makes the handler run again, which it may at any time.
-"""
+"""Takes deliveries, and begins and ends their lives; how one is lived is in `life.py`."""
 
 from __future__ import annotations
 
@@ -12,43 +6,30 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from starlette.responses import Response
 
-from .. import answers
-from ..console import escaped, log
+from ..console import log
 from ..delivery import FINISHED, UNFINISHED, Delivery, continue_after
 from ..endpoints import Endpoint
 from . import timing
 from .commits import STUCK_AFTER, Commits, NotWritten
-from .handlers import Ended, Handlers, Hide, kept, quoted_traceback
-from .life import Life, NotTaken
-from .log import MAX_INTERRUPTIONS, DeliveryLog, Unfinished
+from .handlers import Handlers, Hide, quoted_traceback
+from .life import UNWRITABLE, Call, Life, NotTaken, Shared
+from .log import DeliveryLog
 from .pruning import Pruner
+from .successes import Successes
 
-LINGER = 0.01  # seconds that a success waits for others, to be written down with them
-POSTPONE = 1.0  # seconds until a handler that the machine could not start is started again
 LAST_WRITES = 1.0  # seconds that what is to be written gets at the end, before all else is let go
 
 _STOPPING = "The server is stopping."
-_UNWRITABLE = "The delivery log cannot be written."
 _TOO_MANY = "Too many deliveries are waiting."
 _FAULT = "The server itself has failed; its log has the traceback."
-
-Call = tuple[Endpoint, Delivery]  # a handler, and what it is called with
-
-
-class _Success(NamedTuple):
-    life: Life
-    delivery: Delivery
-    answer: Response
-    seconds: float
 
 
 class Engine:
@@ -62,22 +43,20 @@ class Engine:
     """
 
     def __init__(self, endpoints: Mapping[str, Endpoint], log: DeliveryLog, max_pending: int, hide: Hide) -> None:
-        self._endpoints = endpoints
         self._log = log
         self._max_pending = max_pending
         self._hide = hide
-        self._counts = log.counts()
-        continue_after(log.last_id())
-        left = log.unfinished()  # by the last process; what arrives from now on is ours
-        self._lives = {one.id: Life(one.id, one.endpoint, one.status, one.subject, left=one) for one in left}
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._succeeded: list[_Success] = []  # told, and still to be written down
-        self._writing: asyncio.Task[None] | None = None
-        self._commits = Commits(log.transaction, log.probe)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._finished = 0
-        self._hurries = False
-        self._stopping = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._commits = Commits(log.transaction, log.probe)
+        self._handlers = Handlers(hide, self._came_back)
+        self._successes = Successes(log, self._commits, self._begin, self._log_fault)
+        self._pruner = Pruner(log, self._commits)
+        self._shared = Shared(endpoints, log, self._commits, self._handlers, self._successes, self._pruner)
+        self._lives = self._shared.lives
+        continue_after(log.last_id())
+        for left in log.unfinished():  # by the last process; what arrives from now on is ours
+            self._lives[left.id] = Life(self._shared, left.id, left.endpoint, left.status, left.subject, left=left)
         self._stop_once = threading.Lock()
         self._all_ended: bool | None = None  # known when it has stopped
 
@@ -91,14 +70,13 @@ class Engine:
         Raises:
             RuntimeError: the loop that it began on has ended, and with it what was under way.
         """
-        if self._stopping or (self._loop and self._loop.is_running()):
+        if self._shared.stopping or (self._loop and self._loop.is_running()):
             return
         if self._loop:
             raise RuntimeError("The event loop of this server has ended. Close the server, and launch another one.")
         self._loop = loop = asyncio.get_running_loop()
         self._commits.start(loop)
-        self._handlers = Handlers(loop, self._hide, self._came_back)
-        self._pruner = Pruner(self._log, self._commits, self._counts)
+        self._handlers.start(loop)
         self._pruning = self._begin(self._pruner.run())
 
     def recover(self) -> None:
@@ -119,12 +97,12 @@ class Engine:
         if reason := self._refusal(subject):
             raise NotTaken(reason)
         assert self._loop
-        life = Life(delivery.id, endpoint.path, "arriving", subject, answer=self._loop.create_future())
+        answer: asyncio.Future[Response] = self._loop.create_future()
+        life = Life(self._shared, delivery.id, endpoint.path, "arriving", subject, answer=answer)
         self._bear(life, (endpoint, delivery))
-        timer = self._loop.call_later(reply_within, self._grow_late, life)
+        timer = self._loop.call_later(reply_within, life.has_waited)
         try:
-            assert life.answer
-            return await life.answer
+            return await answer
         finally:
             timer.cancel()
 
@@ -142,13 +120,13 @@ class Engine:
         try:
             return replay.result(STUCK_AFTER)
         except NotWritten as error:
-            raise NotTaken(f"{_UNWRITABLE} ({error})") from error
+            raise NotTaken(f"{UNWRITABLE} ({error})") from error
         except (FutureTimeoutError, FutureCancelledError):
             raise NotTaken("The delivery log does not answer. If it does so later, this replay runs then.") from None
 
     def learn_stage(self, job_id: str, stage: str) -> None:
         """Write down the present stage of a Job. From any thread; if it cannot be written, it is asked for again."""
-        if self._loop and not self._stopping:
+        if self._loop and not self._shared.stopping:
             write = self._commits.written(lambda: self._log.set_stage(job_id, stage))
             asyncio.run_coroutine_threadsafe(write, self._loop)
 
@@ -163,7 +141,8 @@ class Engine:
 
     def health(self) -> tuple[bool, dict[str, int]]:
         """Tell whether deliveries are taken, and how many there are by status."""
-        return self._refusal(None) is None, {status: self._counts[status] for status in (*UNFINISHED, *FINISHED)}
+        counts = self._pruner.counts
+        return self._refusal(None) is None, {status: counts[status] for status in (*UNFINISHED, *FINISHED)}
 
     def stop(self, grace: float) -> bool:
         """Take nothing more, wait up to `grace` seconds for running handlers, and close the log. From another thread.
@@ -176,192 +155,12 @@ class Engine:
                 self._all_ended = self._stop(grace)
             return self._all_ended
 
-    # The life of a delivery
-
-    async def _live(self, life: Life, call: Call | None) -> None:
-        """See one delivery through: from its arrival with its first call, or from where the log has it."""
-        if life.left:
-            await self._resume(life, life.left)
-        elif call and not await self._record(life, *call):
-            return
-        while not self._stopping:
-            if life.due_at is not None:
-                call = None  # what waits is read again from the log: a thousand long bodies need not stay here
-                await self._sleep(life, life.due_at)
-                call = await self._next_attempt(life)
-            if call is None or self._stopping:
-                return  # a newer one has replaced it, or it cannot run, or it does so at the next start
-            endpoint, delivery = call
-            began = time.monotonic()
-            ended = await self._handlers.run(endpoint, delivery)
-            seconds = time.monotonic() - began
-            if ended.error is None:
-                self._succeed(life, delivery, ended, seconds)
-                return
-            await self._fail(life, endpoint, delivery, ended, seconds)
-            if life.due_at is None:
-                return
-            del endpoint, delivery, ended
-
-    async def _record(self, life: Life, endpoint: Endpoint, delivery: Delivery) -> bool:
-        """Write down what has arrived; return whether it is."""
-        replaced = None
-        try:
-            if life.subject is None:
-                await self._commits.written(lambda: self._log.add(delivery, "running"))
-            else:
-                burst = delivery, life.subject, endpoint.debounce
-                replaced, life.due_at = await self._commits.written(lambda: self._log.add_to_burst(*burst))
-        except NotWritten:
-            life.refuse(_UNWRITABLE)
-            return False
-        self._move(life, "running" if life.due_at is None else "scheduled")
-        if replaced and (earlier := self._lives.get(replaced)):
-            self._move(earlier, "superseded")
-            if earlier.task:
-                earlier.task.cancel()
-        if life.is_late or life.due_at is not None:
-            life.accept()
-        return True
-
-    async def _resume(self, life: Life, left: Unfinished) -> None:
-        """Write down that what the last process left goes on, or that it has ended the process too often."""
-        reason = f"The process has ended {MAX_INTERRUPTIONS} times while this delivery's handler ran."
-        reason = f"{reason} Does the handler end it, or use up the memory?"
-        endpoint = self._endpoints.get(life.path)
-        longest_wait = endpoint.debounce if endpoint and left.subject else timing.MAX_BACKOFF
-
-        def resume() -> float | None:
-            due_at = self._log.resume(left, longest_wait)
-            if due_at is None:
-                self._log.abandon(life.id, answers.abandoned(life.id, reason))
-            return due_at
-
-        life.due_at = await self._commits.surely(resume)
-        life.left = None
-        if life.due_at is None:
-            self._is_abandoned(life, reason)
-        elif life.status == "running":
-            self._move(life, "scheduled")
-
-    async def _sleep(self, life: Life, due_at: float) -> None:
-        assert self._loop
-        if (seconds := due_at - time.time()) > 0 and not self._hurries:
-            life.alarm = self._loop.create_future()
-            timer = self._loop.call_later(seconds, life.wake_up)
-            try:
-                await life.alarm
-            finally:
-                timer.cancel()
-                life.alarm = None
-
-    async def _next_attempt(self, life: Life) -> Call | None:
-        """Begin an attempt after a wait; return `None` if the delivery is over."""
-        try:
-            record = await self._commits.surely(lambda: self._log.start_attempt(life.id))
-        except KeyError:  # a newer one has replaced it in the same moment
-            return None
-        except ValueError as error:
-            await self._abandon(life, f"This delivery cannot be read any more: {error}.")
-            return None
-        self._move(life, "running")
-        life.subject, life.due_at, life.failures = None, None, record.failures
-        delivery = record.delivery
-        endpoint = self._endpoints.get(life.path)
-        if endpoint is None:
-            await self._abandon(life, f"No handler is registered at {life.path} any more.")
-        elif endpoint.takes_payload and delivery.payload is None:
-            reason = f"The handler at {life.path} takes a payload now, and the body of this delivery is none."
-            await self._abandon(life, reason)
-        else:
-            return endpoint, delivery
-        return None
-
-    def _succeed(self, life: Life, delivery: Delivery, ended: Ended, seconds: float) -> None:
-        life.tell(ended.answer)
-        if not self._succeeded:
-            self._writing = self._begin(self._write_successes())
-        self._succeeded.append(_Success(life, delivery, ended.answer, seconds))
-
-    async def _write_successes(self) -> None:
-        """Write down together what nobody waits for: each commit takes the interpreter lock from all else."""
-        while self._succeeded:
-            await asyncio.sleep(LINGER)
-            successes = self._succeeded[:]  # they stay there until they are written, where a stop finds them
-            try:
-                await self._commits.surely(partial(self._finish_all, successes))
-            except Exception as error:
-                self._log_fault("The successes of a moment", error)
-            else:
-                for life, *_ in successes:
-                    self._move(life, "succeeded")
-                lines = [f"{_title(s.delivery)}: succeeded in {s.seconds:.2f} s" for s in successes]
-                log(logging.INFO, "%s", "\n".join(lines))
-            del self._succeeded[: len(successes)]
-
-    def _finish_all(self, successes: list[_Success]) -> None:
-        for _, delivery, answer, _ in successes:
-            self._finish(delivery, "succeeded", answer)
-
-    async def _fail(self, life: Life, endpoint: Endpoint, delivery: Delivery, ended: Ended, seconds: float) -> None:
-        """Write down a failed attempt, and when the next one is due."""
-        error = ended.error or ""
-        wait: float | None = POSTPONE
-        if ended.has_run:
-            life.failures += 1
-            is_last = ended.is_final or life.failures >= endpoint.max_attempts
-            wait = None if is_last else timing.backoff(life.failures)
-        due_at = life.due_at = None if wait is None else time.time() + wait
-
-        def write() -> None:
-            if ended.has_run:
-                self._log.fail_attempt(delivery.id, error)
-            else:
-                self._log.forget_attempt(delivery.id)
-            if due_at is None:
-                self._finish(delivery, "failed", ended.answer)
-            else:
-                self._log.add_jobs(delivery.id, delivery.jobs)
-                self._log.schedule(delivery.id, due_at)
-
-        await self._commits.surely(write)
-        log(logging.ERROR, "%s: failed after %.2f s\n%s", _title(delivery), seconds, error)
-        if due_at is None:
-            self._move(life, "failed")
-            life.tell(ended.answer)
-        else:
-            self._move(life, "scheduled")
-            life.accept()
-
-    async def _abandon(self, life: Life, reason: str) -> None:
-        """Fail a delivery that cannot run."""
-        await self._commits.surely(lambda: self._log.abandon(life.id, answers.abandoned(life.id, reason)))
-        self._is_abandoned(life, reason)
-
-    def _is_abandoned(self, life: Life, reason: str) -> None:
-        log(logging.ERROR, "delivery %s: %s failed: %s", life.id, life.path, escaped(reason))
-        self._move(life, "failed")
-
-    def _finish(self, delivery: Delivery, status: str, answer: Response) -> None:
-        self._log.add_jobs(delivery.id, delivery.jobs)
-        self._log.finish(delivery.id, status, answer.status_code, kept(answer, self._hide))
-
-    def _came_back(self, delivery: Delivery) -> None:
-        """A handler has come back after its timeout; the Jobs that it has started by then are to be seen, too."""
-        if delivery.jobs and not self._stopping:
-            self._begin(self._commits.surely(lambda: self._log.add_jobs(delivery.id, delivery.jobs)))
-
-    def _grow_late(self, life: Life) -> None:
-        life.is_late = True
-        if life.status == "running":
-            life.accept()
-
     # Where a life begins and ends
 
     def _bear(self, life: Life, call: Call | None) -> None:
         self._lives[life.id] = life
         assert self._loop
-        life.task = self._loop.create_task(self._live(life, call))
+        life.task = self._loop.create_task(life.live(call))
         life.task.add_done_callback(partial(self._bury, life))
 
     def _bury(self, life: Life, task: asyncio.Task[None]) -> None:
@@ -376,39 +175,38 @@ class Engine:
 
     async def _replay(self, id: str) -> str:
         replay = await self._commits.written(lambda: self._log.add_replay(id))
-        self._counts["queued"] += 1
-        self._bear(Life(replay.id, replay.endpoint, "queued", due_at=0.0), None)
+        self._pruner.count(None, "queued")
+        self._bear(Life(self._shared, replay.id, replay.endpoint, "queued", due_at=0.0), None)
         return replay.id
 
     def _recover(self) -> None:
-        left = [life for life in self._lives.values() if life.left and not self._stopping]
+        left = [life for life in self._lives.values() if life.left and not self._shared.stopping]
         if left:
             log(logging.INFO, "%d unfinished deliveries go on.", len(left))
         for life in left:
             self._bear(life, None)
 
     async def _outlive(self, id: str) -> None:
-        self._hurries = True
+        self._shared.hurries = True
         try:
             for life in self._lives.values():
                 life.wake_up()
             if (found := self._lives.get(id)) and found.task:
                 await asyncio.wait((found.task,))
-            if self._writing:
-                await asyncio.wait((self._writing,))
+            if self._successes.writing:
+                await asyncio.wait((self._successes.writing,))
         finally:
-            self._hurries = False
+            self._shared.hurries = False
 
     def _stop(self, grace: float) -> bool:
-        self._stopping = True
+        self._shared.stopping = True
         all_ended = not self._lives
         if self._loop and self._loop.is_running():
             ending = asyncio.run_coroutine_threadsafe(self._end(grace), self._loop)
             with contextlib.suppress(FutureTimeoutError, FutureCancelledError):  # the loop has ended meanwhile
                 all_ended = ending.result(grace + 3 * LAST_WRITES)
         self._commits.finish(self._write_the_rest)
-        if self._loop:
-            self._handlers.stop()
+        self._handlers.stop()
         if not self._commits.wait():
             return False
         self._log.close()
@@ -435,7 +233,7 @@ class Engine:
 
     def _write_the_rest(self) -> None:
         """Write down what is told already, and that all which still runs goes on at the next start."""
-        self._finish_all(list(self._succeeded))
+        self._successes.write()
         self._log.put_back(besides=[life.id for life in list(self._lives.values()) if life.left])
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -456,30 +254,19 @@ class Engine:
 
     # What it knows
 
+    def _came_back(self, delivery: Delivery) -> None:
+        """A handler has come back after its timeout; the Jobs that it has started by then are to be seen, too."""
+        if delivery.jobs and not self._shared.stopping:
+            self._begin(self._commits.surely(lambda: self._log.add_jobs(delivery.id, delivery.jobs)))
+
     def _refusal(self, subject: str | None) -> str | None:
-        if self._stopping:
+        if self._shared.stopping:
             return _STOPPING
         if not self._commits.are_possible:
-            return _UNWRITABLE
+            return UNWRITABLE
         if len(self._lives) < self._max_pending:
             return None
         # One that takes the place of another is taken all the same: else the older one would run.
         if subject and any(life.subject == subject for life in self._lives.values()):
             return None
         return _TOO_MANY
-
-    def _move(self, life: Life, status: str) -> None:
-        """Count what the log says now."""
-        if life.status in UNFINISHED:
-            self._counts[life.status] -= 1
-        self._counts[status] += 1
-        life.status = status
-        if status in FINISHED:
-            self._finished += 1
-            self._pruner.one_has_finished(self._finished)
-
-
-def _title(delivery: Delivery) -> str:
-    repo = delivery.payload.repo if delivery.payload else None
-    about = f" ({repo.type} {repo.name})" if repo else ""
-    return f"delivery {delivery.id}: {delivery.endpoint}{escaped(about)}, attempt {delivery.attempt}"

@@ -41,12 +41,14 @@ class Ended:
 
     Attributes:
         answer: for its sender.
+        kept: what the log keeps of the answer.
         error: the traceback, if it failed.
         is_final: another attempt would not help.
         has_run: the machine had a thread for it.
     """
 
     answer: Response
+    kept: bytes
     error: str | None = None
     is_final: bool = False
     has_run: bool = True
@@ -56,21 +58,23 @@ class Handlers:
     """Runs handlers for the loop that serves.
 
     Args:
-        loop: the one that serves.
         hide: takes secrets out of tracebacks.
-        late: called on that loop with a delivery whose handler came back after its timeout.
+        late: called on the loop that serves, with a delivery whose handler came back after its timeout.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hide: Hide, late: Callable[[Delivery], object]) -> None:
+    def __init__(self, hide: Hide, late: Callable[[Delivery], object]) -> None:
         self._hide = hide
         self._late = late
-        self._to_server = Mailbox(loop)
         self._to_handlers: Mailbox | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads = Threads()
         self._awaited: set[asyncio.Future[Ended]] = set()
         self._out = 0  # calls that have not come back, though they may be awaited no more
         self._stopped = False
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let `loop` be the one that serves."""
+        self._to_server = Mailbox(loop)
 
     async def run(self, endpoint: Endpoint, delivery: Delivery) -> Ended:
         """Run a handler once, whatever it does. What it does after its timeout changes nothing any more."""
@@ -84,7 +88,7 @@ class Handlers:
                 self._threads.run(partial(self._call, endpoint, delivery, ended))
         except (RuntimeError, OSError) as error:  # the machine gives no more threads or files
             reason = f"    | Not started: {escaped(str(error))}. It runs later."
-            return Ended(answers.failed(delivery, error), reason, has_run=False)
+            return Ended(answers.failed(delivery, error), b"", reason, has_run=False)
         self._out += 1
         self._awaited.add(ended)
         try:
@@ -122,7 +126,7 @@ class Handlers:
             returned = endpoint.call(delivery)
             if inspect.isawaitable(returned) or isinstance(returned, Response):
                 returned = asyncio.run(_settled(returned))
-            result = Ended(answers.succeeded(delivery, returned))
+            result = self._success(delivery, returned)
         except BaseException as error:  # sys.exit() in a handler ends the handler, not the server
             result = self._failure(delivery, error)
         self._tell(delivery, ended, result)
@@ -139,7 +143,7 @@ class Handlers:
 
     async def _await(self, endpoint: Endpoint, delivery: Delivery, ended: asyncio.Future[Ended]) -> None:
         try:
-            result = Ended(answers.succeeded(delivery, await _settled(endpoint.call(delivery))))
+            result = self._success(delivery, await _settled(endpoint.call(delivery)))
         except BaseException as error:
             result = self._failure(delivery, error)
         self._tell(delivery, ended, result)
@@ -180,13 +184,18 @@ class Handlers:
         else:
             ended.set_result(result)
 
+    def _success(self, delivery: Delivery, returned: Any) -> Ended:
+        answer = answers.succeeded(delivery, returned)
+        return Ended(answer, kept(answer, self._hide))
+
     def _failure(self, delivery: Delivery, error: BaseException) -> Ended:
         """Describe an error where it was raised: its `__str__` is the user's code too, and may block or raise."""
         answer = answers.failed(delivery, error)
         try:
-            return Ended(answer, quoted_traceback(error, self._hide), isinstance(error, GiveUp))
+            text = quoted_traceback(error, self._hide)
         except BaseException as another:
-            return Ended(answer, f"    | {type(error).__name__}, which cannot be shown ({type(another).__name__})")
+            text = f"    | {type(error).__name__}, which cannot be shown ({type(another).__name__})"
+        return Ended(answer, kept(answer, self._hide), text, isinstance(error, GiveUp))
 
 
 class Threads:

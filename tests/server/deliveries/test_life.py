@@ -538,7 +538,7 @@ def test_replaying_an_unknown_id_is_a_key_error_with_the_id(desk: Desk, id: str)
 
 
 def test_an_attempt_that_the_machine_cannot_start_is_none(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webhooks.deliveries.engine.POSTPONE", 0.01)
+    monkeypatch.setattr("webhooks.deliveries.life.POSTPONE", 0.01)
     run, refusals = Threads.run, iter(range(3))
 
     def run_when_there_is_room(self: Threads, call: Callable[[], object]) -> None:

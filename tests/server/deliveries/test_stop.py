@@ -92,7 +92,7 @@ def test_who_arrives_at_the_very_end_is_told_what_the_log_says(desk: Desk, monke
 def test_a_success_is_told_at_once_and_written_down_at_the_latest_when_the_server_stops(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webhooks.deliveries.engine.LINGER", 0.5)
+    monkeypatch.setattr("webhooks.deliveries.successes.LINGER", 0.5)
     assert desk.start().deliver(desk.add(lambda: "done", path="/f")).body == b'"done"'
     with reading(desk.folder / "deliveries.db") as database:
         assert database.execute("SELECT status FROM deliveries").fetchone()["status"] == "running"
@@ -248,24 +248,23 @@ def test_a_timed_out_handler_that_still_runs_is_told_to_whoever_ends_the_process
 
 
 def test_the_loop_of_async_handlers_ends_with_the_server(desk: Desk) -> None:
-    loops: list[asyncio.AbstractEventLoop] = []
+    runs: list[tuple[asyncio.AbstractEventLoop, threading.Thread]] = []
     cleaned_up = threading.Event()
 
     async def handler() -> None:
-        loops.append(asyncio.get_running_loop())
+        runs.append((asyncio.get_running_loop(), threading.current_thread()))
         try:
             await asyncio.Event().wait()
         finally:
             cleaned_up.set()
 
     desk.start().record(desk.add(handler))
-    wait_until(lambda: loops)
+    wait_until(lambda: runs)
     assert desk.stop(0) is False
     assert cleaned_up.wait(WAIT)
-    for thread in threading.enumerate():
-        if thread.name == "webhooks":
-            thread.join(WAIT)
-    assert loops[0].is_closed()
+    ((loop, thread),) = runs
+    thread.join(WAIT)
+    assert loop.is_closed()
 
 
 def test_two_threads_may_stop_it(desk: Desk) -> None:

@@ -18,7 +18,7 @@ from support.asgi import exchange, post
 from support.payloads import load
 from support.receivers import receiver
 
-import webhooks.deliveries.engine
+import webhooks.deliveries.life
 import webhooks.receiver
 from webhooks import Delivery, WebhookPayload
 
@@ -400,7 +400,7 @@ def test_a_handler_that_the_machine_cannot_start_runs_later(monkeypatch: pytest.
         gate.wait()
         ran.put(delivery.id)
 
-    monkeypatch.setattr(webhooks.deliveries.engine, "POSTPONE", 0.05)
+    monkeypatch.setattr(webhooks.deliveries.life, "POSTPONE", 0.05)
     app = receiver(handler, reply_within=0.2)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", _no_thread)
