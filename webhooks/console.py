@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 
 from .delivery import Delivery
 from .settings import Settings
@@ -18,7 +19,7 @@ WEBHOOK_SETTINGS = "https://huggingface.co/settings/webhooks"
 _ONLY_LOCAL = "none; only this machine reaches the addresses below"
 
 
-def summary(settings: Settings, paths: Iterable[str], local_url: str, url: str, link: str | None) -> str:
+def summary(settings: Settings, paths: Iterable[str], folder: Path, local_url: str, url: str, link: str | None) -> str:
     """Say what was started: who may call, where, and where to register it."""
     return "\n".join(
         [
@@ -27,7 +28,7 @@ def summary(settings: Settings, paths: Iterable[str], local_url: str, url: str, 
             "",
             f"Local:     {local_url}",
             f"Public:    {url if url != local_url else _ONLY_LOCAL}",
-            f"Log:       {settings.data_dir.absolute()}",
+            f"Log:       {folder}",
             "Webhooks:",
             *(f"  POST {url}{path}" for path in paths),
             *_desk(link),

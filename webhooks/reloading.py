@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 from types import CodeType, FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .endpoints import Endpoint
+
+logger = logging.getLogger("webhooks")
 
 
 def plain_function(handler: Callable[..., Any]) -> FunctionType | None:
@@ -61,6 +68,62 @@ class Follower:
             self._changed(new)
 
 
+class Edits:
+    """What edits make of the handlers of a server.
+
+    Args:
+        endpoints: by path.
+    """
+
+    def __init__(self, endpoints: dict[str, Endpoint]) -> None:
+        self._endpoints = endpoints
+        self._followers: list[Follower] = []
+        self._main: dict[str, Any] = {}
+        self._shown: object = None
+        self._make: Callable[[], object] | None = None
+
+    def show(self, ui: object, make: Callable[[], object] | None) -> None:
+        """Put what Gradio shows where both hot reloads look for it.
+
+        Args:
+            make: makes it anew when the handlers have changed; `None` if it does not show them.
+        """
+        self._main = vars(sys.modules["__main__"])  # Gradio takes it out of there when it reloads
+        if self._main.get("demo") is self._shown:  # nothing, or what was there at an earlier launch
+            self._main["demo"] = ui
+        self._shown, self._make = self._main["demo"], make
+        if watches_script():
+            _keep_loaded()
+
+    def follow(self, endpoint: Endpoint) -> None:
+        if endpoint.plain:
+            changed = functools.partial(self._reloaded, endpoint.definition)
+            Follower(endpoint.plain.__code__, changed, self._followers)
+
+    def forget(self, endpoint: Endpoint) -> None:
+        del self._endpoints[endpoint.path]
+        self.tell(endpoint.path, "is gone, and what waits for it fails")
+
+    def tell(self, path: str, what: str) -> None:
+        logger.info("The handler at %s %s.", path, what)
+        if is_reloading() and self._make and self._main["demo"] is self._shown:
+            self._main["demo"] = self._shown = self._make()  # Gradio looks there when the reload is over
+
+    def _reloaded(self, definition: tuple[str, str] | None, new: FunctionType | None) -> None:
+        """Learn that the code of a handler has changed in place, or that the handler is gone."""
+        mine = [endpoint for endpoint in self._endpoints.values() if endpoint.definition == definition]
+        if new is None:
+            for endpoint in mine:
+                if endpoint.registered_by is not threading.current_thread():  # or it has just come in its place
+                    self.forget(endpoint)
+            return
+        for endpoint in mine:
+            endpoint.check(new)
+        for endpoint in mine:
+            if endpoint.become(new):
+                self.tell(endpoint.path, "has changed")
+
+
 def is_reloading() -> bool:
     """Tell whether this thread is bringing an edit into the process. Gradio's own `launch` asks the same."""
     reload = sys.modules.get("gradio.cli.commands.reload")
@@ -77,7 +140,7 @@ def watches_script() -> bool:
     return bool(os.environ.get("GRADIO_WATCH_DIRS"))
 
 
-def keep_loaded() -> None:
+def _keep_loaded() -> None:
     """Keep this package loaded while `gradio app.py` loads all modules around the script again.
 
     Gradio takes a module without a file for none of the script's (`utils.py`, `watchfn`). With two copies of this

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import os
-import signal
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from urllib.parse import urlsplit
-
-from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Route
 
 from . import console
 from .autostart import at_prompt
 from .deliveries.engine import Engine
 from .deliveries.log import DeliveryLog
 from .delivery import StartedJob
-from .endpoints import PREFIX, Endpoint, Handler
-from .receiver import Aside, Receiver
-from .reloading import Follower, is_reloading, keep_loaded, script_runs_again, watches_script
+from .endpoints import Endpoint, Handler
+from .receiver import Receiver
+from .reloading import Edits, is_reloading, script_runs_again, watches_script
+from .serving import GRACE, Serving, nothing_collected
 from .settings import Settings, SetupError, at_least, read_settings
 
 if TYPE_CHECKING:
@@ -41,12 +33,6 @@ F = TypeVar("F", bound=Handler)
 
 logger = logging.getLogger("webhooks")
 
-GRACE = 10.0  # seconds that running handlers get when the server stops
-CONSOLE_WITHIN = 1.0  # seconds that whoever reads the console gets then
-# The garbage collector looks at new objects after each 10,000, and not after each 700, where it would find nothing but
-# a few deliveries. It looks at all objects a hundred times more rarely than usual: that stops every thread for a tenth
-# of a second, since Gradio has hundreds of thousands. (`gc.freeze` would hide them from tools, such as a hot reload.)
-COLLECT_AFTER = (10_000, 50, 200)
 # Each of these is one more promise, and can be deleted: the server takes, keeps and runs deliveries without it.
 HAS_DESK = Path(__file__).with_name("desk").is_dir()
 HAS_JOBS = Path(__file__).with_name("jobs.py").is_file()
@@ -63,7 +49,9 @@ class WebhooksServer:
         reply_within: seconds that the Hub waits for a handler. One that takes longer goes on after a 202.
         max_pending: how many deliveries may be unfinished; those above are answered 503.
         data_dir: the folder of the delivery log; by default `WEBHOOKS_DATA_DIR`, else `/data/webhooks` on a Space
-            with a Storage Bucket, else `.webhooks`.
+            with a Storage Bucket, else `.webhooks`. The second server that a process launches there has its log in
+            the folder `2` inside, and so on: each finds its own again if they are launched in the same order. One
+            with a handler at the same path as one that is closed by then goes on with the log of that one.
 
     Raises:
         SetupError: a `ValueError` that says which setting is wrong.
@@ -97,23 +85,28 @@ class WebhooksServer:
         if data_dir is not None:
             given["WEBHOOKS_DATA_DIR"] = os.fspath(data_dir)
         self._settings = read_settings(Settings, {**os.environ, **given})
+        self._has_own_folder = data_dir is not None
         self._endpoints: dict[str, Endpoint] = {}
-        self._followers: list[Follower] = []
+        self._edits = Edits(self._endpoints)
         self._max_pending = int(at_least(1, "max_pending", max_pending, whole=True))
         self._reply_within = at_least(0, "reply_within", reply_within)
         self._engine: Engine | None = None
-        self._folder: Path | None = None
-        self._log_path = Path()
+        self._lifecycle = threading.RLock()  # held by whoever launches or closes
+        self._serving: Serving | None = None
+        self._folder = self._log_path = Path()
         self._ui = ui
         self._ui_is_ours = False
-        self._main: dict[str, Any] = {}
-        self._shown: Any = None
         self._has_desk = False
         self._job_watch: JobWatch | None = None
         self._access = self._owners_access() if HAS_DESK else None
         self.fastapi_app: FastAPI | None = None
-        self._collected_after = gc.get_threshold()
         self.call_off_autostart: Callable[[], None] = lambda: None
+
+    @property
+    def webhook_secret(self) -> str | None:
+        """The secret that the Hub has to send."""
+        secret = self._settings.webhook_secret
+        return secret.get_secret_value() if secret else None
 
     @property
     def registered_webhooks(self) -> dict[str, Handler]:
@@ -174,11 +167,9 @@ class WebhooksServer:
                     f'two a path of its own: @...add_webhook("/another-path").'
                 )
             self._endpoints[endpoint.path] = endpoint
-            if endpoint.plain:
-                changed = partial(self._reloaded, endpoint.definition)
-                Follower(endpoint.plain.__code__, changed, self._followers)
+            self._edits.follow(endpoint)
             if self._engine:
-                self._tell(endpoint.path, "has changed" if former else "is new")
+                self._edits.tell(endpoint.path, "has changed" if former else "is new")
             return function
 
         return register
@@ -187,16 +178,17 @@ class WebhooksServer:
         """Start serving, print where, and wait until the server is stopped. A second call only prints.
 
         It stops at Ctrl-C or SIGTERM: new deliveries are answered 503, running handlers get 10 seconds, and the rest
-        waits in the log for the next start.
+        waits in the log for the next start. `close()` does the same from elsewhere, and so does the `close()` of the
+        Gradio app. After that it can be launched again.
 
         Args:
-            prevent_thread_lock: return at once; the server goes on as long as the script does. At a prompt
-                or in a notebook it always does.
+            prevent_thread_lock: return at once, and leave signals alone; the server goes on as long as the script
+                does. At a prompt or in a notebook it always does.
             gradio_launch_kwargs: passed on to `gr.Blocks.launch`. Outside a Space a public link is made
                 unless `share=False` or `GRADIO_SHARE=False` says otherwise.
 
         Raises:
-            SetupError: no handler is registered, the port is in use, or the delivery log cannot be used.
+            SetupError: no handler is registered, the port or the `ui` is in use, or the delivery log cannot be used.
         """
         self.call_off_autostart()
         if script_runs_again():
@@ -204,17 +196,18 @@ class WebhooksServer:
             return
         if is_reloading():
             raise SetupError(f"The server runs, and cannot be launched otherwise while it does. {RESTART}")
-        if self._engine is None:
-            with _nothing_collected():
-                self._start(gradio_launch_kwargs)
-            self._collected_after = gc.get_threshold()
-            if 0 < self._collected_after[0] < COLLECT_AFTER[0]:  # not what somebody has chosen: rarer, or never
-                gc.set_threshold(*COLLECT_AFTER)
-        link = self._access.link(self._url) if self._access else None
-        summary = console.summary(self._settings, self._endpoints, self._local_url, self._url, link)
-        print(f"{summary}\n", end="", flush=True)  # at once, or what a handler prints comes before the end of the line
+        with self._lifecycle:
+            if self._serving is None:
+                with nothing_collected():
+                    self._start(gradio_launch_kwargs)
+            serving = self._serving
+            assert serving
+            link = self._access.link(self._url) if self._access else None
+            summary = console.summary(self._settings, self._endpoints, self._folder, self._local_url, self._url, link)
+            # At once, or what a handler prints comes before the end of the line.
+            print(f"{summary}\n", end="", flush=True)
         if not (prevent_thread_lock or at_prompt()):
-            self._wait_until_stopped()
+            serving.wait()
 
     run = launch
 
@@ -240,19 +233,22 @@ class WebhooksServer:
         Returns:
             Whether every handler ended. What did not end, or was still to run, goes on at the next launch.
         """
-        if self._engine is None or self._folder is None:
-            return True
-        all_ended = self._engine.stop(grace)
-        if self.fastapi_app and self._ui:
-            self._ui.close(verbose=False)
-            gc.set_threshold(*self._collected_after)
-        self._engine = self.fastapi_app = None
-        _running.pop(self._folder, None)
-        return all_ended
+        if self._serving and self._serving.is_on_this_loop():  # to wait here would stop what is waited for
+            threading.Thread(target=self.close, args=(grace,), name="webhooks close").start()
+            return False
+        with self._lifecycle:
+            if self._engine is None:
+                return True
+            all_ended = self._engine.stop(grace)
+            if self._serving:
+                self._serving.close()
+            self._engine = self._serving = self.fastapi_app = None
+            _running.pop(self._folder, None)
+            return all_ended
 
     def _start(self, options: dict[str, Any]) -> None:
         console.show_log()
-        receiver = self._take_deliveries(self._settings.data_dir, shared_disk=self._settings.on_shared_disk)
+        receiver = self._take_deliveries()
         engine = receiver.engine
         if HAS_JOBS and (token := self._settings.hf_token):
             from .jobs import JobWatch
@@ -260,39 +256,60 @@ class WebhooksServer:
             self._job_watch = JobWatch(token.get_secret_value(), engine.learn_stage)
         try:
             self.fastapi_app = self._launch_gradio(receiver, options)
-        except BaseException as error:
+        except BaseException:
             self.close(grace=0)
-            if isinstance(error, OSError) and "empty port" in str(error):
-                raise SetupError(
-                    f"{_ports(options)} in use by another program. Stop that program, or choose another port with "
-                    "GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
-                ) from None
             raise
         engine.recover()
 
-    def _take_deliveries(self, folder: Path, *, shared_disk: bool = False) -> Receiver:
-        """Begin to take deliveries, with a log in this folder. What serves the receiver is up to the caller."""
+    def _take_deliveries(self, folder: Path | None = None) -> Receiver:
+        """Begin to take deliveries. What serves the receiver is up to the caller.
+
+        Args:
+            folder: of a log for this time; by default that of the server.
+        """
         if not self._endpoints:
             raise SetupError("There is no webhook to serve. Put @webhook_endpoint above a function first.")
         if self._engine:
             raise SetupError("This server is running already: close() it first.")
-        log = DeliveryLog(folder, shared_disk=shared_disk)
+        shared_disk = folder is None and self._settings.on_shared_disk
+        log = DeliveryLog(folder or self._choose_folder(), shared_disk=shared_disk)
         try:
             self._engine = Engine(self._endpoints, log, self._max_pending, self._settings.hide)
         except BaseException:
             log.close()
             raise
-        self._folder, self._log_path = folder, log.path
-        _running[folder] = self
+        self._folder, self._log_path = log.path.parent, log.path
+        _running[self._folder] = self
         return Receiver(self._endpoints, self._engine, self._settings, self._reply_within)
+
+    def _choose_folder(self) -> Path:
+        """Give each server of this process a log of its own, and the same one at each start."""
+        folder = self._settings.data_dir.absolute()
+        if not self._has_own_folder:
+            launched = _launched[folder]
+            if self not in launched:
+                closed = [former for former in launched if former._engine is None and self._shares_path(former)]
+                if closed:
+                    launched[launched.index(closed[0])] = self
+                else:
+                    launched.append(self)
+            if number := launched.index(self):
+                folder /= str(number + 1)
+        if folder in _running:
+            raise SetupError(
+                f"Another server of this process works with the delivery log in {folder}. Give one of the two a "
+                'folder of its own: WebhooksServer(data_dir="...").'
+            )
+        return folder
+
+    def _shares_path(self, other: WebhooksServer) -> bool:
+        return not self._endpoints.keys().isdisjoint(other._endpoints)
 
     def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
         from .pages import CSS, THEME
 
-        if self._ui is None:
-            self._ui = self._pages()
-            self._ui_is_ours = True
-        if self._ui_is_ours:
+        if self._ui is None or self._ui_is_ours:
+            self._ui, self._ui_is_ours = self._pages(), True
             # Nothing on our pages takes a file, so a stranger cannot fill the disk that the log needs.
             ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
             options = {**ours, **options}
@@ -300,44 +317,12 @@ class WebhooksServer:
             self._add_desk(self._ui)
             self._has_desk = True
         options["css"] = "\n".join([CSS, self._desk_css(), options.get("css") or ""])
-        if self._settings.on_space or watches_script():  # where both hot reloads look for what to show
-            self._main = vars(sys.modules["__main__"])  # Gradio takes it out of there when it reloads
-            self._shown = self._main.setdefault("demo", self._ui)
-        if watches_script():
-            keep_loaded()
-        routes: list[BaseRoute] = [Route("/health", receiver.health)]
-        middleware = [Middleware(Aside, path=PREFIX, aside=receiver)]
-        if self._access:
-            routes.append(self._access.route())
-            middleware += self._access.middleware()
-        app_kwargs = options.pop("app_kwargs", None) or {}
-        defaults = {
-            "share": self._settings.gradio_share and not self._settings.on_space,
-            "quiet": True,
-            # It acts on the Hub with the token of this machine, for every program on it, and with that of who signed
-            # in, for every page that is open in the same browser (gradio 6.31, history.py).
-            "run_history": False,
-        }
-        fixed = {
-            "prevent_thread_lock": True,
-            # Handed over before Gradio serves, so the webhooks are there from the first moment.
-            "app_kwargs": {
-                **app_kwargs,
-                "routes": [*routes, *app_kwargs.get("routes", [])],
-                "middleware": [*middleware, *app_kwargs.get("middleware", [])],
-                "lifespan": receiver.lifespan(app_kwargs.get("lifespan")),
-            },
-            # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
-            # own routes only: the Hub would get a 405.
-            "ssr_mode": False,
-            "blocked_paths": self._blocked_paths(options.get("blocked_paths")),
-        }
-        app, _, _ = self._ui.launch(**{**defaults, **options, **fixed})
-        # In front of Gradio's own middlewares, too: no webhook needs their CORS and compression.
-        app.middleware_stack = Aside(app.middleware_stack or app.build_middleware_stack(), PREFIX, receiver)
-        # Gradio has uvicorn show no line about each request; now it does not compose them either.
-        logging.getLogger("uvicorn.access").handlers.clear()
-        return app
+        if self._settings.on_space or watches_script():
+            self._edits.show(self._ui, self._pages if self._ui_is_ours else None)
+        self._serving = Serving(self._ui, receiver, self.close)
+        access = self._access
+        routes, middleware = ([access.route()], access.middleware()) if access else ([], [])
+        return self._serving.launch(options, routes, middleware, self._folder)
 
     def _pages(self) -> gr.Blocks:
         from .pages import landing_page
@@ -377,36 +362,20 @@ class WebhooksServer:
 
     # Edits while the server runs
 
-    def _reloaded(self, definition: tuple[str, str] | None, new: FunctionType | None) -> None:
-        """Learn that the code of a handler has changed in place, or that the handler is gone."""
-        mine = [endpoint for endpoint in self._endpoints.values() if endpoint.definition == definition]
-        if new is None:
-            for endpoint in mine:
-                if endpoint.registered_by is not threading.current_thread():  # or it has just come in its place
-                    self._forget(endpoint)
-            return
-        for endpoint in mine:
-            endpoint.check(new)
-        for endpoint in mine:
-            if endpoint.become(new):
-                self._tell(endpoint.path, "has changed")
-
-    def _forget(self, endpoint: Endpoint) -> None:
-        del self._endpoints[endpoint.path]
-        self._tell(endpoint.path, "is gone, and what waits for it fails")
-
     def _take_the_place_of_the_former(self) -> None:
         """Hand the handlers over to the server that runs, and show them; it was made by the script's last run."""
-        former = _running.get(self._settings.data_dir)
-        if former is None:
-            raise SetupError(f"No server of this script runs. {RESTART}")
+        running = [server for server in _running.values() if server._settings.data_dir == self._settings.data_dir]
+        formers = list(filter(self._shares_path, running)) or running
+        if len(formers) != 1:
+            raise SetupError(f"No server of this script runs, or it cannot be told which one this is. {RESTART}")
+        former = formers[0]
         for path in former._endpoints.keys() - self._endpoints.keys():
-            former._forget(former._endpoints[path])
+            former._edits.forget(former._endpoints[path])
         for path, endpoint in self._endpoints.items():
             old = former._endpoints.get(path)
             former._endpoints[path] = endpoint
             if old is None or not endpoint.is_like(old):
-                former._tell(path, "has changed" if old else "is new")
+                former._edits.tell(path, "has changed" if old else "is new")
         if self._ui is not None:
             former._add_desk(self._ui)
         if self._like() != former._like():
@@ -415,39 +384,6 @@ class WebhooksServer:
 
     def _like(self) -> tuple[object, ...]:
         return self._settings, self._max_pending, self._reply_within
-
-    def _tell(self, path: str, what: str) -> None:
-        logger.info("The handler at %s %s.", path, what)
-        if is_reloading() and self._ui_is_ours and self._main.get("demo") is self._shown:
-            self._main["demo"] = self._shown = self._pages()  # Gradio looks there when the reload is over
-
-    def _blocked_paths(self, given: list[str] | None) -> list[str]:
-        """List what Gradio gives to nobody, even if `allowed_paths` or `gr.set_static_paths` covers it.
-
-        That is the delivery log and the file with the secrets, besides what the user blocks.
-        """
-        others = given or os.environ.get("GRADIO_BLOCKED_PATHS", "").split(",")
-        data_dir = self._settings.data_dir
-        ours = [data_dir.absolute(), data_dir.resolve(), Path(".env").absolute()]
-        return [*filter(None, map(str.strip, map(str, others))), *map(str, ours)]
-
-    def _wait_until_stopped(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C
-        try:
-            while self._engine is not None:  # until close() is called, elsewhere
-                time.sleep(1)
-            return
-        except KeyboardInterrupt:
-            pass
-        console.say(f"Stopping: nothing new is taken, running handlers have {GRACE:g} seconds.")
-        with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C does not want to wait
-            if self.close() and console.wait_until_written(CONSOLE_WITHIN):
-                return
-        # A handler that does not end may also hold threads that Python would wait for without end.
-        console.say("Some handlers did not end. They run again at the next start.")
-        console.wait_until_written(CONSOLE_WITHIN)
-        os._exit(0)
 
     @property
     def _local_url(self) -> str:
@@ -462,22 +398,4 @@ class WebhooksServer:
 
 
 _running: dict[Path, WebhooksServer] = {}  # by the folder of the log
-
-
-@contextlib.contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Leave the garbage collector off while Gradio is imported: it would look at hundreds of thousands of new objects
-    again and again, an eighth of the time that a start takes. They are there to stay.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _ports(options: dict[str, Any]) -> str:
-    port = options.get("server_port")
-    return f"Port {port} is" if port else "All the ports that Gradio tries are"
+_launched: defaultdict[Path, list[WebhooksServer]] = defaultdict(list)  # by the folder that is for all of them

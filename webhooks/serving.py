@@ -1,0 +1,245 @@
+"""Gradio serves the webhooks: one launch of a `gr.Blocks`, the wait for its end, and that end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from . import console
+from .endpoints import PREFIX
+from .receiver import Aside, Lifespan, Receiver
+from .settings import SetupError
+
+if TYPE_CHECKING:
+    import gradio as gr
+    from fastapi import FastAPI
+
+GRACE = 10.0  # seconds that running handlers get when the server stops
+CONSOLE_WITHIN = 1.0  # seconds that whoever reads the console gets then
+# The garbage collector looks at new objects after each 10,000, and not after each 700, where it would find nothing but
+# a few deliveries. It looks at all objects a hundred times more rarely than usual: that stops every thread for a tenth
+# of a second, since Gradio has hundreds of thousands. (`gc.freeze` would hide them from tools, such as a hot reload.)
+COLLECT_AFTER = (10_000, 50, 200)
+
+
+class Serving:
+    """An ASGI application: the receiver, on the loop that Gradio serves on.
+
+    Args:
+        ui: what Gradio shows.
+        receiver: what answers below `/webhooks/`.
+        close: closes all of the server, and returns whether every handler ended. It is called when somebody closes
+            the Gradio app, too.
+
+    Raises:
+        SetupError: the `gr.Blocks` is shown already.
+    """
+
+    def __init__(self, ui: gr.Blocks, receiver: Receiver, close: Callable[[], bool]) -> None:
+        if ui.is_running:
+            raise SetupError("Gradio shows this ui already: close() it first, or give this server another one.")
+        self._ui = ui
+        self._receiver = receiver
+        self._close_all = close
+        self._close_ui = ui.close
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def launch(
+        self,
+        options: dict[str, Any],
+        routes: Iterable[BaseRoute],
+        middleware: Iterable[Middleware],
+        log: Path,
+    ) -> FastAPI:
+        """Launch Gradio.
+
+        Args:
+            options: as of `gr.Blocks.launch`.
+            routes, middleware: to stand before Gradio's own and those in the options.
+            log: the folder of the delivery log.
+
+        Raises:
+            SetupError: the port is in use.
+        """
+        settings = self._receiver.settings
+        defaults = {
+            "share": settings.gradio_share and not settings.on_space,
+            "quiet": True,
+            # It acts on the Hub with the token of this machine, for every program on it, and with that of who signed
+            # in, for every page that is open in the same browser (gradio 6.31, history.py).
+            "run_history": False,
+        }
+        app_kwargs = options.get("app_kwargs") or {}
+        fixed = {
+            "prevent_thread_lock": True,
+            # Handed over before Gradio serves, so the webhooks are there from the first moment.
+            "app_kwargs": {
+                **app_kwargs,
+                "routes": [Route("/health", self._receiver.health), *routes, *app_kwargs.get("routes", [])],
+                "middleware": [
+                    Middleware(Aside, path=PREFIX, aside=self),
+                    *middleware,
+                    *app_kwargs.get("middleware", []),
+                ],
+                "lifespan": self._lifespan(app_kwargs.get("lifespan")),
+            },
+            # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
+            # own routes only: the Hub would get a 405.
+            "ssr_mode": False,
+            "blocked_paths": _blocked_paths(options.get("blocked_paths"), settings.data_dir, log, Path(".env")),
+        }
+        try:
+            app, _, _ = self._ui.launch(**{**defaults, **options, **fixed})
+        except OSError as error:
+            if "empty port" not in str(error):
+                raise
+            port = options.get("server_port")
+            raise SetupError(
+                f"{f'Port {port} is' if port else 'All the ports that Gradio tries are'} in use by another program. "
+                "Stop that program, or choose another port with GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
+            ) from None
+        self._ui.close = self._close_from_gradio  # type: ignore[method-assign]
+        # In front of Gradio's own middlewares, too: no webhook needs their CORS and compression.
+        app.middleware_stack = Aside(app.middleware_stack or app.build_middleware_stack(), PREFIX, self)
+        # Gradio has uvicorn show no line about each request; now it does not compose them either.
+        logging.getLogger("uvicorn.access").handlers.clear()
+        _collect_rarely(self)
+        return app
+
+    def wait(self) -> None:
+        """Wait until the Gradio app is closed, or Ctrl-C or SIGTERM closes the server."""
+        with _sigterm_as_ctrl_c():
+            try:
+                self._block()
+                if not self._ui.is_running:
+                    self._close_all()  # of the server, what is not closed yet
+                return
+            except KeyboardInterrupt:
+                pass
+            console.say(f"Stopping: nothing new is taken, running handlers have {GRACE:g} seconds.")
+            with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C does not want to wait
+                if self._close_all() and console.wait_until_written(CONSOLE_WITHIN):
+                    return
+            # A handler that does not end may also hold threads that Python would wait for without end.
+            console.say("Some handlers did not end. They run again at the next start.")
+            console.wait_until_written(CONSOLE_WITHIN)
+            os._exit(0)
+
+    def _block(self) -> None:
+        """Gradio's `block_thread` answers Ctrl-C itself, and leaves running handlers no time: it waits elsewhere."""
+        waiting = threading.Thread(target=self._ui.block_thread, name="webhooks wait", daemon=True)
+        waiting.start()
+        while waiting.is_alive():
+            waiting.join(1)  # on Windows Ctrl-C does not interrupt it
+
+    def close(self) -> None:
+        self._close_ui(verbose=False)
+        self._ui.close = self._close_ui  # type: ignore[method-assign]
+        _collect_as_before(self)
+
+    def is_on_this_loop(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # none runs in this thread
+            return False
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        loop = self._loop
+        if loop is None or loop is (here := asyncio.get_running_loop()) or not loop.is_running():
+            return self._receiver(scope, receive, send)
+
+        def from_there(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+            async def call(*args: Any) -> Any:
+                return await function(*args)
+
+            return lambda *args: asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call(*args), here))
+
+        # `TestClient(server.fastapi_app)` has a loop of its own for each request.
+        answering = self._receiver(scope, from_there(receive), from_there(send))
+        return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answering, loop))
+
+    def _lifespan(self, other: Lifespan | None) -> Lifespan:
+        @contextlib.asynccontextmanager
+        async def lifespan(app: Any) -> AsyncIterator[Any]:
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()
+                begin = self._receiver.lifespan(other)(app)
+            else:  # `with TestClient(server.fastapi_app)`, while it is served
+                begin = other(app) if other else contextlib.nullcontext()
+            async with begin as state:
+                yield state
+
+        return lifespan
+
+    def _close_from_gradio(self, verbose: bool = True) -> None:
+        """Take the place of `ui.close`, which `gr.close_all` calls, too."""
+        self._close_all()
+
+
+def _blocked_paths(given: list[str] | None, *ours: Path) -> list[str]:
+    """List what Gradio gives to nobody, even if `allowed_paths` or `gr.set_static_paths` covers it."""
+    others = given or os.environ.get("GRADIO_BLOCKED_PATHS", "").split(",")
+    both = [str(path) for found in ours for path in (found.absolute(), found.resolve())]
+    return [*filter(None, map(str.strip, map(str, others))), *both]
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # which gets no signals
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if former is not None:  # one that Python does not know, and could not put back
+            signal.signal(signal.SIGTERM, former)
+
+
+# The garbage collector belongs to the whole process, however many servers are in it.
+
+
+@contextlib.contextmanager
+def nothing_collected() -> Iterator[None]:
+    """Leave the garbage collector off while Gradio is imported: it would look at hundreds of thousands of new objects
+    again and again, an eighth of the time that a start takes. They are there to stay.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+_served: set[Serving] = set()
+_collected_after = gc.get_threshold()  # before the first of them
+
+
+def _collect_rarely(serving: Serving) -> None:
+    global _collected_after
+    if not _served:
+        _collected_after = gc.get_threshold()
+        if 0 < _collected_after[0] < COLLECT_AFTER[0]:  # not what somebody has chosen: rarer, or never
+            gc.set_threshold(*COLLECT_AFTER)
+    _served.add(serving)
+
+
+def _collect_as_before(serving: Serving) -> None:
+    if serving in _served:
+        _served.remove(serving)
+        if not _served:
+            gc.set_threshold(*_collected_after)
