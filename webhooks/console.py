@@ -20,7 +20,9 @@ _ONLY_LOCAL = "none; only this machine reaches the addresses below"
 
 
 def summary(settings: Settings, paths: Iterable[str], folder: Path, local_url: str, url: str, link: str | None) -> str:
-    """Say what was started: who may call, where, and where to register it."""
+    """Say what was started: who may call, where, and where to register it; in the words of huggingface_hub's guide
+    (https://huggingface.co/docs/huggingface_hub/guides/webhooks).
+    """
     return "\n".join(
         [
             "",
@@ -29,11 +31,11 @@ def summary(settings: Settings, paths: Iterable[str], folder: Path, local_url: s
             f"Local:     {local_url}",
             f"Public:    {url if url != local_url else _ONLY_LOCAL}",
             f"Log:       {folder}",
-            "Webhooks:",
-            *(f"  POST {url}{path}" for path in paths),
             *_desk(link),
             "",
-            f"Tell the Hub about them at {WEBHOOK_SETTINGS}",
+            f"Webhooks are {'not yet ready' if settings.closed else 'correctly setup and ready'} to use:",
+            *(f"  - POST {url}{path}" for path in paths),
+            f"Go to {WEBHOOK_SETTINGS} to setup your webhooks.",
         ]
     )
 
@@ -46,16 +48,16 @@ def _desk(link: str | None) -> list[str]:
 
 def _secret_state(settings: Settings) -> str:
     if settings.secrets:
-        previous = " (and the previous one is still accepted)" if len(settings.secrets) > 1 else ""
-        return f"The webhook secret is set{previous}."
+        previous = " The previous one is accepted, too." if len(settings.secrets) > 1 else ""
+        return f"Webhook secret is correctly defined.{previous}"
     if settings.closed:
         return (
-            "No webhook secret is set, so every delivery is answered 503. Add WEBHOOK_SECRET in the settings "
-            f"of this Space: https://huggingface.co/spaces/{settings.space_id}/settings"
+            "Webhook secret is not defined. Until it is, every delivery is answered 503: add WEBHOOK_SECRET in the "
+            f"settings of this Space, https://huggingface.co/spaces/{settings.space_id}/settings"
         )
     return (
-        "No webhook secret is set: anyone who knows an address below can call it. Set WEBHOOK_SECRET in the "
-        "environment or in .env to close it."
+        "Webhook secret is not defined. This means your webhook endpoints will be open to everyone.\n"
+        "To close them, set WEBHOOK_SECRET in the environment or in .env."
     )
 
 

@@ -66,7 +66,7 @@ class Process:
         folder: where the script lies and runs.
     """
 
-    READY = "Tell the Hub about them at"
+    READY = "Go to https://huggingface.co/settings/webhooks to setup your webhooks."
 
     def __init__(
         self,
