@@ -142,7 +142,7 @@ class Serving:
         waiting = threading.Thread(target=self._ui.block_thread, name="webhooks wait", daemon=True)
         waiting.start()
         while waiting.is_alive():
-            waiting.join(1)  # on Windows Ctrl-C does not interrupt it
+            waiting.join(1)  # not for ever: on Windows Ctrl-C is not seen before it returns
 
     def close(self) -> None:
         self._close_ui(verbose=False)
@@ -156,8 +156,8 @@ class Serving:
             return False
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        loop = self._loop
-        if loop is None or loop is (here := asyncio.get_running_loop()) or not loop.is_running():
+        here, loop = asyncio.get_running_loop(), self._loop
+        if loop is None or loop is here or not loop.is_running():
             return self._receiver(scope, receive, send)
 
         def from_there(function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -184,7 +184,7 @@ class Serving:
         return lifespan
 
     def _close_from_gradio(self, verbose: bool = True) -> None:
-        """Take the place of `ui.close`, which `gr.close_all` calls, too."""
+        """Stand in for `ui.close`, which `gr.close_all` calls, too."""
         self._close_all()
 
 

@@ -116,6 +116,13 @@ def test_closing_the_gradio_app_closes_the_server_and_ends_the_wait(make: Server
             httpx.get(url)
 
 
+def test_whoever_waits_closes_what_gradio_alone_was_told_to_close(make: Servers, ui: Any) -> None:
+    wait, _ = waiting(make("first", ui=ui))
+    type(ui).close(ui)
+    assert ended(wait)
+    assert is_free(".webhooks")
+
+
 def test_closing_the_gradio_app_gives_running_handlers_time_and_takes_nothing_new(make: Servers, ui: Any) -> None:
     server = make("quick", ui=ui, reply_within=0)
     runs, may_end = threading.Event(), threading.Event()
