@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -328,79 +327,3 @@ def test_each_finds_its_own_deliveries_again_when_the_script_is_run_again(run: R
     process = run(TWO.replace("WAIT", "0"), GRADIO_NUM_PORTS="9")
     process.wait_for("second runs it")
     assert "first runs it" not in process.output
-
-
-# --- signals
-
-HOST = """
-import os, signal, threading
-import gradio as gr
-from webhooks import WebhooksServer
-
-class Page(gr.Blocks):
-    def block_thread(self):
-        print("waits", flush=True)
-        super().block_thread()
-
-def of_the_host(number, frame):
-    print("the host got", signal.Signals(number).name, flush=True)
-
-NUMBERS = signal.SIGINT, signal.SIGTERM
-for number in NUMBERS:
-    signal.signal(number, of_the_host)
-
-def are_the_hosts():
-    return [signal.getsignal(number) is of_the_host for number in NUMBERS]
-
-server = WebhooksServer(Page())
-
-@server.add_webhook
-def stop():
-    threading.Thread(target=server.close).start()
-"""
-
-
-def test_the_signals_of_a_program_that_does_not_wait_are_its_own(run: Run) -> None:
-    process = run(HOST + "server.launch(prevent_thread_lock=True)\nprint(are_the_hosts(), flush=True)\nstop()\n"
-                         "for number in NUMBERS:\n    os.kill(os.getpid(), number)\n")  # fmt: skip
-    assert process.wait_for_exit() == 0
-    assert process.output.endswith("[True, True]\nthe host got SIGINT\nthe host got SIGTERM\n")
-
-
-def test_sigterm_is_the_programs_own_again_after_the_wait(run: Run) -> None:
-    process = run(HOST + "server.launch()\nprint(are_the_hosts(), flush=True)\nserver.launch()\nprint('end')\n")
-    process.wait_for("waits")
-    process.interrupt()  # whose handler is the host's, and stays
-    process.wait_for("the host got SIGINT")
-    process.post("stop")
-    process.wait_for("[True, True]")
-    process.wait_for("waits")
-    process.popen.terminate()
-    assert process.wait_for_exit() == 0
-    assert "the host got SIGTERM" not in process.output
-    assert process.output.endswith("end\n")
-
-
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_does_not_wait_for_handlers(run: Run, sent: signal.Signals) -> None:
-    process = run("""
-        import threading
-        from webhooks import WebhooksServer
-
-        server = WebhooksServer(reply_within=0)
-
-        @server.add_webhook
-        def endless():
-            threading.Event().wait()
-
-        server.launch()
-        print("the script goes on", flush=True)
-    """).wait_until_ready()  # fmt: skip
-    assert process.post("endless").status_code == 202
-    process.popen.send_signal(sent)
-    process.wait_for("Stopping: nothing new is taken")
-    process.popen.send_signal(sent)
-    assert process.wait_for_exit(timeout=8) == 0  # of the ten seconds that handlers have
-    assert "They run again at the next start." in process.output
-    assert "the script goes on" not in process.output
-    assert "Traceback" not in process.output
