@@ -262,11 +262,7 @@ class WebhooksServer:
         engine.recover()
 
     def _take_deliveries(self, folder: Path | None = None) -> Receiver:
-        """Begin to take deliveries. What serves the receiver is up to the caller.
-
-        Args:
-            folder: of a log for this time; by default that of the server.
-        """
+        """Begin to take deliveries, with the server's log or one in this folder; the caller serves them."""
         if not self._endpoints:
             raise SetupError("There is no webhook to serve. Put @webhook_endpoint above a function first.")
         if self._engine:

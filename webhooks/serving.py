@@ -133,7 +133,7 @@ class Serving:
                 if self._close_all() and console.wait_until_written(CONSOLE_WITHIN):
                     return
             # A handler that does not end may also hold threads that Python would wait for without end.
-            console.say("Some handlers did not end. They run again at the next start.")
+            console.say("Some handlers have not come back. What is unfinished runs again at the next start.")
             console.wait_until_written(CONSOLE_WITHIN)
             os._exit(0)
 
