@@ -218,7 +218,7 @@ def test_handlers_that_do_not_end_are_left_in_the_log_and_the_exit_code_is_0(run
         assert server.post(endpoint, PAYLOAD).status_code == 202
     server.popen.terminate()
     assert server.wait_for_exit() == 0
-    assert "They run again at the next start" in server.output
+    assert "What is unfinished runs again at the next start" in server.output
     server = run(STOPPABLE)
     server.wait_for("endless, attempt 2")
 

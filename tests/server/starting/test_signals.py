@@ -78,6 +78,6 @@ def test_a_second_signal_does_not_wait_for_handlers(run: Run, sent: signal.Signa
     process.wait_for("Stopping: nothing new is taken")
     process.popen.send_signal(sent)
     assert process.wait_for_exit(timeout=8) == 0  # of the ten seconds that handlers have
-    assert "They run again at the next start." in process.output
+    assert "What is unfinished runs again at the next start." in process.output
     assert "the script goes on" not in process.output
     assert "Traceback" not in process.output
