@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError, ValidationException
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Message
+from starlette.types import ASGIApp, Message, Receive, Scope
 
 from .delivery import Delivery
+
+Tell = Callable[[Response], object]
 
 _WITHOUT_BODY = (204, 304)
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -33,24 +36,49 @@ def accepted(id: str, status: str) -> Response:
     return answer(202, {"delivery": id, "status": status})
 
 
+def content(delivery: Delivery, result: Any) -> Any:
+    """Say what is answered where the handler has returned this."""
+    return {"delivery": delivery.id, "status": "succeeded"} if result is None else result
+
+
 def succeeded(delivery: Delivery, result: Any) -> Response:
     """Answer with what the handler returned; a Starlette response has to be `collected` before."""
-    if isinstance(result, Response):
-        return result
-    return answer(200, {"delivery": delivery.id, "status": "succeeded"} if result is None else result)
+    return result if isinstance(result, Response) else answer(200, content(delivery, result))
 
 
 def failed(delivery: Delivery, error: BaseException) -> Response:
-    """Answer for a handler that raised. Only an `HTTPException` may say why: it was written to be sent."""
+    """Answer for a handler that raised. Only what was written to be sent says why, and nothing repeats the request."""
+    reason = lacks_credentials(delivery, error)
     with contextlib.suppress(BaseException):  # a detail without a form in JSON, a header that is no text, no status
         if isinstance(error, HTTPException):
-            return sendable(answer(error.status_code, {"error": error.detail, "delivery": delivery.id}, error.headers))
+            reason = reason or (error.detail if isinstance(error.detail, str) else "The handler refuses the delivery.")
+            body = {"detail": error.detail, "error": reason, "delivery": delivery.id}
+            return sendable(answer(error.status_code, body, error.headers))
+        if isinstance(error, RequestValidationError):
+            reason = reason or "The request does not fit the parameters of the handler."
+            return answer(422, {"detail": problems(error), "error": reason, "delivery": delivery.id})
     reason = f"The handler failed. The server's log has the traceback, under delivery {delivery.id}."
     return answer(500, {"error": reason, "delivery": delivery.id})
 
 
 def abandoned(id: str, reason: str) -> Response:
     return answer(500, {"error": reason, "delivery": id})
+
+
+def problems(error: ValidationException) -> list[dict[str, Any]]:
+    """List what is wrong and where, without the input: it may be a credential."""
+    return [{name: problem[name] for name in ("type", "loc", "msg") if name in problem} for problem in error.errors()]
+
+
+def lacks_credentials(delivery: Delivery, error: BaseException) -> str | None:
+    """Say which credentials are missing, if an attempt failed that was without them. Another would fail, too."""
+    is_refusal = isinstance(error, HTTPException) and error.status_code in (401, 403)
+    if not (is_refusal or isinstance(error, RequestValidationError)) or not (missing := delivery.missing):
+        return None
+    return (
+        "This request was built again from the log, which keeps no credentials. So it is without "
+        f"{', '.join(missing)}, and the handler refuses it: have its sender send it again."
+    )
 
 
 def sendable(response: Response) -> Response:
@@ -72,25 +100,26 @@ def sendable(response: Response) -> Response:
     return response
 
 
-async def collected(response: Response) -> Response:
-    """Run a response that a handler returned, stream and background tasks included, and keep its bytes.
+async def collected(app: ASGIApp, tell: Tell, scope: Scope, receive: Receive) -> Response:
+    """Run a response or an application where the handler ran, and keep the bytes that it sends.
 
-    It runs where the handler ran, so that nothing of the user's runs on the loop that serves requests.
+    So nothing of the user's runs on the loop that serves requests. `tell` gets the answer as soon as that is complete;
+    background tasks run after that.
     """
     head: Message = {}
     body = bytearray()
+    complete: list[Response] = []
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
             head.update(message)
+            return
         body.extend(message.get("body", b""))
+        if not message.get("more_body", False):
+            whole = Response(bytes(body), head["status"])
+            whole.raw_headers = list(head["headers"])
+            complete.append(sendable(whole))
+            tell(whole)
 
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
-
-    # An ASGI server of version 2.4 or later reports a lost client in send(), so receive() is not asked.
-    scope = {"type": "http", "method": "POST", "headers": [], "asgi": {"spec_version": "2.4"}}
-    await response(scope, receive, send)
-    whole = Response(bytes(body), head["status"])
-    whole.raw_headers = list(head["headers"])
-    return sendable(whole)
+    await app(scope, receive, send)
+    return complete[0]

@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import quote
 
 from starlette.requests import Request
+from starlette.types import Scope
 
 from .payload import WebhookPayload
 
@@ -26,6 +28,7 @@ class GiveUp(Exception):
 Headers = tuple[tuple[bytes, bytes], ...]
 
 # Credentials are needed to judge a request, and by nobody after that. Spaces add some of their own (X-IP-Token).
+_MIN_SECRET = 6  # characters of a credential that is taken out of texts
 _CREDENTIAL = re.compile(rb"secret|token|auth|cookie|api-?key", re.IGNORECASE)
 
 
@@ -34,8 +37,39 @@ def _is_credential(name: bytes) -> bool:
     return _CREDENTIAL.search(name) is not None
 
 
-def without_credentials(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    return tuple([(name, value) for name, value in headers if not _is_credential(name)])
+def _looks_secret(word: str) -> bool:
+    """Leave short words alone: to take every "1" out of a text would hide the text and no secret."""
+    return len(word) >= _MIN_SECRET
+
+
+SECRET_HEADER = b"x-webhook-secret"
+OURS = b"***"  # stands where the server's own secret was
+
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
+
+# What a request is on the wire. The rest of a scope is of the application that took it.
+_ON_THE_WIRE = (
+    "http_version", "method", "scheme", "path", "raw_path", "root_path", "query_string", "headers", "client", "server",
+)  # fmt: skip
+
+
+def split_credentials(headers: Iterable[tuple[bytes, bytes]], *, is_ours: bool) -> tuple[Headers, tuple[bytes, ...]]:
+    """Return the headers that the log may keep, and the names of those that it must not.
+
+    Args:
+        is_ours: the secret in them has been found to be the server's own. Then it needs no keeping: the server
+            has it. One that nobody has looked at is withheld, or a replay would make a right one of it.
+    """
+    kept = []
+    withheld = []
+    for name, value in headers:
+        if not _is_credential(name):
+            kept.append((name, value))
+        elif is_ours and name.lower() == SECRET_HEADER:
+            kept.append((name, OURS))
+        else:
+            withheld.append(name)
+    return tuple(kept), tuple(withheld)
 
 
 FINAL = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})  # stages that a Job does not leave
@@ -83,7 +117,8 @@ class Delivery:
         attempt: 1 for the first run of the handler.
         replay_of: the id of the delivery that this one repeats, or `None`.
         query: of the request's address, without our secret.
-        headers: of the request, without the sender's credentials.
+        headers: of the request, without the sender's credentials; instead of the server's own secret they have `***`.
+        withheld: the names of the headers with those credentials.
         body: of the request, in the bytes that came over the wire.
         jobs: what `launch_job` has started in this attempt.
     """
@@ -96,24 +131,71 @@ class Delivery:
     replay_of: str | None = None
     query: bytes = field(default=b"", repr=False)
     headers: Headers = field(default=(), repr=False)
+    withheld: tuple[bytes, ...] = field(default=(), repr=False)
     body: bytes = field(default=b"", repr=False)
     jobs: list[StartedJob] = field(default_factory=list, init=False, repr=False, compare=False)
 
+    # No field: whoever shows, compares or serializes a delivery must find no credential in it.
+    _scope: ClassVar[Scope | None] = None
+
+    def received_as(self, scope: Scope) -> Delivery:
+        """Have `request()` return the request as it came, credentials included. They stay in this process."""
+        whole = {name: scope[name] for name in _ON_THE_WIRE if name in scope}
+        object.__setattr__(self, "_scope", whole)
+        return self
+
+    def received_before(self, scope: Scope | None, secret: str | None) -> Delivery:
+        """Have `request()` return it again: as it came, if this process has seen that, else as far as the log has it.
+
+        Args:
+            scope: what `scope` of the first attempt's delivery is.
+            secret: the server's own, for a request that carried it.
+        """
+        return self.received_as(scope or self._rebuilt(secret))
+
+    @property
+    def scope(self) -> Scope:
+        """The request's ASGI scope."""
+        return self._scope or self._rebuilt(None)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The names of the credentials that the sender had, and `request()` has not."""
+        present = {name for name, _ in self.scope["headers"]}
+        sent = [*self.withheld, *(name for name, _ in self.headers if _is_credential(name))]
+        return tuple(sorted({name.decode("latin-1") for name in sent if name not in present}))
+
     def request(self) -> Request:
-        """Build the request again, for a handler that asks for one. It can be read any number of times."""
+        """Build the request, for a handler that asks for one. It can be read any number of times."""
 
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": self.body, "more_body": False}
 
-        scope = {
-            "type": "http",
+        scope = self.scope
+        # An ASGI server of version 2.4 or later reports a lost sender in send(): nobody waits for one in receive().
+        return Request({"type": "http", "asgi": _ASGI, **scope, "headers": list(scope["headers"])}, receive)
+
+    def hide(self, text: str) -> str:
+        """Take the sender's credentials out of a text that is to be shown or kept."""
+        if self.withheld:
+            for name, value in self.scope["headers"]:
+                if _is_credential(name):
+                    words = re.split(r"[\s;,=]+", value.decode("latin-1"))
+                    for word in sorted(filter(_looks_secret, words), key=len, reverse=True):
+                        text = text.replace(word, "***")
+        return text
+
+    def _rebuilt(self, secret: str | None) -> Scope:
+        headers = [(name, value) for name, value in self.headers if not _is_credential(name)]
+        if secret is not None:  # the only credential among the headers is the one that it takes the place of
+            headers += [(name, secret.encode()) for name, _ in self.headers if _is_credential(name)]
+        return {
             "http_version": "1.1",
             "method": "POST",
             "scheme": "http",
             "path": self.endpoint,
-            "raw_path": self.endpoint.encode(),
+            "raw_path": quote(self.endpoint).encode(),
             "root_path": "",
             "query_string": self.query,
-            "headers": list(self.headers),
+            "headers": headers,
         }
-        return Request(scope, receive)

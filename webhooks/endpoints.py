@@ -2,31 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import re
 import threading
-import types
-import typing
-from collections.abc import Callable
+from collections.abc import Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
-from starlette.requests import Request
+from starlette.routing import compile_path
 
 from .delivery import Delivery
-from .payload import WebhookPayload
+from .filling import Filled
 from .reloading import plain_function
 from .settings import SetupError, at_least
+from .signatures import BY_NAME, Handler, filters, handler_signature, is_async, streams
 
 PREFIX = "/webhooks/"
 
-Handler = Callable[..., Any]
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
-_BY_TYPE = {WebhookPayload: "payload", Delivery: "delivery", Request: "request"}
-_BY_TYPE_NAME = {kind.__name__: source for kind, source in _BY_TYPE.items()}
-_SOURCES = frozenset(_BY_TYPE.values())
+
+class Direct:
+    """A handler that asks for nothing but payload, delivery and request: it is simply called.
+
+    Args:
+        sources: what fills each parameter.
+    """
+
+    is_current = True
+
+    def __init__(self, function: Handler, sources: Mapping[inspect.Parameter, str], is_async: bool) -> None:
+        self.is_async = is_async
+        self.takes_payload = "payload" in sources.values()
+        self._takes_request = "request" in sources.values()
+        self._function = function
+        self._sources = sources
+
+    def call(self, delivery: Delivery) -> Any:
+        """Call the handler; an async one returns its coroutine."""
+        values: dict[str, Any] = {"payload": delivery.payload, "delivery": delivery}
+        if self._takes_request:
+            values["request"] = delivery.request()
+        positional, named = [], {}
+        for parameter, source in self._sources.items():
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                positional.append(values[source])
+            else:
+                named[parameter.name] = values[source]
+        return self._function(*positional, **named)
+
+
+Way = Direct | Filled
 
 
 class Endpoint:
@@ -49,10 +76,10 @@ class Endpoint:
         self.max_attempts = int(at_least(1, "max_attempts", max_attempts, whole=True))
         self.timeout = None if timeout is None else at_least(0.001, "timeout", timeout)
         self.debounce = at_least(0, "debounce", debounce)
+        self.template = compile_path(self.path)[0] if "{" in self.path else None
         self.plain = plain_function(function)
         self.registered_by = threading.current_thread()
-        self._sources = _sources(function, self.name)
-        self._is_async = _is_async(function)
+        self._way = self._found_way(function)
         self._read_from = self._code
         if self.plain:
             self._made_of = (self.plain.__code__, self.plain.__defaults__, self.plain.__kwdefaults__)
@@ -62,27 +89,9 @@ class Endpoint:
         return (inspect.getdoc(self.function) or "").partition("\n\n")[0].replace("\n", " ")
 
     @property
-    def takes_payload(self) -> bool:
-        return "payload" in self._parameters().values()
-
-    @property
-    def is_async(self) -> bool:
-        self._parameters()
-        return self._is_async
-
-    def call(self, delivery: Delivery) -> Any:
-        """Call the handler with what it asks for; an async one returns its coroutine."""
-        parameters = self._parameters()
-        values: dict[str, Any] = {"payload": delivery.payload, "delivery": delivery}
-        if "request" in parameters.values():
-            values["request"] = delivery.request()
-        positional, named = [], {}
-        for parameter, source in parameters.items():
-            if parameter.kind is parameter.POSITIONAL_ONLY:
-                positional.append(values[source])
-            else:
-                named[parameter.name] = values[source]
-        return self.function(*positional, **named)
+    def shape(self) -> str:
+        """The path without the names of its parameters: no two endpoints may have the same."""
+        return re.sub(r"{\w+", "{", self.path)
 
     @property
     def definition(self) -> tuple[str, str] | None:
@@ -95,22 +104,37 @@ class Endpoint:
 
     def _likeness(self) -> tuple[object, ...]:
         code = self._code and self._code.replace(co_firstlineno=1)
-        parameters = [str(parameter) for parameter in self._parameters()]
-        return code, parameters, self.description, self.max_attempts, self.timeout, self.debounce
+        return (
+            code,
+            str(inspect.signature(self.function)),
+            self.description,
+            self.max_attempts,
+            self.timeout,
+            self.debounce,
+        )
 
     @property
     def _code(self) -> CodeType | None:
         return self.plain.__code__ if self.plain else None
 
-    def _parameters(self) -> dict[inspect.Parameter, str]:
-        """Return what fills each parameter. The handler's code may have been patched since the last time."""
+    @property
+    def way(self) -> Way:
+        """How the handler is called. Its code or a dependency's may have been patched since the last time."""
         code = self._code
-        if code is not self._read_from:
-            self._is_async = _is_async(self.function)
-            with contextlib.suppress(SetupError):  # its call will fail, and say what is missing
-                self._sources = _sources(self.function, self.name)
+        if code is not self._read_from or not self._way.is_current:
+            try:
+                self._way = self._found_way(self.function)
+            except SetupError as error:
+                self._way = Direct(functools.partial(_refuse, error), {}, is_async=False)
             self._read_from = code  # last: until then every other thread looks for itself
-        return self._sources
+        return self._way
+
+    def _found_way(self, function: Handler) -> Way:
+        signature = handler_signature(function)
+        sources = None if self.template or streams(function) else _sources(signature)
+        if sources is None:
+            return Filled(function, signature, self.path, is_async(function))
+        return Direct(function, sources, is_async(function))
 
     def check(self, new: FunctionType) -> None:
         """See whether this can become the handler; if not, undo what a reload may have made of it already.
@@ -120,7 +144,7 @@ class Endpoint:
         """
         if self.plain is self.function:
             try:
-                _sources(new, self.name)
+                self._found_way(new)
             except SetupError:
                 self.plain.__code__, self.plain.__defaults__, self.plain.__kwdefaults__ = self._made_of
                 raise
@@ -144,55 +168,37 @@ class Endpoint:
         return True
 
 
+def find(endpoints: Mapping[str, Endpoint], path: str) -> Endpoint | None:
+    """Return the endpoint that a path leads to: its own, or else the first with parameters that fits."""
+    return endpoints.get(path) or next(
+        (one for one in endpoints.values() if one.template and one.template.match(path)), None
+    )
+
+
+_PART = r"([\w.~-]|{[A-Za-z_]\w*(:(str|path|int|float|uuid))?})+"
+
+
 def _full_path(path: str) -> str:
     name = path.strip("/")
-    if not re.fullmatch(r"[\w.~-]+(/[\w.~-]+)*", name, re.ASCII):
+    if not re.fullmatch(f"{_PART}(/{_PART})*", name, re.ASCII):
         raise SetupError(
             f"{path!r} cannot be the path of a webhook: use letters, digits and - _ . ~ between slashes, "
-            'as in @webhook_endpoint("/my-webhook").'
+            'as in @webhook_endpoint("/my-webhook"), or the name of a parameter in braces, as in "/hook/{name}".'
         )
     return PREFIX + name
 
 
-def _is_async(function: Handler) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is async
-    )
+def _sources(signature: inspect.Signature) -> dict[inspect.Parameter, str] | None:
+    """Find what fills each parameter; `None` if it takes FastAPI to say that, or what becomes of the answer."""
+    sources: dict[inspect.Parameter, str] = {}
+    for parameter in signature.parameters.values():
+        source = next((name for name, kind in BY_NAME.items() if parameter.annotation is kind), None)
+        is_simple = parameter.default is parameter.empty and parameter.kind not in _VARIABLE
+        if source is None or not is_simple or (source == "payload" and source in sources.values()):
+            return None
+        sources[parameter] = source
+    return None if filters(signature) else sources
 
 
-def _sources(function: Handler, name: str) -> dict[inspect.Parameter, str]:
-    """Find what fills each parameter: by its annotation, else by its name, else its own default."""
-    hints = _hints(function)
-    sources = {}
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        source = _source(hints.get(parameter.name, parameter.annotation)) or parameter.name
-        if source in _SOURCES:
-            sources[parameter] = source
-        elif parameter.default is parameter.empty:
-            raise SetupError(
-                f"The webhook handler {name}() has a parameter {parameter.name!r} that nothing can fill: "
-                "annotate it as WebhookPayload, Delivery or fastapi.Request, name it payload, delivery or "
-                "request, or give it a default."
-            )
-    return sources
-
-
-def _hints(function: Handler) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(plain_function(function))
-    except Exception:  # a name that exists only for a type checker; the parameter's name decides then
-        return {}
-
-
-def _source(annotation: Any) -> str | None:
-    if isinstance(annotation, str):
-        return _BY_TYPE_NAME.get(annotation.rpartition(".")[2])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return next(filter(None, map(_source, typing.get_args(annotation))), None)
-    if inspect.isclass(annotation):
-        return next((source for kind, source in _BY_TYPE.items() if issubclass(annotation, kind)), None)
-    return None
+def _refuse(error: SetupError) -> None:
+    raise error

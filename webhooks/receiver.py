@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from . import answers
 from .deliveries.engine import Engine
 from .deliveries.life import NotTaken
-from .delivery import Delivery, without_credentials
-from .endpoints import Endpoint
+from .delivery import Delivery, split_credentials
+from .endpoints import Endpoint, find
 from .payload import WebhookPayload, parse_payload
 from .settings import Settings
 
@@ -47,7 +47,7 @@ class ClientLeft(Exception):
 
 
 def find_endpoint(endpoints: Mapping[str, Endpoint], path: str, method: str) -> Endpoint:
-    endpoint = endpoints.get(path.rstrip("/"))
+    endpoint = find(endpoints, path)
     if endpoint is None:
         raise Refused(404, "There is no such webhook endpoint.")
     if method != "POST":
@@ -153,16 +153,19 @@ class Receiver:
         return answers.answer(200 if taking and not self.settings.closed else 503, counts)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        endpoint = find_endpoint(self.endpoints, _path(scope), scope["method"])
+        path = _path(scope).rstrip("/")
+        endpoint = find_endpoint(self.endpoints, path, scope["method"])
         check_sender(self.settings, scope["headers"])
         body = await _read_body(receive)
+        headers, withheld = split_credentials(scope["headers"], is_ours=bool(self.settings.secrets))
         delivery = Delivery(
-            endpoint.path,
+            path,
             _payload_for(endpoint, body),
             query=self._query(scope),
-            headers=without_credentials(scope["headers"]),
+            headers=headers,
+            withheld=withheld,
             body=body,
-        )
+        ).received_as(self._as_sent(scope))
         try:
             response = await self.engine.take(endpoint, delivery, self.reply_within)
         except NotTaken as reason:
@@ -171,6 +174,11 @@ class Receiver:
         response.raw_headers.append((b"x-delivery-id", delivery.id.encode()))
         return response
 
+    def _as_sent(self, scope: Scope) -> Scope:
+        """On a Space only the proxy reaches the server, over plain HTTP; uvicorn believes none on another machine."""
+        is_https = self.settings.on_space and (b"x-forwarded-proto", b"https") in scope["headers"]
+        return {**scope, "scheme": "https"} if is_https else scope
+
     def _query(self, scope: Scope) -> bytes:
         """The log keeps the query, and so must not find our secret in it."""
         query: bytes = scope["query_string"]
@@ -178,11 +186,11 @@ class Receiver:
 
 
 def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
-    """A handler that takes no payload accepts any body; if the body is one, its delivery shows it all the same."""
+    """Only where a payload is all that a handler takes must the body be one. Its delivery shows it wherever it is."""
     try:
         return check_payload(body)
     except Refused:
-        if endpoint.takes_payload:
+        if endpoint.way.takes_payload:
             raise
         return None
 

@@ -16,11 +16,12 @@ from .autostart import at_prompt
 from .deliveries.engine import Engine
 from .deliveries.log import DeliveryLog
 from .delivery import StartedJob
-from .endpoints import Endpoint, Handler
+from .endpoints import Endpoint
 from .receiver import Receiver
 from .reloading import Edits, is_reloading, script_runs_again, watches_script
 from .serving import GRACE, Serving, nothing_collected
 from .settings import Settings, SetupError, at_least, read_settings
+from .signatures import Handler
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -136,11 +137,13 @@ class WebhooksServer:
     ) -> F | Callable[[F], F]:
         """Register a handler; use it as `@server.add_webhook` or `@server.add_webhook("/path")`.
 
-        The handler is a `def` or an `async def`, and takes any of a `WebhookPayload`, a `Delivery` and a
-        `fastapi.Request`. What it returns is the answer. One that takes no payload accepts any body.
+        The handler is a `def` or an `async def`, and takes whatever a FastAPI path operation takes, and a `Delivery`.
+        An annotation says what a parameter is; one without is told by its name, if that is `payload`, `delivery` or
+        `request`. What it returns is the answer. Only where it takes a `WebhookPayload` must the body be one.
 
         Args:
-            path: where to reach it under `/webhooks/`; by default the function's name.
+            path: where to reach it under `/webhooks/`, such as `/hook` or `/hook/{name}`; by default the function's
+                name.
             max_attempts: how often to run it for one delivery until it does not raise. Between two attempts there
                 is about 1 second at first and up to 5 minutes later.
             timeout: seconds for one attempt, which then counts as failed. An `async def` handler is cancelled; the
@@ -159,13 +162,15 @@ class WebhooksServer:
 
         def register(function: F) -> F:
             endpoint = Endpoint(function, path, max_attempts=max_attempts, timeout=timeout, debounce=debounce)
-            former = self._endpoints.get(endpoint.path)
+            former = next((one for one in self._endpoints.values() if one.shape == endpoint.shape), None)
             defined_again = former and former.definition == endpoint.definition is not None
             if former and not (defined_again and (self._engine or at_prompt())):
                 raise SetupError(
                     f"There already is a webhook at {endpoint.path}. Rename the function, or give one of the "
                     f'two a path of its own: @...add_webhook("/another-path").'
                 )
+            if former and former.path != endpoint.path:  # a parameter in it has another name now
+                del self._endpoints[former.path]
             self._endpoints[endpoint.path] = endpoint
             self._edits.follow(endpoint)
             if self._engine:
@@ -267,10 +272,11 @@ class WebhooksServer:
             raise SetupError("There is no webhook to serve. Put @webhook_endpoint above a function first.")
         if self._engine:
             raise SetupError("This server is running already: close() it first.")
-        shared_disk = folder is None and self._settings.on_shared_disk
+        settings = self._settings
+        shared_disk = folder is None and settings.on_shared_disk
         log = DeliveryLog(folder or self._choose_folder(), shared_disk=shared_disk)
         try:
-            self._engine = Engine(self._endpoints, log, self._max_pending, self._settings.hide)
+            self._engine = Engine(self._endpoints, log, self._max_pending, settings.hide, settings.secret_to_send)
         except BaseException:
             log.close()
             raise

@@ -27,7 +27,7 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,16 +39,20 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
+from . import own_loop
 from .console import wait_until_written
 from .decorator import shared_server
 from .deliveries.history import Record, find, reading
 from .deliveries.log import DATABASE
 from .delivery import FINISHED, Delivery
-from .endpoints import PREFIX, Endpoint, Handler
+from .endpoints import PREFIX, Endpoint
+from .endpoints import find as find_endpoint
+from .filling import Filled
 from .payload import WebhookPayload
 from .receiver import Aside
 from .samples import sample
 from .server import WebhooksServer
+from .signatures import Handler
 
 if TYPE_CHECKING:
     from httpx2 import Response
@@ -118,6 +122,7 @@ def call(handler: Handler, payload: WebhookPayload | Mapping[str, Any] | None = 
         Exception: whatever the handler raises.
     """
     endpoint = Endpoint(handler)
+    way = endpoint.way
     body = _body(payload)
     delivery = Delivery(
         endpoint.path,
@@ -127,15 +132,21 @@ def call(handler: Handler, payload: WebhookPayload | Mapping[str, Any] | None = 
         body=body,
     )
     with _without_the_hub():
-        returned = endpoint.call(delivery)
+        returned = way.returned(delivery) if isinstance(way, Filled) else way.call(delivery)
         if not inspect.isawaitable(returned):
             return returned
         with ThreadPoolExecutor(1) as thread:  # the test may itself run on an event loop
-            return thread.submit(asyncio.run, _awaited(returned)).result()
+            return thread.submit(_run, returned).result()
 
 
-async def _awaited(returned: Any) -> Any:
-    return await returned
+def _run(returned: Awaitable[Any]) -> Any:
+    async def awaited() -> Any:
+        return await returned
+
+    try:
+        return own_loop.run(awaited())
+    finally:
+        own_loop.close_loop()
 
 
 @dataclass(frozen=True)
@@ -225,7 +236,7 @@ class Client(TestClient):
         """
         path = PREFIX + endpoint.removeprefix(PREFIX).strip("/")
         handlers = self._server.registered_webhooks
-        if path not in handlers:
+        if find_endpoint(self._server._endpoints, path) is None:
             raise LookupError(f"There is no handler at {path}. Those there are: {', '.join(handlers)}.")
         secret = self._server._settings.secret_to_send
         options.setdefault("headers", {"X-Webhook-Secret": secret} if secret else {})

@@ -40,9 +40,17 @@ class Engine:
         log: where all is written down; the engine closes it when it stops.
         max_pending: how many deliveries may be unfinished at once.
         hide: takes secrets out of what is logged and recorded.
+        secret: the server's own, which requests that carried it carry again.
     """
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], log: DeliveryLog, max_pending: int, hide: Hide) -> None:
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        log: DeliveryLog,
+        max_pending: int,
+        hide: Hide,
+        secret: str | None = None,
+    ) -> None:
         self._log = log
         self._max_pending = max_pending
         self._hide = hide
@@ -52,7 +60,7 @@ class Engine:
         self._handlers = Handlers(hide, self._came_back)
         self._successes = Successes(log, self._commits, self._begin, self._log_fault)
         self._pruner = Pruner(log, self._commits)
-        self._shared = Shared(endpoints, log, self._commits, self._handlers, self._successes, self._pruner)
+        self._shared = Shared(endpoints, log, self._commits, self._handlers, self._successes, self._pruner, secret)
         self._lives = self._shared.lives
         continue_after(log.last_id())
         for left in log.unfinished():  # by the last process; what arrives from now on is ours
@@ -93,12 +101,14 @@ class Engine:
         Raises:
             NotTaken: it was neither recorded nor run.
         """
-        subject = timing.subject(endpoint.path, delivery.payload) if endpoint.debounce else None
+        subject = timing.subject(delivery.endpoint, delivery.payload) if endpoint.debounce else None
         if reason := self._refusal(subject):
             raise NotTaken(reason)
         assert self._loop
         answer: asyncio.Future[Response] = self._loop.create_future()
-        life = Life(self._shared, delivery.id, endpoint.path, "arriving", subject, answer=answer)
+        life = Life(
+            self._shared, delivery.id, delivery.endpoint, "arriving", subject, scope=delivery.scope, answer=answer
+        )
         self._bear(life, (endpoint, delivery))
         timer = self._loop.call_later(reply_within, life.has_waited)
         try:
@@ -218,6 +228,7 @@ class Engine:
         for life in self._lives.values():
             if life.alarm and life.task:
                 life.task.cancel()
+        self._begin(self._handlers.come_back())
         await self._wait(grace)
         all_ended = self._handlers.let_go()
         await self._wait(LAST_WRITES)

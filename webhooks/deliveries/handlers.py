@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
-import contextvars
 import inspect
 import logging
+import math
 import os
-import queue
 import threading
 import traceback
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import anyio.to_thread
+import fastapi
+import starlette
+from fastapi.exceptions import RequestValidationError, ValidationException
 from starlette.responses import Response
+from starlette.types import Message, Scope
 
-from .. import answers
+from .. import answers, own_loop
+from ..answers import Tell
 from ..console import escaped, log
 from ..delivery import Delivery, GiveUp
-from ..endpoints import Endpoint
+from ..endpoints import Endpoint, Way
+from ..filling import Filled
 from .mailbox import Mailbox
+from .threads import Threads
 
-IDLE = 10.0  # seconds that a thread waits for its next call
 MAX_ERROR = 32 * 1024  # characters of a traceback that are kept
 MAX_ANSWER = 64 * 1024  # bytes of an answer that are kept
 _MARGIN = 8 * 1024  # characters: more than a secret has, which must not be cut before it is hidden
 
-_HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+# Where a traceback does not begin: in this package, and in what it calls a handler through.
+_CALLED_THROUGH = (own_loop, fastapi, starlette, anyio, asyncio, concurrent.futures)
+_MACHINERY = (*(os.path.dirname(inspect.getfile(module)) + os.sep for module in _CALLED_THROUGH), contextlib.__file__)
+_SCOPE: Scope = {"type": "http", "method": "POST", "headers": [], "asgi": {"spec_version": "2.4"}}
 
 Hide = Callable[[str], str]
 
@@ -67,25 +76,31 @@ class Handlers:
         self._late = late
         self._to_handlers: Mailbox | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._threads = Threads()
         self._awaited: set[asyncio.Future[Ended]] = set()
         self._out = 0  # calls that have not come back, though they may be awaited no more
-        self._stopped = False
+        self._all_back: asyncio.Future[None] | None = None
+        self._over = asyncio.Event()  # for the loop of the async handlers
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let `loop` be the one that serves."""
         self._to_server = Mailbox(loop)
+        self._threads = Threads(loop)
 
-    async def run(self, endpoint: Endpoint, delivery: Delivery) -> Ended:
-        """Run a handler once, whatever it does. What it does after its timeout changes nothing any more."""
+    async def run(self, endpoint: Endpoint, delivery: Delivery, answered: Tell) -> Ended:
+        """Run a handler once, whatever it does. What it does after its timeout changes nothing any more.
+
+        Args:
+            answered: called with the answer, on this loop, if that is complete while the attempt goes on.
+        """
         ended: asyncio.Future[Ended] = self._to_server.loop.create_future()
         tasks: list[asyncio.Task[None]] = []
-        is_async = endpoint.is_async  # now: a reload may change it while the handler runs
+        way = endpoint.way  # now: a reload may change it while the handler runs
+        tell = partial(self._post, answered)
         try:
-            if is_async:
-                self._handlers_loop().post(self._begin, endpoint, delivery, ended, tasks)
+            if way.is_async:
+                self._handlers_loop().post(self._begin, way, delivery, tell, ended, tasks)
             else:
-                self._threads.run(partial(self._call, endpoint, delivery, ended))
+                self._threads.run(partial(self._call, way, delivery, tell, ended))
         except (RuntimeError, OSError) as error:  # the machine gives no more threads or files
             reason = f"    | Not started: {escaped(str(error))}. It runs later."
             return Ended(answers.failed(delivery, error), b"", reason, has_run=False)
@@ -94,7 +109,7 @@ class Handlers:
         try:
             return await (ended if endpoint.timeout is None else asyncio.wait_for(ended, endpoint.timeout))
         except (asyncio.CancelledError, asyncio.TimeoutError) as error:
-            if is_async:
+            if way.is_async:
                 with contextlib.suppress(RuntimeError):  # the server is closed
                     self._handlers_loop().post(lambda: tasks[0].cancel())
             if isinstance(error, asyncio.CancelledError):
@@ -103,6 +118,12 @@ class Handlers:
             return self._failure(delivery, late)
         finally:
             self._awaited.discard(ended)
+
+    async def come_back(self) -> None:
+        """Wait until every call has, those that have timed out, too."""
+        if self._out:
+            self._all_back = self._to_server.loop.create_future()
+            await self._all_back
 
     def let_go(self) -> bool:
         """Wait no longer: each `run` ends as cancelled. Return whether every call had come back by then."""
@@ -113,40 +134,50 @@ class Handlers:
 
     def stop(self) -> None:
         """Cancel the async handlers that still run, and end their loop. From any thread."""
-        self._stopped = True
         if self._to_handlers:
-            loop = self._to_handlers.loop
             with contextlib.suppress(RuntimeError):  # it has ended
-                loop.call_soon_threadsafe(loop.stop)
+                self._to_handlers.post(self._over.set)
 
     # In a thread: a `def` handler
 
-    def _call(self, endpoint: Endpoint, delivery: Delivery, ended: asyncio.Future[Ended]) -> None:
+    def _call(self, way: Way, delivery: Delivery, tell: Tell, ended: asyncio.Future[Ended]) -> None:
         try:
-            returned = endpoint.call(delivery)
-            if inspect.isawaitable(returned) or isinstance(returned, Response):
-                returned = asyncio.run(_settled(returned))
+            if isinstance(way, Filled):
+                returned = own_loop.run(way.answer(delivery, tell))
+            else:
+                returned = way.call(delivery)
+                if inspect.isawaitable(returned) or isinstance(returned, Response):
+                    returned = own_loop.run(_settled(returned, tell))
             result = self._success(delivery, returned)
         except BaseException as error:  # sys.exit() in a handler ends the handler, not the server
             result = self._failure(delivery, error)
-        self._tell(delivery, ended, result)
+        self._post(self._end, delivery, ended, result)
 
     # On the handlers' loop: an `async def` handler
 
     def _begin(
-        self, endpoint: Endpoint, delivery: Delivery, ended: asyncio.Future[Ended], tasks: list[asyncio.Task[None]]
+        self,
+        way: Way,
+        delivery: Delivery,
+        tell: Tell,
+        ended: asyncio.Future[Ended],
+        tasks: list[asyncio.Task[None]],
     ) -> None:
-        task = asyncio.create_task(self._await(endpoint, delivery, ended))
+        task = asyncio.create_task(self._await(way, delivery, tell, ended))
         tasks.append(task)
         self._tasks.add(task)  # a loop alone does not keep a task from being collected
         task.add_done_callback(self._tasks.discard)
 
-    async def _await(self, endpoint: Endpoint, delivery: Delivery, ended: asyncio.Future[Ended]) -> None:
+    async def _await(self, way: Way, delivery: Delivery, tell: Tell, ended: asyncio.Future[Ended]) -> None:
         try:
-            result = self._success(delivery, await _settled(endpoint.call(delivery)))
+            if isinstance(way, Filled):
+                returned = await way.answer(delivery, tell)
+            else:
+                returned = await _settled(way.call(delivery), tell)
+            result = self._success(delivery, returned)
         except BaseException as error:
             result = self._failure(delivery, error)
-        self._tell(delivery, ended, result)
+        self._post(self._end, delivery, ended, result)
 
     def _handlers_loop(self) -> Mailbox:
         if self._to_handlers is None:
@@ -159,9 +190,10 @@ class Handlers:
         return self._to_handlers
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        while not self._stopped:
+        serving = loop.create_task(self._serve())
+        while not serving.done():
             try:
-                loop.run_forever()
+                loop.run_until_complete(serving)
             except BaseException as error:  # sys.exit() in a task that a handler left behind
                 log(logging.ERROR, "A task that a handler started has failed\n%s", quoted_traceback(error, self._hide))
         if tasks := asyncio.all_tasks(loop):
@@ -171,14 +203,21 @@ class Handlers:
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 
+    async def _serve(self) -> None:
+        """Be there as long as the loop: the threads in which FastAPI runs `def` dependencies last as long as this."""
+        anyio.to_thread.current_default_thread_limiter().total_tokens = math.inf
+        await self._over.wait()
+
     # And back
 
-    def _tell(self, delivery: Delivery, ended: asyncio.Future[Ended], result: Ended) -> None:
+    def _post(self, call: Callable[..., object], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the server is closed
-            self._to_server.post(self._end, delivery, ended, result)
+            self._to_server.post(call, *args)
 
     def _end(self, delivery: Delivery, ended: asyncio.Future[Ended], result: Ended) -> None:
         self._out -= 1
+        if self._all_back and not self._out and not self._all_back.done():
+            self._all_back.set_result(None)
         if ended.done():
             self._late(delivery)
         else:
@@ -186,65 +225,52 @@ class Handlers:
 
     def _success(self, delivery: Delivery, returned: Any) -> Ended:
         answer = answers.succeeded(delivery, returned)
-        return Ended(answer, kept(answer, self._hide))
+        return Ended(answer, self._kept(delivery, answer))
 
     def _failure(self, delivery: Delivery, error: BaseException) -> Ended:
         """Describe an error where it was raised: its `__str__` is the user's code too, and may block or raise."""
         answer = answers.failed(delivery, error)
         try:
-            text = quoted_traceback(error, self._hide)
+            text = self._described(delivery, error)
         except BaseException as another:
             text = f"    | {type(error).__name__}, which cannot be shown ({type(another).__name__})"
-        return Ended(answer, kept(answer, self._hide), text, isinstance(error, GiveUp))
+        return Ended(answer, self._kept(delivery, answer), text, _is_final(delivery, error))
+
+    def _kept(self, delivery: Delivery, answer: Response) -> bytes:
+        return kept(answer, lambda text: self._hide(delivery.hide(text)))
+
+    def _described(self, delivery: Delivery, error: BaseException) -> str:
+        if isinstance(error, ValidationException):  # whose own text repeats what it is about
+            problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in answers.problems(error))
+            text = _quoted("\n".join([type(error).__name__, *problems]))
+        else:
+            text = quoted_traceback(error, lambda text: self._hide(delivery.hide(text)))
+        if reason := answers.lacks_credentials(delivery, error):
+            text = f"{_quoted(reason)}\n{text}"
+        return text
 
 
-class Threads:
-    """Threads that are used again. As many run as there are calls, and Python never waits for one at its end.
-
-    `anyio.to_thread` has such threads, too, but each of its calls costs as much as all else that a delivery costs.
-    """
-
-    def __init__(self) -> None:
-        self._idle: deque[queue.SimpleQueue[Callable[[], object]]] = deque()
-
-    def run(self, call: Callable[[], object]) -> None:
-        """Make a call, which must not raise.
-
-        Raises:
-            RuntimeError: the machine gives no more threads.
-        """
-        try:
-            calls = self._idle.pop()
-        except IndexError:
-            calls = queue.SimpleQueue()
-            threading.Thread(target=self._work, args=(calls,), name="webhook handler", daemon=True).start()
-        calls.put(partial(contextvars.copy_context().run, call))  # else it would find what the last call has set
-
-    def _work(self, calls: queue.SimpleQueue[Callable[[], object]]) -> None:
-        while True:
-            try:
-                call = calls.get(timeout=IDLE)
-            except queue.Empty:
-                try:
-                    self._idle.remove(calls)
-                    return
-                except ValueError:  # it is given a call in this moment
-                    continue
-            call()
-            del call  # with the delivery in it
-            self._idle.append(calls)
-
-
-async def _settled(returned: Any) -> Any:
+async def _settled(returned: Any, tell: Tell) -> Any:
     if inspect.isawaitable(returned):
         returned = await returned
-    return await answers.collected(returned) if isinstance(returned, Response) else returned
+    if isinstance(returned, Response):
+        return await answers.collected(returned, tell, dict(_SCOPE), _hung_up)
+    return returned
+
+
+async def _hung_up() -> Message:
+    return {"type": "http.disconnect"}
+
+
+def _is_final(delivery: Delivery, error: BaseException) -> bool:
+    is_refused = answers.lacks_credentials(delivery, error) is not None
+    return is_refused or isinstance(error, (GiveUp, RequestValidationError))
 
 
 def quoted_traceback(error: BaseException, hide: Hide) -> str:
     """Write a traceback from the handler on, behind bars, so that no text in it can pass for a line of the log."""
     begin = error.__traceback__
-    while begin and begin.tb_frame.f_code.co_filename.startswith(_HERE):
+    while begin and begin.tb_frame.f_code.co_filename.startswith(_MACHINERY):
         begin = begin.tb_next
     text = "".join(traceback.format_exception(type(error), error, begin))
     if len(text) > MAX_ERROR:
@@ -253,8 +279,11 @@ def quoted_traceback(error: BaseException, hide: Hide) -> str:
         text = f"{cut(text, half, hide)}\n... {len(text) - MAX_ERROR} characters ...\n{end}"
     else:
         text = hide(text)
-    lines = text.split("\n")
-    return "\n".join(f"    | {escaped(line)}" for line in lines if line)
+    return _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"    | {escaped(line)}" for line in text.split("\n") if line)
 
 
 def kept(answer: Response, hide: Hide) -> bytes:

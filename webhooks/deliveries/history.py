@@ -81,7 +81,7 @@ def find(database: sqlite3.Connection, id: str) -> Record:
     attempts = [_attempt(a["attempt"], a["started_at"], a["ended_at"], a["error"]) for a in ended]
     if row["started_at"] is not None:  # the one that runs, or that succeeded
         attempts.append(_attempt(row["attempts"], row["started_at"], row["finished_at"], None))
-    headers = tuple((n.encode("latin-1"), v.encode("latin-1")) for n, v in json.loads(row["headers"]))
+    headers = [(name.encode("latin-1"), value) for name, value in json.loads(row["headers"])]
     return Record(
         delivery=Delivery(
             endpoint=row["endpoint"],
@@ -91,7 +91,8 @@ def find(database: sqlite3.Connection, id: str) -> Record:
             attempt=row["attempts"],
             replay_of=_id(row["replay_of"]),
             query=row["query"],
-            headers=headers,
+            headers=tuple((name, value.encode("latin-1")) for name, value in headers if value is not None),
+            withheld=tuple(name for name, value in headers if value is None),
             body=row["body"],
         ),
         status=row["status"],

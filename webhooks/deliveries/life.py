@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from starlette.responses import Response
+from starlette.types import Scope
 
 from .. import answers, console
 from ..delivery import Delivery
-from ..endpoints import Endpoint
+from ..endpoints import Endpoint, find
 from . import timing
 from .commits import Commits, NotWritten
 from .handlers import Ended, Handlers
@@ -43,6 +44,7 @@ class Shared:
 
     Attributes:
         endpoints: by path.
+        secret: the server's own, which requests that carried it carry again.
         lives: by id, those that are not over.
         stopping: nothing begins any more.
         hurries: nobody sleeps.
@@ -54,6 +56,7 @@ class Shared:
     handlers: Handlers
     successes: Successes
     pruner: Pruner
+    secret: str | None = None
     lives: dict[str, Life] = field(default_factory=dict)
     stopping: bool = False
     hurries: bool = False
@@ -70,6 +73,7 @@ class Life:
         due_at: when its next attempt begins, in seconds since 1970; `None` while it runs.
         failures: attempts that have failed.
         left: what the last process left of it, until that is written down as going on.
+        scope: the request as it came, with what the log does not keep; `None` where another process took it.
         answer: what its sender is told, as soon as that is known.
         is_late: its sender has waited long enough, and is told as soon as it is recorded.
         alarm: what it sleeps until.
@@ -83,6 +87,7 @@ class Life:
     due_at: float | None = None
     failures: int = 0
     left: Unfinished | None = None
+    scope: Scope | None = field(default=None, repr=False)
     answer: asyncio.Future[Response] | None = None
     is_late: bool = False
     task: asyncio.Task[None] | None = None
@@ -103,7 +108,7 @@ class Life:
                 return  # a newer one has replaced it, or it cannot run, or it does so at the next start
             endpoint, delivery = call
             began = time.monotonic()
-            ended = await self.shared.handlers.run(endpoint, delivery)
+            ended = await self.shared.handlers.run(endpoint, delivery, self.tell)
             seconds = time.monotonic() - began
             if ended.error is None:
                 self.tell(ended.answer)
@@ -141,7 +146,7 @@ class Life:
         log = self.shared.log
         reason = f"The process has ended {MAX_INTERRUPTIONS} times while this delivery's handler ran."
         reason = f"{reason} Does the handler end it, or use up the memory?"
-        endpoint = self.shared.endpoints.get(self.path)
+        endpoint = find(self.shared.endpoints, self.path)
         longest_wait = endpoint.debounce if endpoint and left.subject else timing.MAX_BACKOFF
 
         def resume() -> float | None:
@@ -179,11 +184,11 @@ class Life:
             return None
         self.move("running")
         self.subject, self.due_at, self.failures = None, None, record.failures
-        delivery = record.delivery
-        endpoint = self.shared.endpoints.get(self.path)
+        delivery = record.delivery.received_before(self.scope, self.shared.secret)
+        endpoint = find(self.shared.endpoints, self.path)
         if endpoint is None:
             await self._abandon(f"No handler is registered at {self.path} any more.")
-        elif endpoint.takes_payload and delivery.payload is None:
+        elif endpoint.way.takes_payload and delivery.payload is None:
             reason = f"The handler at {self.path} takes a payload now, and the body of this delivery is none."
             await self._abandon(reason)
         else:

@@ -43,7 +43,7 @@ CREATE TABLE deliveries (
     finished_at   REAL,
     answer_status INTEGER,
     query         BLOB NOT NULL,
-    headers       TEXT NOT NULL,        -- JSON: [[name, value], ...], without credentials
+    headers       TEXT NOT NULL,        -- JSON: [[name, value], ...]; the value of a credential is null
     answer        BLOB,
     body          BLOB NOT NULL
 );
@@ -126,7 +126,8 @@ class DeliveryLog:
     ) -> None:
         """Write down a delivery; if its status is `running`, its first attempt begins."""
         payload = delivery.payload
-        headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in delivery.headers]
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in delivery.headers]
+        withheld = [(name.decode("latin-1"), None) for name in delivery.withheld]
         is_running = status == "running"
         columns = {
             "number": number(delivery.id),
@@ -142,7 +143,7 @@ class DeliveryLog:
             "attempts": int(is_running),
             "started_at": time.time() if is_running else None,
             "query": delivery.query,
-            "headers": to_json(headers).decode(),
+            "headers": to_json([*headers, *withheld]).decode(),
             "body": delivery.body,
         }
         self._database.put(_ADD, columns)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import HTTPException
+from fastapi import HTTPException, Request
 from support.disks import full_disk
 from support.dispatching import BODY, WAIT, Desk
 from support.payloads import load
@@ -26,9 +26,9 @@ from support.payloads import load
 from webhooks import Delivery, WebhookPayload
 from webhooks.console import wait_until_written
 from webhooks.deliveries import timing
-from webhooks.deliveries.handlers import Threads
 from webhooks.deliveries.history import INTERRUPTED, STOPPED, Record
 from webhooks.deliveries.life import NotTaken
+from webhooks.deliveries.threads import Threads
 from webhooks.endpoints import Endpoint
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
@@ -516,7 +516,7 @@ def test_a_start_that_fails_before_the_recovery_hides_no_interruption(desk: Desk
 def test_a_replay_is_a_new_delivery_of_the_same_request(desk: Desk) -> None:
     seen: list[Any] = []
 
-    async def look(payload: WebhookPayload, delivery: Delivery, request: Any) -> None:
+    async def look(payload: WebhookPayload, delivery: Delivery, request: Request) -> None:
         seen.append((payload, delivery.replay_of, await request.json(), request.headers["x-note"]))
 
     desk.start().deliver(desk.add(look), headers=[(b"x-note", b"hello")])
@@ -615,7 +615,7 @@ def test_a_full_log_is_pruned_two_hundred_at_a_time(desk: Desk) -> None:
 
 @pytest.mark.usefixtures("prunes_at_once")
 def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(desk: Desk) -> None:
-    def handler(payload: Any) -> None:
+    def handler(payload: WebhookPayload) -> None:
         if payload.repo.name.endswith("broken"):
             raise ValueError
 

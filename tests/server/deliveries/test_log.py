@@ -26,7 +26,7 @@ from webhooks import Delivery, SetupError, WebhookPayload
 from webhooks.deliveries.history import Record, reading
 from webhooks.deliveries.history import find as find_in
 from webhooks.deliveries.log import DeliveryLog
-from webhooks.delivery import without_credentials
+from webhooks.delivery import split_credentials
 
 HEADERS = ((b"content-type", b"application/json"), (b"x-odd", b"\xff"))
 
@@ -302,11 +302,15 @@ def test_a_clock_that_may_be_wrong_prunes_nothing_by_age(tmp_path: Path, monkeyp
     assert log.counts() == {"succeeded": 1}
 
 
-def test_the_log_holds_no_credentials(tmp_path: Path) -> None:
-    sent = [(b"x-webhook-secret", b"s3cret-1"), (b"cookie", b"s3cret-2"), (b"x-ip-token", b"s3cret-3")]
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_the_log_holds_no_credentials_and_says_which_there_were(tmp_path: Path, is_ours: bool) -> None:
+    sent = [(b"x-webhook-secret", b"s3cret-1"), (b"cookie", b"s3cret-2"), (b"x-ip-token", b"s3cret-3"), (b"a", b"b")]
     log = DeliveryLog(tmp_path)
-    add(log, headers=without_credentials(sent))
+    headers, withheld = split_credentials(sent, is_ours=is_ours)
+    written = find(log, add(log, headers=headers, withheld=withheld).id).delivery
     log.close()
+    assert (written.headers, written.withheld) == (headers, withheld)
+    assert set(withheld) == {b"cookie", b"x-ip-token"} | (set() if is_ours else {b"x-webhook-secret"})
     assert not any(b"s3cret" in file.read_bytes() for file in tmp_path.iterdir())
 
 

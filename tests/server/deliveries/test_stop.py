@@ -242,7 +242,7 @@ def test_a_timed_out_handler_that_still_runs_is_told_to_whoever_ends_the_process
     gate = threading.Event()
     endpoint = desk.add(lambda: gate.wait(WAIT), path="/f", timeout=0.05)
     assert desk.start().deliver(endpoint).status_code == 500
-    assert desk.stop() is False
+    assert desk.stop(0.1) is False
     gate.set()
     assert statuses(desk.records()) == ["failed"]
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
+import threading
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import fastapi
 import pytest
 import starlette.requests
+from fastapi import Depends
+from pydantic_core import to_json
 from support.payloads import load
 
-from webhooks import Delivery, WebhookPayload, WebhooksServer
-from webhooks.delivery import without_credentials
+from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer
+from webhooks.delivery import split_credentials
 from webhooks.endpoints import Endpoint
 
 if TYPE_CHECKING:
@@ -37,21 +41,14 @@ def by_name(payload, delivery, request):  # type: ignore[no-untyped-def]
     return payload, delivery, type(request)
 
 
-def by_unresolvable_annotation(a: OnlyForTypeCheckers, payload, b: Delivery, c: fastapi.Request) -> Any:  # type: ignore[no-untyped-def]
-    return payload, b, type(c)
-
-
-def optional(a: Optional[WebhookPayload], b: Delivery | None, c: Annotated[fastapi.Request, "x"]) -> Any:  # noqa: UP045
-    return a, b, type(c)
-
-
 def positional_only(a: WebhookPayload, b: Delivery, /, *, c: fastapi.Request) -> Any:
     return a, b, type(c)
 
 
-def with_more(a: WebhookPayload, retries: int = 3, *args: Any, b: Delivery, request: Any, **kwargs: Any) -> Any:
-    assert (retries, args, kwargs) == (3, (), {})
-    return a, b, type(request)
+def by_web_socket(socket: fastapi.WebSocket) -> None: ...
+
+
+def by_unknown_type(lock: Annotated[threading.Lock, fastapi.Body()]) -> None: ...
 
 
 class Callable:
@@ -68,9 +65,7 @@ class Callable:
         by_annotation,
         by_starlette_annotation,
         by_name,
-        optional,
         positional_only,
-        with_more,
         Callable(),
         Callable().method,
         functools.partial(by_annotation),
@@ -78,50 +73,42 @@ class Callable:
 )
 def test_a_handler_gets_what_it_asks_for(handler: Any) -> None:
     endpoint = Endpoint(handler, "/f")
-    assert endpoint.call(DELIVERY) == (PAYLOAD, DELIVERY, fastapi.Request)
-    assert endpoint.takes_payload
-    assert not endpoint.is_async
+    assert endpoint.way.call(DELIVERY) == (PAYLOAD, DELIVERY, fastapi.Request)
+    assert endpoint.way.takes_payload
+    assert not endpoint.way.is_async
 
 
-def test_an_annotation_for_type_checkers_only_leaves_the_names_to_decide() -> None:
-    with pytest.raises(ValueError, match="'a'"):
-        Endpoint(by_unresolvable_annotation)
+def test_a_type_for_type_checkers_only_is_refused_unless_its_name_is_ours() -> None:
+    def unknown(payload: OnlyForTypeCheckers) -> Any: ...
 
-    def handler(payload: OnlyForTypeCheckers, d: Delivery) -> Any:
-        return payload, d
+    def ours(payload: "fastapi.Request", other: "Delivery") -> Any:  # noqa: UP037
+        return type(payload), other
 
-    assert Endpoint(handler).call(DELIVERY) == (PAYLOAD, DELIVERY)
-
-
-def test_the_payload_class_of_huggingface_hub_is_served_by_name() -> None:
-    import huggingface_hub
-
-    def handler(payload: huggingface_hub.WebhookPayload) -> Any:
-        return payload
-
-    assert Endpoint(handler).call(DELIVERY) is PAYLOAD
+    with pytest.raises(SetupError, match=r"unknown\(\).*'payload: OnlyForTypeCheckers'"):
+        Endpoint(unknown)
+    assert Endpoint(ours).way.call(DELIVERY) == (fastapi.Request, DELIVERY)
 
 
 def test_a_handler_may_ask_for_nothing() -> None:
     endpoint = Endpoint(lambda: "called", "/f")
-    assert endpoint.call(DELIVERY) == "called"
-    assert not endpoint.takes_payload
+    assert endpoint.way.call(DELIVERY) == "called"
+    assert not endpoint.way.takes_payload
 
 
-async def coroutine(payload: WebhookPayload) -> WebhookPayload:
+async def coroutine(payload: WebhookPayload) -> Any:
     return payload
 
 
 class Async:
-    async def __call__(self, payload: WebhookPayload) -> WebhookPayload:
+    async def __call__(self, payload: WebhookPayload) -> Any:
         return payload
 
 
 @pytest.mark.parametrize("handler", [coroutine, functools.partial(coroutine), Async(), Async().__call__])
 def test_an_async_handler_is_recognised(handler: Any) -> None:
     endpoint = Endpoint(handler, "/f")
-    assert endpoint.is_async
-    assert asyncio.run(endpoint.call(DELIVERY)) is PAYLOAD
+    assert endpoint.way.is_async
+    assert asyncio.run(endpoint.way.call(DELIVERY)) is PAYLOAD
 
 
 def test_the_request_can_be_read_again_and_again() -> None:
@@ -129,13 +116,21 @@ def test_the_request_can_be_read_again_and_again() -> None:
         return await request.json(), await request.body(), request.query_params["a"], request.url.path
 
     for _ in range(2):
-        result = asyncio.run(Endpoint(read).call(DELIVERY))
+        result = asyncio.run(Endpoint(read).way.call(DELIVERY))
         assert result == ({"a": 1}, b'{"a": 1}', "1", "/webhooks/f")
 
 
-def test_a_request_keeps_no_credentials() -> None:
-    headers = [(b"x-webhook-secret", b"1"), (b"authorization", b"2"), (b"cookie", b"3"), (b"content-type", b"4")]
-    assert without_credentials(headers) == ((b"content-type", b"4"),)
+def test_nothing_that_is_shown_of_a_delivery_has_a_credential() -> None:
+    sent = [(b"x-webhook-secret", b"s3cret-1"), (b"authorization", b"s3cret-2"), (b"a", b"b")]
+    headers, withheld = split_credentials(sent, is_ours=True)
+    delivery = Delivery("/webhooks/f", None, headers=headers, withheld=withheld).received_as({"headers": sent})
+    assert delivery.request().headers.items() == [
+        ("x-webhook-secret", "s3cret-1"),
+        ("authorization", "s3cret-2"),
+        ("a", "b"),
+    ]
+    for shown in (repr(delivery), repr(dataclasses.asdict(delivery)), to_json(delivery).decode()):
+        assert "s3cret" not in shown
 
 
 @pytest.mark.parametrize(
@@ -145,6 +140,8 @@ def test_a_request_keeps_no_credentials() -> None:
         ("hello", "/webhooks/hello"),
         ("/hello", "/webhooks/hello"),
         ("/hello/", "/webhooks/hello"),
+        ("/{name}", "/webhooks/{name}"),
+        ("/v1/{number:int}/x", "/webhooks/v1/{number:int}/x"),
         ("/v1/hello-world.json", "/webhooks/v1/hello-world.json"),
     ],
 )
@@ -152,16 +149,34 @@ def test_every_path_is_under_webhooks(path: str | None, full: str) -> None:
     assert Endpoint(by_annotation, path).path == full
 
 
-@pytest.mark.parametrize("path", ["", "/", "a b", "a?b", "a#b", "{id}", "a//b", "entraîner", "a\n"])
+@pytest.mark.parametrize("path", ["", "/", "a b", "a?b", "a#b", "{a b}", "{id:colour}", "a//b", "entraîner", "a\n"])
 def test_a_path_that_cannot_be_called_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="cannot be the path"):
         Endpoint(by_annotation, path)
 
 
-@pytest.mark.parametrize("handler", [lambda event: None, lambda *, config: None, lambda a, payload: None])
-def test_a_parameter_that_nothing_can_fill_is_refused_by_name(handler: Any) -> None:
-    name = "event" if "event" in handler.__code__.co_varnames else handler.__code__.co_varnames[0]
-    with pytest.raises(ValueError, match=f"'{name}'.*WebhookPayload, Delivery or fastapi.Request"):
+class Depending:
+    def __init__(self, *args: Any) -> None: ...
+
+
+def positional(a: int, /) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        lambda *args: None,
+        lambda payload, **kwargs: None,
+        lambda a=Depends(Depending): None,
+        lambda a=Depends(lambda **kwargs: None): None,
+        lambda a=Depends(lambda b=Depends(positional): None): None,
+        positional,
+        by_web_socket,
+        by_unknown_type,
+    ],
+)
+def test_what_nothing_can_fill_is_refused_with_a_sentence(handler: Any) -> None:
+    with pytest.raises(SetupError, match=r"nothing can fill|^FastAPI cannot fill the webhook handler by_unknown_type"):
         Endpoint(handler, "/f")
 
 
@@ -185,6 +200,16 @@ def test_the_same_path_twice_is_a_value_error() -> None:
     server.add_webhook("/hello")(by_annotation)
     with pytest.raises(ValueError, match="/webhooks/hello"):
         server.add_webhook("hello/")(by_name)
+
+
+@pytest.mark.parametrize("second", ["/hook/{id}", "/hook/{name}/"])
+def test_two_paths_that_mean_the_same_collide(second: str) -> None:
+    server = WebhooksServer()
+    server.add_webhook("/hook/{name}")(by_annotation)
+    server.add_webhook("/hook/mine")(by_annotation)
+    server.add_webhook("/hook/{name:int}")(by_annotation)
+    with pytest.raises(ValueError, match="There already is a webhook"):
+        server.add_webhook(second)(by_name)
 
 
 def test_a_delivery_knows_when_it_came_and_has_an_id_of_its_own() -> None:

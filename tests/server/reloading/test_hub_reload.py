@@ -189,6 +189,7 @@ def test_a_changed_body_is_in_force(space: Space) -> None:
         ("delivery", "delivery.attempt", 1),
         ("", "7", 7),
         ('payload: WebhookPayload, word="default"', "word", "default"),
+        ("payload: WebhookPayload, delivery: Delivery, n: int = 7", "n * delivery.attempt", 7),
     ],
 )
 def test_other_parameters_are_filled(space: Space, parameters: str, result: str, answer: object) -> None:
@@ -314,8 +315,8 @@ def test_a_setting_that_makes_no_sense_says_so_and_the_old_ones_stay(space: Spac
         ("import threading\n", "import threading\nimport no_such_module\n", "No module named 'no_such_module'"),
         (
             "def note(payload: WebhookPayload)",
-            "def note(payload: WebhookPayload, size)",
-            "parameter 'size' that nothing",
+            "def note(payload: WebhookPayload, *sizes)",
+            "nothing can fill: '*sizes'",
         ),
     ],
 )

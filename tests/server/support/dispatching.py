@@ -52,9 +52,12 @@ class Desk:
         self.endpoints[endpoint.path] = endpoint
         return endpoint
 
-    def start(self, max_pending: int = 1000, keep: int = 10_000, recover: bool = True) -> Desk:
+    def start(
+        self, max_pending: int = 1000, keep: int = 10_000, recover: bool = True, secret: str | None = None
+    ) -> Desk:
         log = DeliveryLog(self.folder, keep=keep)
-        self.engine = Engine(self.endpoints, log, max_pending, hide=lambda text: text.replace("s3cret", "***"))
+        hide = lambda text: text.replace("s3cret", "***")  # noqa: E731
+        self.engine = Engine(self.endpoints, log, max_pending, hide, secret)
         on_loop(start, self.engine)
         if recover:
             self.engine.recover()
