@@ -28,9 +28,9 @@ CHOOSE_PORT = "Stop that program, or choose another port with GRADIO_SERVER_PORT
 # A script, its environment, and what the sentence says: one for each place where a mistake can come up.
 MISTAKES: dict[str, tuple[str, dict[str, str], str]] = {
     "in a handler": (
-        IMPORT + "@webhook_endpoint\ndef train(payload, model_size): ...",
+        IMPORT + "@webhook_endpoint\ndef train(payload, *models): ...",
         {},
-        "train() has a parameter 'model_size' that nothing can fill: annotate it",
+        "train(), for a webhook, has a parameter that nothing can fill: '*models'.",
     ),
     "at the launch": (
         IMPORT + "WebhooksServer().launch()",
