@@ -140,8 +140,7 @@ class Delivery:
 
     def received_as(self, scope: Scope) -> Delivery:
         """Have `request()` return the request as it came, credentials included. They stay in this process."""
-        whole = {name: scope[name] for name in _ON_THE_WIRE if name in scope}
-        object.__setattr__(self, "_scope", whole)
+        object.__setattr__(self, "_scope", scope)
         return self
 
     def received_before(self, scope: Scope | None, secret: str | None) -> Delivery:
@@ -171,7 +170,7 @@ class Delivery:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": self.body, "more_body": False}
 
-        scope = self.scope
+        scope = {name: value for name, value in self.scope.items() if name in _ON_THE_WIRE}
         # An ASGI server of version 2.4 or later reports a lost sender in send(): nobody waits for one in receive().
         return Request({"type": "http", "asgi": _ASGI, **scope, "headers": list(scope["headers"])}, receive)
 

@@ -62,7 +62,7 @@ class Shared:
     hurries: bool = False
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Life:
     """A delivery that is not over: where it stands, and who waits for it.
 
