@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import CodeType
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
 
 from .autostart import script_frame, when_script_ends
 from .reloading import script_runs_again
 from .server import WebhooksServer
+
+if TYPE_CHECKING:
+    from .watched import ToWatch
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -34,7 +37,12 @@ def webhook_endpoint(path: Callable[P, R_co]) -> Launchable[P, R_co]: ...
 
 @overload
 def webhook_endpoint(
-    path: str | None = None, *, max_attempts: int = 1, timeout: float | None = None, debounce: float = 0
+    path: str | None = None,
+    *,
+    max_attempts: int = 1,
+    timeout: float | None = None,
+    debounce: float = 0,
+    watched: ToWatch = None,
 ) -> Callable[[Callable[P, R_co]], Launchable[P, R_co]]: ...
 
 
@@ -47,7 +55,7 @@ def webhook_endpoint(path: Any = None, **options: Any) -> Any:
 
     Args:
         path: where to reach it under `/webhooks/`; by default the function's name.
-        options: `max_attempts`, `timeout` and `debounce`, as in `WebhooksServer.add_webhook`.
+        options: `max_attempts`, `timeout`, `debounce` and `watched`, as in `WebhooksServer.add_webhook`.
 
     Raises:
         SetupError: see `WebhooksServer.add_webhook`.

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Mapping
 from types import CodeType, FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.routing import compile_path
 
@@ -17,6 +17,10 @@ from .filling import Filled
 from .reloading import plain_function
 from .settings import SetupError, at_least
 from .signatures import BY_NAME, Handler, filters, handler_signature, is_async, streams
+from .watched import read_watched
+
+if TYPE_CHECKING:
+    from .watched import ToWatch
 
 PREFIX = "/webhooks/"
 
@@ -67,6 +71,7 @@ class Endpoint:
         max_attempts: int = 1,
         timeout: float | None = None,
         debounce: float = 0,
+        watched: ToWatch = None,
     ) -> None:
         if not callable(function):
             raise SetupError(f"A webhook handler must be a function, not {function!r}.")
@@ -77,6 +82,7 @@ class Endpoint:
         self.timeout = None if timeout is None else at_least(0.001, "timeout", timeout)
         self.debounce = at_least(0, "debounce", debounce)
         self.template = compile_path(self.path)[0] if "{" in self.path else None
+        self.watched = read_watched(watched)
         self.plain = plain_function(function)
         self.registered_by = threading.current_thread()
         self._way = self._found_way(function)
@@ -111,6 +117,7 @@ class Endpoint:
             self.max_attempts,
             self.timeout,
             self.debounce,
+            self.watched,
         )
 
     @property

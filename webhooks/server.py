@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from .desk.access import Access
     from .jobs import JobWatch
+    from .watched import ToWatch, Watched
 
 F = TypeVar("F", bound=Handler)
 
@@ -114,6 +115,11 @@ class WebhooksServer:
         """The handlers, by their full path."""
         return {path: endpoint.function for path, endpoint in self._endpoints.items()}
 
+    @property
+    def watched(self) -> dict[str, tuple[Watched, ...]]:
+        """What the handlers want to hear of on the Hub, by their full path."""
+        return {path: endpoint.watched for path, endpoint in self._endpoints.items()}
+
     @overload
     def add_webhook(self, path: F) -> F: ...
 
@@ -125,6 +131,7 @@ class WebhooksServer:
         max_attempts: int = 1,
         timeout: float | None = None,
         debounce: float = 0,
+        watched: ToWatch = None,
     ) -> Callable[[F], F]: ...
 
     def add_webhook(
@@ -134,6 +141,7 @@ class WebhooksServer:
         max_attempts: int = 1,
         timeout: float | None = None,
         debounce: float = 0,
+        watched: ToWatch = None,
     ) -> F | Callable[[F], F]:
         """Register a handler; use it as `@server.add_webhook` or `@server.add_webhook("/path")`.
 
@@ -150,10 +158,13 @@ class WebhooksServer:
                 thread of a `def` handler cannot be stopped and is left behind.
             debounce: seconds to wait for a newer event of the same kind in the same repository, which then takes the
                 place of this one. A stream that never pauses still runs at least every ten times that long.
+            watched: what on the Hub it wants to hear of, for the owner's page, which creates its webhooks: one or
+                several of `"dataset:me/data"` or `{"type": "dataset", "name": "me/data", "domains": ["repo"]}`. The
+                domains are `repo` and `discussion`, by default both.
 
         Raises:
-            SetupError: a `ValueError`: the path is taken or unusable, a parameter cannot be filled, or a number
-                makes no sense.
+            SetupError: a `ValueError`: the path is taken or unusable, a parameter cannot be filled, nothing
+                can be watched like that, or a number makes no sense.
         """
         if callable(path):
             return self.add_webhook()(path)
@@ -161,7 +172,9 @@ class WebhooksServer:
             raise SetupError(f'The path of a webhook must be text such as "/my-webhook", not {path!r}.')
 
         def register(function: F) -> F:
-            endpoint = Endpoint(function, path, max_attempts=max_attempts, timeout=timeout, debounce=debounce)
+            endpoint = Endpoint(
+                function, path, max_attempts=max_attempts, timeout=timeout, debounce=debounce, watched=watched
+            )
             former = next((one for one in self._endpoints.values() if one.shape == endpoint.shape), None)
             defined_again = former and former.definition == endpoint.definition is not None
             if former and not (defined_again and (self._engine or at_prompt())):

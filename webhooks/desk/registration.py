@@ -1,23 +1,26 @@
-"""The owner's webhooks on the Hub: which of them point here, and one more (https://huggingface.co/docs/hub/webhooks)."""
+"""The owner's webhooks on the Hub: which of them point here, which are missing, and their changes."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, WebhookInfo
 from huggingface_hub.errors import HfHubHTTPError
 
-from ..endpoints import PREFIX
+from ..watched import DOMAINS, WATCHABLE, Watched
+from .comparison import Address, Row, State, compare
 
-WATCHABLE = ("dataset", "model", "space", "bucket", "user", "org")
-DOMAINS = ("repo", "discussion")
+__all__ = ["DOMAINS", "WATCHABLE", "HubSaysNo", "Registration", "Row", "State"]
+
 HUB_WITHIN = 20.0  # seconds; the client itself waits without end
+LOOKS, BETWEEN_LOOKS = 5, 1.0  # times, and seconds, to look whether what was created is in the list
 
 T = TypeVar("T")
 
@@ -30,29 +33,90 @@ class HubSaysNo(Exception):
 class Registration:
     """The webhooks of one account on the Hub, as far as they concern this server.
 
-    Every method raises `HubSaysNo`.
+    Every method that asks the Hub raises `HubSaysNo`.
 
     Args:
         token: the account's, with the right to manage its webhooks.
         hosts: the names, ports included, under which the Hub reaches this server.
+        base: the URL that the Hub is told, without a path; by default the first name's.
+        declared: what each handler wants to hear of, by its full path (`WebhooksServer.watched`).
+        secret: what the Hub has to send.
     """
 
     token: str
     hosts: Sequence[str]
+    base: str = ""
+    declared: Mapping[str, Sequence[Watched]] = field(default_factory=dict)
+    secret: str | None = None
+
+    @property
+    def address(self) -> Address:
+        return Address(self.base or f"https://{self.hosts[0]}", self.hosts)
 
     async def pointing_here(self) -> list[WebhookInfo]:
         """List the account's webhooks that point here."""
-        webhooks = await _ask(lambda api: api.list_webhooks(), self.token)
-        return [webhook for webhook in webhooks if self._points_here(webhook)]
+        return [webhook for webhook in await self._all() if self.address.is_called_by(webhook)]
+
+    async def rows(self) -> list[Row]:
+        """Compare what the handlers want to hear of with what is on the Hub."""
+        return compare(self.declared, self.address, await self._all())
 
     async def create(self, url: str, watched: dict[str, str], domains: Sequence[str], secret: str | None) -> None:
         """Have the Hub call `url` on what happens to `watched`, such as `{"type": "dataset", "name": "me/data"}`."""
-        wanted = (watched["type"], watched["name"].lower())
-        for webhook in await self.pointing_here():
-            if webhook.url == url and wanted in [(item.type, item.name.lower()) for item in webhook.watched]:
-                raise HubSaysNo(f"A webhook of yours already watches {watched['name']} and calls this endpoint.")
-        arguments: dict[str, Any] = {"url": url, "watched": [watched], "domains": list(domains), "secret": secret}
-        await _ask(lambda api: api.create_webhook(**arguments), self.token)
+        new = Watched(watched["type"], watched["name"], tuple(domains))
+
+        def look(webhooks: Sequence[WebhookInfo]) -> Sequence[str]:
+            for webhook in filter(self.address.is_called_by, webhooks):
+                if webhook.url == url and new.key in [(item.type, item.name.lower()) for item in webhook.watched]:
+                    raise HubSaysNo(f"A webhook of yours already watches {new.name} and calls this endpoint.")
+            return domains
+
+        await self._create(url, new, secret, look)
+
+    async def create_declared(self, endpoint: str, item: str) -> None:
+        """Create the webhook for one item that a handler wants to hear of.
+
+        Args:
+            endpoint: the handler's full path.
+            item: such as `"dataset:me/data"`, the text of a row's `watched`.
+        """
+        if not await self._create_declared(endpoint, item, (State.MISSING, State.ELSEWHERE)):
+            raise HubSaysNo(f"A webhook of yours already watches {item} and calls this endpoint: look at its state.")
+
+    async def create_missing(self) -> list[Row]:
+        """Create a webhook for each item that has none, one after the other, and return the rows they were for.
+
+        If one fails, the text of the error says which were created before it.
+        """
+        created: list[Row] = []
+        for row in await self.rows():
+            if row.state is not State.MISSING:
+                continue
+            try:
+                if await self._create_declared(row.endpoint, str(row.watched), (State.MISSING,)):
+                    created.append(row)
+            except HubSaysNo as reason:
+                before = ", ".join(f"{done.watched} for {done.endpoint}" for done in created) or "none"
+                told = f"The webhook for {row.watched} was not created. {reason} Created before it: {before}."
+                raise HubSaysNo(told) from None
+        return created
+
+    async def adapt(self, endpoint: str, item: str, id: str) -> None:
+        """Make the webhook of a row whose state is `ELSEWHERE` or `OTHER_DOMAINS` what the handler asks for.
+
+        It then calls this server, with this server's secret, and tells of the domains that were lacking, too. All that
+        it watches stays, and a disabled one stays disabled.
+        """
+        row = self._row(endpoint, item, await self._all())
+        if row.webhook is None or row.webhook.id != id or row.state not in (State.ELSEWHERE, State.OTHER_DOMAINS):
+            raise HubSaysNo("This webhook has changed since. Look at the list again.")
+        arguments: dict[str, Any] = {
+            "url": self._url(endpoint),
+            "watched": row.webhook.watched,  # without it the Hub would have it watch nothing
+            "domains": list(dict.fromkeys([*row.webhook.domains, *row.lacks])),
+            "secret": self.secret,
+        }
+        await _ask(lambda api: api.update_webhook(id, **arguments), self.token)
 
     async def switch(self, id: str, on: bool) -> None:
         """Enable or disable one of the webhooks that point here."""
@@ -60,18 +124,77 @@ class Registration:
             raise HubSaysNo("This webhook is not yours, or does not point here any more.")
         await _ask(lambda api: api.enable_webhook(id) if on else api.disable_webhook(id), self.token)
 
-    def _points_here(self, webhook: WebhookInfo) -> bool:
-        try:
-            url = urlsplit(webhook.url or "")
-        except ValueError:  # somebody's "https://[me" hides none of the others
-            return False
-        return url.netloc.lower() in self.hosts and url.path.startswith(PREFIX)
+    async def _all(self) -> list[WebhookInfo]:
+        return await _ask(lambda api: api.list_webhooks(), self.token)
+
+    def _row(self, endpoint: str, item: str, webhooks: Iterable[WebhookInfo]) -> Row:
+        """Look at the present state of something that a handler wants to hear of."""
+        wanted = self._wanted(endpoint, item)
+        return compare({endpoint: [wanted]}, self.address, webhooks)[0]
+
+    def _wanted(self, endpoint: str, item: str) -> Watched:
+        for wanted in self.declared.get(endpoint, ()):
+            if str(wanted) == item:
+                return wanted
+        raise HubSaysNo(f"The handler at {endpoint} does not ask for {item} any more.")
+
+    async def _create_declared(self, endpoint: str, item: str, states: Collection[State]) -> bool:
+        """Create the webhook for an item, if its state still is one of these; return whether it was."""
+
+        def look(webhooks: Sequence[WebhookInfo]) -> Sequence[str]:
+            row = self._row(endpoint, item, webhooks)
+            return row.lacks if row.state in states else ()
+
+        return await self._create(self._url(endpoint), self._wanted(endpoint, item), self.secret, look)
+
+    async def _create(
+        self, url: str, watched: Watched, secret: str | None, look: Callable[[Sequence[WebhookInfo]], Sequence[str]]
+    ) -> bool:
+        """Create a webhook, and return whether that was necessary.
+
+        Args:
+            look: decides, by all webhooks that are there, which domains a new one has to tell of; none is no new one.
+        """
+        new = (url, watched.key)
+        if new in _being_created:
+            raise HubSaysNo(f"A webhook for {watched.name} is just being created. Look at the list again.")
+        item = {"type": watched.type, "name": watched.name}
+
+        def create(api: HfApi) -> bool:
+            try:
+                domains: Any = list(look(api.list_webhooks()))
+                if domains:
+                    _wait_for(api.create_webhook(url=url, watched=[item], domains=domains, secret=secret), api)
+                return bool(domains)
+            finally:  # here, on the thread: it goes on when nobody waits for it any more
+                _being_created.discard(new)
+
+        _being_created.add(new)  # before anybody looks: two who have looked would both create it
+        return await _ask(create, self.token)
+
+    def _url(self, endpoint: str) -> str:
+        return self.address.base + endpoint
+
+
+# For a second click, or another tab: URL, and what is watched.
+_being_created: set[tuple[str, tuple[str, str]]] = set()
+
+
+def _wait_for(created: WebhookInfo, api: HfApi) -> None:
+    """Wait a little until the Hub's list shows a new webhook: the next click goes by the list."""
+    with contextlib.suppress(Exception):  # it is created, whatever becomes of the list
+        for _ in range(LOOKS):
+            if created.id in [webhook.id for webhook in api.list_webhooks()]:
+                return
+            time.sleep(BETWEEN_LOOKS)
 
 
 async def _ask(question: Callable[[HfApi], T], token: str) -> T:
     """Call the Hub on a thread, and make a sentence of whatever goes wrong."""
     try:
         return await asyncio.wait_for(asyncio.wrap_future(_on_thread(question, HfApi(token=token))), HUB_WITHIN)
+    except HubSaysNo:
+        raise
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise HubSaysNo(_REASONS.get(status) or _reason(status, error.server_message)) from None

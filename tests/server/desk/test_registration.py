@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from support.tls import TlsFront
 
 import webhooks.desk.registration
 from webhooks.desk.registration import HubSaysNo, Registration
+from webhooks.watched import Watched, read_watched
 
 pytestmark = pytest.mark.once
 
@@ -143,8 +144,8 @@ def test_nobody_else_s_webhooks_are_listed(hub: Hub) -> None:
 def test_a_webhook_is_created_as_the_owner_chose_it_and_with_nothing_else(hub: Hub, secret: dict[str, str]) -> None:
     watched = {"type": "org", "name": "acme"}
     asyncio.run(registration().create(HERE, watched, ["discussion"], secret.get("secret")))
-    request = hub.requests[-1]
-    assert (request.method, request.path) == ("POST", LIST)
+    (request,) = (request for request in hub.requests if request.method == "POST")
+    assert request.path == LIST
     assert request.json() == {"url": HERE, "watched": [watched], "domains": ["discussion"], **secret}
     assert request.headers["authorization"] == f"Bearer {TOKEN}"
     assert [webhook.url for webhook in listed()] == [HERE]
@@ -173,18 +174,20 @@ def test_a_webhook_like_another_is_created(hub: Hub, url: str, watched: dict[str
     assert (hub.webhooks["me"][1]["url"], hub.webhooks["me"][1]["watched"]) == (HERE, [DATA])
 
 
-@pytest.mark.parametrize("lose", ["lose_answer", "hold"])
+@pytest.mark.parametrize(
+    ("lose", "sentence"), [("lose_answer", "already watches me/data"), ("hold", "for me/data is just being created")]
+)
 def test_who_presses_again_after_a_lost_answer_gets_no_second_webhook(
-    hub: Hub, lose: str, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, lose: str, sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     getattr(hub, lose)("POST", LIST)
     with monkeypatch.context() as patch:
         if lose == "hold":
             patch.setattr(webhooks.desk.registration, "HUB_WITHIN", 1)
         with pytest.raises(HubSaysNo, match="Try again later"):
-            create()
-    with pytest.raises(HubSaysNo, match="already watches me/data"):
-        create()
+            create(f"{HERE}-{lose}")
+    with pytest.raises(HubSaysNo, match=sentence):
+        create(f"{HERE}-{lose}")
     assert len(hub.webhooks["me"]) == 1
 
 
@@ -219,6 +222,190 @@ def test_a_webhook_of_somebody_else_or_that_points_elsewhere_cannot_be_switched(
         with pytest.raises(HubSaysNo, match=r"^This webhook is not yours, or does not point here any more\.$"):
             switch(id, on)
     assert asked_for(hub, "POST") == []
+
+
+# --- what the handlers ask for
+
+TRAIN, EVALUATE = "/webhooks/train", "/webhooks/evaluate"
+MODEL, ELSEWHERE = {"type": "model", "name": "me/model"}, "https://0a1b2c.gradio.live/webhooks/train"
+DECLARED = {
+    TRAIN: read_watched({**DATA, "domains": ["repo"]}),
+    EVALUATE: read_watched(["model:me/model", "user:me"]),
+}
+
+
+def declaring(declared: Mapping[str, Sequence[Watched]] = DECLARED, secret: str | None = SECRET) -> Registration:
+    here = registration()
+    return Registration(here.token, here.hosts, "https://me-hooks.hf.space", declared, secret)
+
+
+def states(declared: Mapping[str, Sequence[Watched]] = DECLARED) -> dict[str, str]:
+    return {str(row.watched): row.state.value for row in asyncio.run(declaring(declared).rows())}
+
+
+def on_the_hub(hub: Hub) -> list[tuple[str, list[str]]]:
+    """What each webhook calls and watches."""
+    return [(one["url"], [item["name"] for item in one["watched"]]) for one in hub.webhooks["me"]]
+
+
+def test_what_is_missing_is_created_at_once_and_never_twice(hub: Hub) -> None:
+    add(hub, "https://hooks.example.com/webhooks/evaluate", watched=[MODEL], domains=["repo", "discussion"])
+    created = asyncio.run(declaring().create_missing())
+    assert [(row.endpoint, str(row.watched)) for row in created] == [(TRAIN, "dataset:me/data"), (EVALUATE, "user:me")]
+    _, training, evaluation = hub.webhooks["me"]
+    assert {**training, "id": ""} == {
+        "id": "",
+        "url": HERE,
+        "watched": [DATA],
+        "domains": ["repo"],
+        "secret": SECRET,
+        "disabled": False,
+    }
+    assert (evaluation["url"], evaluation["watched"]) == (
+        "https://me-hooks.hf.space/webhooks/evaluate",
+        [{"type": "user", "name": "me"}],
+    )
+    assert evaluation["domains"] == ["repo", "discussion"]
+    assert set(states().values()) == {"in order"}
+    assert asyncio.run(declaring().create_missing()) == []
+    assert len(hub.webhooks["me"]) == 3
+
+
+def test_one_of_what_is_missing_is_created(hub: Hub) -> None:
+    asyncio.run(declaring().create_declared(EVALUATE, "model:me/model"))
+    assert on_the_hub(hub) == [("https://me-hooks.hf.space/webhooks/evaluate", ["me/model"])]
+    with pytest.raises(HubSaysNo, match="already watches model:me/model and calls this endpoint"):
+        asyncio.run(declaring().create_declared(EVALUATE, "model:me/model"))
+    with pytest.raises(HubSaysNo, match="does not ask for dataset:me/another any more"):
+        asyncio.run(declaring().create_declared(TRAIN, "dataset:me/another"))
+    with pytest.raises(HubSaysNo, match=r"^The handler at /webhooks/gone does not ask for"):
+        asyncio.run(declaring().create_declared("/webhooks/gone", "dataset:me/data"))
+    assert len(hub.webhooks["me"]) == 1
+
+
+def test_a_new_webhook_tells_only_what_is_lacking(hub: Hub) -> None:
+    add(hub, "https://me-hooks.hf.space/webhooks/evaluate", watched=[{"type": "user", "name": "me"}])
+    asyncio.run(declaring().create_declared(EVALUATE, "model:me/model"))
+    assert hub.webhooks["me"][1]["domains"] == ["discussion"]
+
+
+def test_what_calls_another_address_stays_and_is_created_here_only_by_name(hub: Hub) -> None:
+    add(hub, ELSEWHERE)
+    declared = {TRAIN: DECLARED[TRAIN]}
+    assert asyncio.run(declaring(declared).create_missing()) == []
+    asyncio.run(declaring(declared).create_declared(TRAIN, "dataset:me/data"))
+    assert on_the_hub(hub) == [(ELSEWHERE, ["me/data"]), (HERE, ["me/data"])]
+
+
+@pytest.mark.parametrize("lists_late", [0, 2])
+@pytest.mark.parametrize(
+    "click",
+    [
+        lambda here: here.create_missing(),
+        lambda here: here.create_declared(TRAIN, "dataset:me/data"),
+        lambda here: here.create(HERE, DATA, ["repo"], SECRET),
+    ],
+)
+def test_two_who_click_at_once_create_one_webhook(
+    hub: Hub, click: Callable[[Registration], Coroutine[Any, Any, object]], lists_late: int, quick_looks: None
+) -> None:
+    hub.lists_late = lists_late
+
+    async def both() -> list[object]:
+        clicks = [click(declaring({TRAIN: DECLARED[TRAIN]})) for _ in range(2)]
+        return await asyncio.gather(*clicks, return_exceptions=True)
+
+    refused = [str(answer) for answer in asyncio.run(both()) if isinstance(answer, HubSaysNo)]
+    assert len(refused) < 2
+    assert [why for why in refused if "A webhook for me/data is just being created. Look" not in why] == []
+    assert on_the_hub(hub) == [(HERE, ["me/data"])]
+
+
+def test_a_second_click_creates_nothing_though_the_list_was_late(hub: Hub, quick_looks: None) -> None:
+    hub.lists_late = 3
+    for _ in range(2):
+        asyncio.run(declaring().create_missing())
+    assert len(hub.webhooks["me"]) == 3
+
+
+def test_what_is_created_is_created_whatever_becomes_of_the_list(hub: Hub, quick_looks: None) -> None:
+    hub.lists_late = 100
+    create()
+    assert len(hub.webhooks["me"]) == 1
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks.desk.registration, "BETWEEN_LOOKS", 0.01)
+
+
+def test_a_failure_in_the_middle_says_what_was_done(hub: Hub) -> None:
+    hub.fail("POST", LIST, 429)
+    refused = raised(lambda: asyncio.run(declaring().create_missing()))
+    assert refused == (
+        "The webhook for dataset:me/data was not created. The Hub has had too many requests from here. Try again in a "
+        "few minutes. Created before it: none."
+    )
+    hub.fail("POST", LIST, 500, after=1)
+    refused = raised(lambda: asyncio.run(declaring().create_missing()))
+    assert refused == (
+        "The webhook for model:me/model was not created. The Hub is in trouble (status 500). Try again later. "
+        "Created before it: dataset:me/data for /webhooks/train."
+    )
+    assert len(asyncio.run(declaring().create_missing())) == 2
+    assert [names for _, names in on_the_hub(hub)] == [["me/data"], ["me/model"], ["me"]]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("url", ELSEWHERE), ("url", HERE.replace("https:", "http:")), ("domains", ["discussion"])],
+)
+def test_a_webhook_becomes_what_the_handler_asks_for(hub: Hub, field: str, value: object) -> None:
+    several = [{"type": "dataset", "name": "Me/Data"}, {"type": "org", "name": "acme"}]
+    id = add(hub, **{"watched": several, field: value, "disabled": field == "url"})
+    another = add(hub, ELSEWHERE, watched=[MODEL])
+    before = copy.deepcopy(hub.webhooks["me"])
+    asyncio.run(declaring().adapt(TRAIN, "dataset:me/data", id))
+    domains = ["discussion", "repo"] if field == "domains" else ["repo"]
+    assert hub.webhooks["me"] == [{**before[0], "url": HERE, "domains": domains, "secret": SECRET}, before[1]]
+    assert hub.webhooks["me"][1]["id"] == another
+    assert states()["dataset:me/data"] == ("disabled" if field == "url" else "in order")
+
+
+def test_a_webhook_keeps_its_secret_where_the_server_has_none(hub: Hub) -> None:
+    id = add(hub, ELSEWHERE)
+    asyncio.run(declaring(secret=None).adapt(TRAIN, "dataset:me/data", id))
+    assert (hub.webhooks["me"][0]["url"], hub.webhooks["me"][0]["secret"]) == (HERE, ANOTHER_SECRET)
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda hub: add(hub),
+        lambda hub: add(hub, disabled=True),
+        lambda hub: add(hub, ELSEWHERE, watched=[MODEL]),
+        lambda hub: add(hub, ELSEWHERE, user="another"),
+        lambda hub: add(hub, "https://elsewhere.example.com/another-app"),
+        lambda hub: f"../webhooks/{add(hub, ELSEWHERE)}",
+    ],
+)
+def test_no_other_webhook_can_be_changed(hub: Hub, choose: Callable[[Hub], str]) -> None:
+    id = choose(hub)
+    with pytest.raises(HubSaysNo, match=r"^This webhook has changed since"):
+        asyncio.run(declaring().adapt(TRAIN, "dataset:me/data", id))
+    assert asked_for(hub, "POST") == []
+
+
+def test_another_setting_is_a_difference_until_the_new_one_is_created_and_the_old_one_disabled(hub: Hub) -> None:
+    old, new = ({TRAIN: read_watched(f"dataset:me/{name}")} for name in ("data", "new-data"))
+    asyncio.run(declaring(old).create_missing())
+    assert states(new) == {"dataset:me/new-data": "missing", "dataset:me/data": "not declared"}
+    asyncio.run(declaring(new).create_missing())
+    switch(hub.webhooks["me"][0]["id"], False)
+    wanted, left = asyncio.run(declaring(new).rows())
+    assert (wanted.state.value, left.state.value) == ("in order", "not declared")
+    assert left.webhook is not None
+    assert (left.webhook.disabled, left.needed) == (True, False)
 
 
 # --- what goes wrong
@@ -284,6 +471,14 @@ def test_each_failure_is_a_sentence_of_its_own(hub: Hub, failure: str, monkeypat
     assert raised(lambda: create(watched={"type": "user", "name": "me"})) == sentence
     spoil(hub, "POST", f"{LIST}/{id}/disable")
     assert raised(lambda: switch(id, False)) == sentence
+    spoil(hub, "GET", LIST)
+    assert raised(lambda: asyncio.run(declaring().rows())) == sentence
+    spoil(hub, "POST", LIST)
+    assert raised(lambda: asyncio.run(declaring().create_declared(EVALUATE, "model:me/model"))) == sentence
+    moved = add(hub, ELSEWHERE, watched=[MODEL])
+    spoil(hub, "POST", f"{LIST}/{moved}")
+    asks = {TRAIN: read_watched("model:me/model")}
+    assert raised(lambda: asyncio.run(declaring(asks).adapt(TRAIN, "model:me/model", moved))) == sentence
 
 
 def test_a_token_that_the_hub_does_not_know_is_told_from_one_that_may_not(hub: Hub) -> None:

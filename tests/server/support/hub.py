@@ -236,6 +236,7 @@ class Hub:
         unknown: what it had no answer to, as `"GET /path"`. A test that leaves something here went astray.
         jobs: every Job that was started, oldest first.
         webhooks: the webhooks of each user, as JSON.
+        lists_late: from how many lists of webhooks one that is created is missing at first.
         repos: every repository, by its type and name.
         page_size: how many Jobs or discussions a page of a list holds.
         ignores_labels: whether a list holds every Job, whatever labels are asked for.
@@ -250,6 +251,7 @@ class Hub:
         self.unknown: list[str] = []
         self.jobs: list[Job] = []
         self.webhooks: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.lists_late = 0
         self.repos: dict[tuple[str, str], Repo] = {}
         self.page_size = 100
         self.ignores_labels = False
@@ -259,6 +261,7 @@ class Hub:
         self.token_lifetime = 28800
         self._users: dict[str, User] = {}
         self._tokens: dict[str, Token] = {}
+        self._late: dict[str, int] = {}
         self._codes: dict[str, tuple[User, Mapping[str, str]]] = {}
         self._scripts: list[Script] = []
         self._held: list[Held] = []
@@ -288,7 +291,8 @@ class Hub:
             held.released.set()
         for kept in (self.requests, self.unknown, self.jobs, self.webhooks, self.repos, self._scripts, self._held):
             kept.clear()
-        self.page_size, self.ignores_labels = 100, False
+        self.page_size, self.ignores_labels, self.lists_late = 100, False, 0
+        self._late.clear()
 
     def space(self, host: str = "me-hooks.hf.space") -> dict[str, str]:
         """Return the environment of a Space whose visitors sign in here."""
@@ -324,8 +328,15 @@ class Hub:
         message: str = "scripted",
         headers: Mapping[str, str] | None = None,
         times: int = 1,
+        after: int = 0,
     ) -> None:
-        """Answer the next matching requests with an error; they take no effect. `*` in the pattern is any text."""
+        """Answer the next matching requests with an error; they take no effect. `*` in the pattern is any text.
+
+        Args:
+            after: how many matching requests pass before them.
+        """
+        if after:
+            self._scripts.append(Script(method, pattern, self._hub, after))
         self._scripts.append(Script(method, pattern, _error(status, message, headers), times))
 
     def babble(self, method: str, pattern: str, content: bytes) -> None:
@@ -477,12 +488,16 @@ class Hub:
         return given
 
     async def _list_webhooks(self, request: Request) -> Response:
-        return JSONResponse(self.webhooks[self._allowed(request, "webhooks").user.name])
+        all_of_them = self.webhooks[self._allowed(request, "webhooks").user.name]
+        listed = [webhook for webhook in all_of_them if self._late.get(webhook["id"], 0) == 0]
+        self._late = {id: times - 1 for id, times in self._late.items() if times > 1}
+        return JSONResponse(listed)
 
     async def _create_webhook(self, request: Request) -> Response:
         user = self._allowed(request, "webhooks").user
         webhook = {"id": secrets.token_hex(12), "disabled": False, **await self._read_webhook(request)}
         self.webhooks[user.name].append(webhook)
+        self._late[webhook["id"]] = self.lists_late
         return JSONResponse({"webhook": webhook})
 
     async def _get_webhook(self, request: Request) -> Response:

@@ -1,0 +1,100 @@
+"""What a handler wants to hear of, in the words of the Hub (https://huggingface.co/docs/hub/webhooks)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from .settings import SetupError
+
+if TYPE_CHECKING:
+    from huggingface_hub import WebhookWatchedItem
+
+    Watchable = str | Mapping[str, Any] | WebhookWatchedItem
+    ToWatch = Watchable | Iterable[Watchable] | None
+
+OWNERS = ("user", "org")
+WATCHABLE = ("dataset", "model", "space", "bucket", *OWNERS)
+DOMAINS = ("repo", "discussion")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Something on the Hub that a webhook can watch, and which of its events are meant.
+
+    Attributes:
+        type: one of `WATCHABLE`.
+        name: a repository's with its owner, or only a user's or an organization's. The Hub ignores its case.
+        domains: the kinds of events, out of `DOMAINS`.
+    """
+
+    type: str
+    name: str
+    domains: tuple[str, ...] = DOMAINS
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.name}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The same for the same thing, however it is written and whichever events are meant."""
+        return self.type, self.name.lower()
+
+    def covers(self, other: Watched) -> bool:
+        """Tell whether a webhook that watches this hears of the other: a user's repositories belong to the user."""
+        belongs_here = self.type in OWNERS and other.name.lower().startswith(f"{self.name.lower()}/")
+        return belongs_here or self.key == other.key
+
+
+def read_watched(given: ToWatch) -> tuple[Watched, ...]:
+    """Read what `watched=` was given: one item, or several.
+
+    An item is a dictionary or a `WebhookWatchedItem` as for `huggingface_hub.create_webhook`, or text as for
+    `hf webhooks create --watch`. Both of these name the domains apart from it; here a dictionary may have them as
+    `"domains"`. Where it has none, all are meant, as on the Hub.
+
+    Raises:
+        SetupError: the Hub cannot watch this; the text names the item.
+    """
+    if given is None:
+        return ()
+    items = [given] if isinstance(given, str | Mapping) or not isinstance(given, Iterable) else given
+    read: dict[tuple[str, str], Watched] = {}
+    for item in map(_read, items):
+        wanted = {*item.domains, *(read[item.key].domains if item.key in read else ())}
+        read[item.key] = Watched(item.type, item.name, tuple(domain for domain in DOMAINS if domain in wanted))
+    return tuple(read.values())
+
+
+def first_repository(watched: Iterable[Watched]) -> tuple[str, str] | None:
+    """Return type and name of the first repository among these, to make a test event about it."""
+    return next(((item.type, item.name) for item in watched if item.type not in OWNERS), None)
+
+
+def _read(item: object) -> Watched:
+    fields: Any = item
+    if isinstance(item, str):
+        fields = dict(zip(("type", "name"), item.split(":", 1), strict=False))
+    elif is_dataclass(item) and not isinstance(item, type):
+        fields = asdict(item)
+    if not isinstance(fields, Mapping) or not {"type", "name"} <= fields.keys() <= {"type", "name", "domains"}:
+        raise SetupError(
+            f'No webhook can watch {item!r}: write it as "dataset:me/data" or as '
+            '{"type": "dataset", "name": "me/data"}, where "domains" may follow.'
+        )
+    kind, name, domains = fields["type"], fields["name"], fields.get("domains", DOMAINS)
+    domains = [domains] if isinstance(domains, str) else domains
+    if kind not in WATCHABLE:
+        raise SetupError(f"No webhook can watch {item!r}: the type must be one of {', '.join(WATCHABLE)}.")
+    if not (isinstance(name, str) and re.fullmatch(_OWNER if kind in OWNERS else _REPOSITORY, name, re.ASCII)):
+        example = "username" if kind in OWNERS else f"username/my-{kind}"
+        raise SetupError(f"No webhook can watch {item!r}: the name must be one as on the Hub, such as {example}.")
+    if not (isinstance(domains, Iterable) and (domains := list(domains)) and all(one in DOMAINS for one in domains)):
+        raise SetupError(f"No webhook can watch {item!r}: the domains must be {' or '.join(DOMAINS)}, or both.")
+    return Watched(kind, name, tuple(domains))
+
+
+_OWNER = r"[\w.-]+"
+_REPOSITORY = rf"({_OWNER}/)?{_OWNER}"  # a few old models have no owner in their name
