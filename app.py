@@ -32,7 +32,10 @@ settings = read_settings(  # each can also be a variable of the Space or a line 
 server = WebhooksServer()
 
 
-@server.add_webhook(max_attempts=5)
+@server.add_webhook(
+    max_attempts=5,
+    watched={"type": "dataset", "name": settings.training_dataset, "domains": ["repo"]},
+)
 def trigger_training(payload: WebhookPayload, delivery: Delivery):
     """Fine-tunes the base model when the training dataset has a new commit."""
     if not payload.updates("dataset", settings.training_dataset):
@@ -58,7 +61,10 @@ def trigger_training(payload: WebhookPayload, delivery: Delivery):
     )
 
 
-@server.add_webhook(max_attempts=5)
+@server.add_webhook(
+    max_attempts=5,
+    watched={"type": "model", "name": settings.trained_model, "domains": ["repo"]},
+)
 def trigger_evaluation(payload: WebhookPayload, delivery: Delivery):
     """Evaluates the trained model at the commit that was just pushed."""
     if not payload.updates("model", settings.trained_model):

@@ -46,6 +46,12 @@ def test_a_commit_to_the_trained_model_is_evaluated_at_that_commit():
     assert (job.namespace, job.cancel_running) == (settings.jobs_namespace, True)
 
 
+def test_each_handler_asks_the_hub_for_its_repository():
+    declared = {path: [str(item) for item in items] for path, items in app.server.watched.items()}
+    assert declared["/webhooks/trigger_training"] == [f"dataset:{settings.training_dataset}"]
+    assert declared["/webhooks/trigger_evaluation"] == [f"model:{settings.trained_model}"]
+
+
 @pytest.mark.parametrize(
     "kind", ["pull_request_commit", "tag", "pull_request", "comment", "repo_created", "made_private"]
 )

@@ -41,7 +41,7 @@ def test_the_commands_for_a_bucket_make_it_and_attach_it_at_data(tmp_path: Path)
         hub.add_user("username")
         hub.add_token(TOKEN, "username")
         for command in COMMANDS:
-            if command.startswith("hf "):
+            if command.startswith(("hf buckets", "hf spaces")):
                 run_command(command, tmp_path, HF_ENDPOINT=hub.url)
         asked = [(request.method, request.path, request.json()) for request in hub.requests]
     assert asked == [
@@ -52,6 +52,23 @@ def test_the_commands_for_a_bucket_make_it_and_attach_it_at_data(tmp_path: Path)
             {"volumes": [{"type": "bucket", "source": "username/hooks", "mountPath": "/data"}]},
         ),
     ]
+
+
+def test_the_command_for_a_webhook_creates_the_one_that_is_asked_for_above_it(tmp_path: Path) -> None:
+    command = next(line for line in COMMANDS if line.startswith("hf webhooks"))
+    with Hub() as hub:
+        hub.add_user("username")
+        hub.add_token(TOKEN, "username")
+        run_command(command, tmp_path, HF_ENDPOINT=hub.url, WEBHOOK_SECRET="s3cret")
+        (webhook,) = hub.webhooks["username"]
+    assert {**webhook, "id": ""} == {
+        "id": "",
+        "url": "https://username-my-space.hf.space/webhooks/trigger_training",
+        "watched": [{"type": "dataset", "name": "username/my-dataset"}],
+        "domains": ["repo"],
+        "secret": "s3cret",
+        "disabled": False,
+    }
 
 
 def test_the_command_for_the_sync_pushes_a_clone_to_the_space(tmp_path: Path) -> None:
