@@ -58,7 +58,7 @@ def failed(delivery: Delivery, error: BaseException) -> Response:
             reason = reason or "The request does not fit the parameters of the handler."
             return answer(422, {"detail": problems(error), "error": reason, "delivery": delivery.id})
     reason = f"The handler failed. The server's log has the traceback, under delivery {delivery.id}."
-    return answer(500, {"error": reason, "delivery": delivery.id})
+    return abandoned(delivery.id, reason)
 
 
 def abandoned(id: str, reason: str) -> Response:
