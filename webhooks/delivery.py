@@ -27,8 +27,8 @@ class GiveUp(Exception):
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-# Credentials are needed to judge a request, and by nobody after that. Spaces add some of their own (X-IP-Token).
 _MIN_SECRET = 6  # characters of a credential that is taken out of texts
+# Credentials are needed to judge a request, and by nobody after that. Spaces add some of their own (X-IP-Token).
 _CREDENTIAL = re.compile(rb"secret|token|auth|cookie|api-?key", re.IGNORECASE)
 
 

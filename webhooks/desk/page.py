@@ -26,9 +26,10 @@ from ..deliveries.life import NotTaken
 from ..delivery import FINISHED, UNFINISHED, StartedJob
 from ..endpoints import Endpoint
 from ..settings import Settings
+from ..watched import DOMAINS, WATCHABLE
 from . import queries, views
 from .access import PAGE, Access
-from .registration import DOMAINS, WATCHABLE, HubSaysNo, Registration
+from .registration import HubSaysNo, Registration
 
 LIVE = 2.0  # seconds between two looks for something new
 CHART = 30.0  # seconds between two charts

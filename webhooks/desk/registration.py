@@ -14,10 +14,8 @@ from typing import Any, TypeVar
 from huggingface_hub import HfApi, WebhookInfo
 from huggingface_hub.errors import HfHubHTTPError
 
-from ..watched import DOMAINS, WATCHABLE, Watched
+from ..watched import Watched
 from .comparison import Address, Row, State, compare
-
-__all__ = ["DOMAINS", "WATCHABLE", "HubSaysNo", "Registration", "Row", "State"]
 
 HUB_WITHIN = 20.0  # seconds; the client itself waits without end
 LOOKS, BETWEEN_LOOKS = 5, 1.0  # times, and seconds, to look whether what was created is in the list
