@@ -173,12 +173,8 @@ class Serving:
     def _lifespan(self, other: Lifespan | None) -> Lifespan:
         @contextlib.asynccontextmanager
         async def lifespan(app: Any) -> AsyncIterator[Any]:
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()
-                begin = self._receiver.lifespan(other)(app)
-            else:  # `with TestClient(server.fastapi_app)`, while it is served
-                begin = other(app) if other else contextlib.nullcontext()
-            async with begin as state:
+            self._loop = self._loop or asyncio.get_running_loop()  # the first: a test client may bring another
+            async with self._receiver.lifespan(other)(app) as state:
                 yield state
 
         return lifespan
