@@ -228,8 +228,9 @@ class Engine:
         for life in self._lives.values():
             if life.alarm and life.task:
                 life.task.cancel()
-        self._begin(self._handlers.come_back())
+        back = self._begin(self._handlers.come_back())
         await self._wait(grace)
+        back.cancel()
         all_ended = self._handlers.let_go()
         await self._wait(LAST_WRITES)
         for life in self._lives.values():
