@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from support.processes import Run, free_port
 
 from webhooks import SetupError, WebhooksServer
 from webhooks.deliveries.log import DeliveryLog
+
+WAIT = 20  # seconds until a test that waits in vain fails
 
 pytestmark = pytest.mark.long
 
@@ -84,7 +87,12 @@ def call(url: str, name: str) -> Any:
 
 
 def counts(url: str) -> dict[str, int]:
-    return {status: number for status, number in httpx.get(f"{url}/health").json().items() if number}
+    """Count once nothing runs any more: a success is answered before it is written down."""
+    deadline = time.monotonic() + WAIT
+    while (found := httpx.get(f"{url}/health").json())["running"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return {status: number for status, number in found.items() if number}
 
 
 def is_free(folder: str) -> bool:
