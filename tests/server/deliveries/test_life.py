@@ -20,22 +20,18 @@ from typing import Any
 import pytest
 from fastapi import HTTPException, Request
 from support.disks import full_disk
-from support.dispatching import BODY, WAIT, Desk
+from support.dispatching import BODY, WAIT, Desk, statuses
 from support.payloads import load
 
 from webhooks import Delivery, WebhookPayload
 from webhooks.console import wait_until_written
 from webhooks.deliveries import timing
-from webhooks.deliveries.history import INTERRUPTED, STOPPED, Record
+from webhooks.deliveries.history import INTERRUPTED, STOPPED
 from webhooks.deliveries.life import NotTaken
 from webhooks.deliveries.threads import Threads
 from webhooks.endpoints import Endpoint
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
-
-
-def statuses(records: list[Record]) -> list[str]:
-    return [record.status for record in records]
 
 
 def body_of(answer: Any) -> Any:

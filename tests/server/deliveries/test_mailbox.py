@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,22 +12,11 @@ from webhooks.deliveries.mailbox import Mailbox
 WAIT = 20.0
 
 
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    yield loop
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(WAIT)
-    loop.close()
-
-
-def test_calls_are_made_on_the_loop_in_their_order_and_none_is_lost(loop: asyncio.AbstractEventLoop) -> None:
-    mailbox, calls, done = Mailbox(loop), [], threading.Event()
+def test_calls_are_made_on_the_loop_in_their_order_and_none_is_lost(own_loop: asyncio.AbstractEventLoop) -> None:
+    mailbox, calls, done = Mailbox(own_loop), [], threading.Event()
 
     def call(thread: int, number: int) -> None:
-        assert asyncio.get_running_loop() is loop
+        assert asyncio.get_running_loop() is own_loop
         calls.append((thread, number))
         if len(calls) == 8000:
             done.set()
@@ -46,11 +34,11 @@ def test_calls_are_made_on_the_loop_in_their_order_and_none_is_lost(loop: asynci
 
 
 def test_calls_that_come_together_wake_the_loop_once(
-    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
+    own_loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mailbox, wake_ups, gate, done = Mailbox(loop), [], threading.Event(), threading.Event()
-    wake_up = loop.call_soon_threadsafe
-    monkeypatch.setattr(loop, "call_soon_threadsafe", lambda call: (wake_ups.append(call), wake_up(call)))
+    mailbox, wake_ups, gate, done = Mailbox(own_loop), [], threading.Event(), threading.Event()
+    wake_up = own_loop.call_soon_threadsafe
+    monkeypatch.setattr(own_loop, "call_soon_threadsafe", lambda call: (wake_ups.append(call), wake_up(call)))
     wake_up(gate.wait, WAIT)
     for _ in range(100):
         mailbox.post(int)

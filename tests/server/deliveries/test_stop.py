@@ -6,23 +6,19 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
 import pytest
-from support.dispatching import WAIT, Desk, start, wait_until
+from support.dispatching import WAIT, Desk, start, statuses, wait_until
 
 from webhooks.deliveries import commits
 from webhooks.deliveries.engine import Engine
-from webhooks.deliveries.history import STOPPED, Record, reading
+from webhooks.deliveries.history import STOPPED, reading
 from webhooks.deliveries.life import NotTaken
 from webhooks.deliveries.log import DeliveryLog
-
-
-def statuses(records: list[Record]) -> list[str]:
-    return [record.status for record in records]
 
 
 @pytest.fixture
@@ -180,22 +176,6 @@ def test_a_disk_that_does_not_answer_ends_the_wait_and_the_next_start_goes_on(
     assert statuses(desk.start().records()) == ["succeeded"]
 
 
-@pytest.fixture
-def own_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    yield loop
-    if loop.is_running():
-        loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    if left := asyncio.all_tasks(loop):
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.wait(left))
-    loop.close()
-
-
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_the_loop_that_serves_may_end_first(
     desk: Desk, own_loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, when: str
@@ -230,12 +210,21 @@ def test_the_loop_that_serves_may_end_first(
     assert (record.status, [attempt.error for attempt in record.attempts]) == ("queued", [STOPPED])
 
 
-def test_a_second_lifespan_changes_nothing_and_one_after_the_end_is_refused(desk: Desk) -> None:
+def test_a_second_lifespan_changes_nothing(desk: Desk) -> None:
     endpoint = desk.add(lambda: "served", path="/f")
     desk.start()
 
     asyncio.run(start(desk.engine))
     assert desk.deliver(endpoint).body == b'"served"'
+
+
+def test_a_lifespan_after_the_end_of_the_loop_is_refused(desk: Desk, own_loop: asyncio.AbstractEventLoop) -> None:
+    engine = desk.engine = Engine(desk.endpoints, DeliveryLog(desk.folder), 10, str)
+    asyncio.run_coroutine_threadsafe(start(engine), own_loop).result(WAIT)
+    own_loop.call_soon_threadsafe(own_loop.stop)
+    wait_until(lambda: not own_loop.is_running())
+    with pytest.raises(RuntimeError, match="has ended"):
+        asyncio.run(start(engine))
 
 
 def test_a_timed_out_handler_that_still_runs_is_told_to_whoever_ends_the_process(desk: Desk) -> None:
@@ -275,7 +264,7 @@ def test_two_threads_may_stop_it(desk: Desk) -> None:
 
 def test_a_replay_on_a_slow_disk_runs_when_the_disk_answers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = desk.add(lambda: None, path="/f")
-    first = desk.start().deliver(endpoint).body.decode()
+    id = desk.start().record(endpoint)
     gate = threading.Event()
     add_replay = DeliveryLog.add_replay
 
@@ -285,7 +274,6 @@ def test_a_replay_on_a_slow_disk_runs_when_the_disk_answers(desk: Desk, monkeypa
 
     monkeypatch.setattr(DeliveryLog, "add_replay", slowly)
     monkeypatch.setattr("webhooks.deliveries.engine.STUCK_AFTER", 0.05)
-    id = first.split('"')[3]
     with pytest.raises(NotTaken, match="does not answer"):
         desk.engine.replay(id)
     gate.set()
@@ -294,7 +282,7 @@ def test_a_replay_on_a_slow_disk_runs_when_the_disk_answers(desk: Desk, monkeypa
 
 def test_a_replay_against_the_stop_is_refused_or_waits_for_the_next_start(desk: Desk) -> None:
     endpoint = desk.add(lambda: None, path="/f")
-    id = desk.start().deliver(endpoint).body.decode().split('"')[3]
+    id = desk.start().record(endpoint)
     engine, replays = desk.engine, []
 
     def replay() -> None:
