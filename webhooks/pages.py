@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import html
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import gradio as gr
 
-from .console import WEBHOOK_SETTINGS
+from .console import WEBHOOK_SETTINGS, curl
 from .endpoints import Endpoint
 from .settings import Settings
 
 TOKEN_SETTINGS = "https://huggingface.co/settings/tokens"
-
-EXAMPLE_PAYLOAD = """{
-  "event": {"action": "update", "scope": "repo.content"},
-  "repo": {"type": "dataset", "name": "username/my-dataset", "id": "1", "private": false,
-           "url": {"web": "https://huggingface.co/datasets/username/my-dataset"}, "owner": {"id": "2"}},
-  "updatedRefs": [{"ref": "refs/heads/main", "oldSha": null, "newSha": "575db8b7"}],
-  "webhook": {"id": "3", "version": 3}
-}"""
 
 CSS = """
 .webhooks-card { background: var(--block-background-fill); }
@@ -138,20 +129,9 @@ def _link(url: str, text: str) -> str:
     return f'<a href="{html.escape(url)}" target="_blank" rel="noopener">{html.escape(text)}</a>'
 
 
-def curl(url: str, settings: Settings) -> str:
-    """Write the command that posts an example payload to an endpoint. It names the secret, and never shows it."""
-    # Read from a file that the shell makes up, the secret is in no process list.
-    header = '-H @<(echo "X-Webhook-Secret: $WEBHOOK_SECRET")'
-    secret = f"  {header} \\\n" if settings.secrets or settings.closed else ""
-    first = "# In bash or zsh, after: export WEBHOOK_SECRET=...\n" if secret else ""
-    return (
-        f"{first}curl -X POST {shlex.quote(url)} \\\n"
-        f'  -H "Content-Type: application/json" \\\n{secret}'
-        f"  -d {shlex.quote(EXAMPLE_PAYLOAD)}"
-    )
-
-
-def landing_page(endpoints: Sequence[Endpoint], settings: Settings, base_url: Callable[[], str]) -> gr.Blocks:
+def landing_page(
+    endpoints: Sequence[Endpoint], settings: Settings, base_url: Callable[[], str], *, has_desk: bool = True
+) -> gr.Blocks:
     """Build the page.
 
     Args:

@@ -34,11 +34,11 @@ from support.hub import Hub, object_id
 from support.payloads import load
 from support.processes import Process, Start
 from support.tls import TlsFront
+from webhooks.desk.page import Desk
 
 import webhooks.desk.access
 from webhooks import SetupError, read_settings
 from webhooks.desk.access import PAGE, SESSION, Access, from_own_page, owns, signed_in, slim
-from webhooks.desk.page import Desk
 from webhooks.endpoints import Endpoint
 from webhooks.settings import Settings
 

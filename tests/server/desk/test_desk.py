@@ -15,16 +15,16 @@ from urllib.parse import parse_qs, urlsplit
 import gradio
 import httpx
 import pytest
+import webhooks.desk.page
 from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect
 from support.browsers import CONTRASTS, LOOKS, SCREENSHOTS
 from support.payloads import load
 from support.processes import Process, Start
+from webhooks.desk.page import LIVE, View
 
-import webhooks.desk.page
 from webhooks import Delivery, read_settings
 from webhooks.deliveries.log import DATABASE, DeliveryLog
 from webhooks.desk.access import Access
-from webhooks.desk.page import LIVE, View
 from webhooks.desk.queries import PAGE
 from webhooks.endpoints import Endpoint
 from webhooks.payload import parse_payload
