@@ -95,6 +95,7 @@ class WebhooksServer:
         self._folder = self._log_path = Path()
         self._ui = ui
         self._ui_is_ours = False
+        self._fill: Callable[[str], None] = lambda url: None
         self._job_watch: JobWatch | None = None
         self._desk = self._owners_desk() if HAS_DESK else None
         self.fastapi_app: FastAPI | None = None
@@ -302,23 +303,31 @@ class WebhooksServer:
         return not self._endpoints.keys().isdisjoint(other._endpoints)
 
     def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
-        from .pages import CSS, THEME
+        from .pages import CSS, THEME, arrivals
 
+        routes = []
         if self._ui is None or self._ui_is_ours:
             self._ui, self._ui_is_ours = self._pages(), True
             # Nothing on our pages takes a file, so a stranger cannot fill the disk that the log needs.
             ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
+            routes = [arrivals(lambda: receiver.engine.health()[1], lambda: self._log_path)]
             options = {**ours, **options, "css": "\n".join([CSS, options.get("css") or ""])}
         if self._settings.on_space or watches_script():
             self._edits.show(self._ui, self._pages if self._ui_is_ours else None)
         self._serving = Serving(self._ui, receiver, self.close)
         middleware = [self._desk.middleware()] if self._desk else []
-        return self._serving.launch(options, [], middleware, self._folder)
+        app = self._serving.launch(options, routes, middleware, self._folder)
+        if self._ui_is_ours:
+            self._fill(self._url)
+        return app
 
     def _pages(self) -> gr.Blocks:
         from .pages import landing_page
 
-        return landing_page(list(self._endpoints.values()), self._settings, lambda: self._url, has_desk=HAS_DESK)
+        page, self._fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DESK)
+        if self._serving:
+            self._fill(self._url)
+        return page
 
     def _owners_desk(self) -> Desk:
         from .desk.access import Access
