@@ -26,7 +26,6 @@ OUTCOMES = {
     "failed": "status = 'failed'",
     "waiting": "status IN ('queued', 'running', 'scheduled')",
 }
-_OUTCOME = f"CASE {' '.join(f'WHEN {condition} THEN {name!r}' for name, condition in OUTCOMES.items())} END"
 _BY_INDEX = "FROM deliveries INDEXED BY overview"  # else SQLite reads the bodies along with what it looks for
 
 
@@ -46,6 +45,7 @@ class Filter:
     status: str | None = None
     outcome: str | None = None
     q: str | None = None
+    failures: str | None = None  # JSON: the numbers of those of which an error has `q` in it; see `searched`
 
     def where(self, *more: tuple[str, Sequence[Any]]) -> tuple[str, list[Any]]:
         """Write the condition, and the values in it."""
@@ -56,23 +56,33 @@ class Filter:
                 values.append(value)
         if self.outcome is not None:
             conditions.append(OUTCOMES[self.outcome])
-        for condition, given in (*more, *_search(self.q)):
+        for condition, given in (*more, *self._search()):
             conditions.append(condition)
             values += given
         return " AND ".join(conditions) or "true", values
 
+    def _search(self) -> list[tuple[str, Sequence[Any]]]:
+        if self.q is None:
+            return []
+        found = "repo LIKE ? ESCAPE '|' OR number IN (SELECT value FROM json_each(?))"
+        values: list[Any] = [_part(self.q), self.failures or "[]"]
+        if re.fullmatch("[0-7][0-9a-f]{3,15}", self.q):
+            found += " OR number BETWEEN ? AND ?"
+            values += [int(self.q.ljust(16, digit), 16) for digit in "0f"]
+        return [(f"({found})", values)]
 
-def _search(q: str | None) -> list[tuple[str, Sequence[Any]]]:
-    if not q:
-        return []
+
+def _part(q: str) -> str:
     literal = re.sub("([%_|])", r"|\1", q)
-    part = f"%{literal}%"
-    found = "repo LIKE ? ESCAPE '|' OR number IN (SELECT delivery FROM attempts WHERE error LIKE ? ESCAPE '|')"
-    values: list[Any] = [part, part]
-    if re.fullmatch("[0-7][0-9a-f]{3,15}", q):
-        found += " OR number BETWEEN ? AND ?"
-        values += [int(q.ljust(16, digit), 16) for digit in "0f"]
-    return [(f"({found})", values)]
+    return f"%{literal}%"
+
+
+def searched(database: sqlite3.Connection, wanted: Filter) -> Filter:
+    """Search the errors, once for all that is asked of a filter: no index has them."""
+    if wanted.q is None:
+        return wanted
+    query = "SELECT json_group_array(delivery) FROM attempts WHERE error LIKE ? ESCAPE '|'"
+    return replace(wanted, failures=database.execute(query, (_part(wanted.q),)).fetchone()[0])
 
 
 @dataclass(frozen=True)
@@ -163,8 +173,20 @@ def _row(values: dict[str, Any], errors: Mapping[int, str], jobs: Mapping[int, S
 def counts(database: sqlite3.Connection, wanted: Filter) -> Counter[str]:
     """Count what the filter would show of each outcome."""
     where, values = replace(wanted, outcome=None).where()
-    query = f"SELECT {_OUTCOME}, count(*) {_BY_INDEX} WHERE {where} GROUP BY 1"
-    return Counter(dict(database.execute(query, values).fetchall()))
+    query = f"SELECT status, skipped, count(*) {_BY_INDEX} WHERE {where} GROUP BY status, skipped"  # as the index is
+    found: Counter[str] = Counter()
+    for status, skipped, count in database.execute(query, values):
+        found[outcome_of(status, skipped)] += count
+    return found
+
+
+def outcome_of(status: str, skipped: bool) -> str:
+    """Return the one of `OUTCOMES` whose condition is true."""
+    if status in UNFINISHED:
+        return "waiting"
+    if status == "failed":
+        return "failed"
+    return "skipped" if skipped or status == "superseded" else "done"
 
 
 def choices(database: sqlite3.Connection) -> dict[str, list[str]]:
@@ -180,10 +202,14 @@ def per_hour(database: sqlite3.Connection, now: float | None = None) -> dict[dat
     """Count the deliveries of the last 24 hours of the clock by their outcome, hour by hour."""
     last = int((time.time_ns() if now is None else now * 10**9) // HOUR)
     hours = range(last - 23, last + 1)
-    query = f"SELECT number / {HOUR}, {_OUTCOME}, count(*) {_BY_INDEX} WHERE number >= ? GROUP BY 1, 2"
+    # All of a status in one row, for Python's lock is let go and taken again for each.
+    numbers = (
+        f"SELECT status, skipped, json_group_array(number) {_BY_INDEX} WHERE number >= ? GROUP BY status, skipped"
+    )
     counted: dict[int, Counter[str]] = {hour: Counter() for hour in hours}
-    for hour, outcome, count in database.execute(query, (hours[0] * HOUR,)):
-        counted[min(hour, last)][outcome] += count
+    for status, skipped, found in database.execute(numbers, (hours[0] * HOUR,)):
+        for hour, count in Counter(arrived // HOUR for arrived in json.loads(found)).items():
+            counted[min(hour, last)][outcome_of(status, skipped)] += count
     return {_utc(hour * 3600): counts for hour, counts in counted.items()}
 
 
@@ -197,7 +223,8 @@ def to_replay(database: sqlite3.Connection, wanted: Filter, until: str, besides:
         until: the id of the newest one that whoever asks has seen.
         besides: those that are about to be replayed.
     """
-    where, values = replace(wanted, outcome="failed").where(("number <= ?", [number(until)]))
+    wanted = replace(searched(database, wanted), outcome="failed")
+    where, values = wanted.where(("number <= ?", [number(until)]))
     failed = {row[0] for row in database.execute(f"SELECT number {_BY_INDEX} WHERE {where}", values)}
     replays = database.execute("SELECT number, replay_of, status FROM deliveries WHERE replay_of IS NOT NULL")
     needless = {number(id) for id in besides}

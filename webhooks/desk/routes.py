@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ from .test_event import TestEventPage
 
 HERE = Path(__file__).parent
 MAX_LOOKED_AT = 10  # Jobs of a page whose stage the Hub is asked for at once
+SUMS_ARE_NEW = 5.0  # seconds
 NEWEST = "7fffffffffffffff"  # after every id
 _THEMES = ("light", "dark")  # that Gradio's switch knows
 
@@ -67,6 +70,7 @@ class Desk:
     public_url: Callable[[], str]
 
     def __post_init__(self) -> None:
+        self._sums: tuple[float, dict[str, Any]] = (-math.inf, {})
         self.replays = Replays(self.replay, self.has_room)
         self._templates = Jinja2Templates(HERE / "templates")
         environment = self._templates.env
@@ -114,11 +118,11 @@ class Desk:
 
         def look() -> dict[str, Any]:
             with history.reading(self.log()) as database:
+                searched = queries.searched(database, wanted)
                 return {
-                    "page": queries.page(database, wanted, **place),
-                    "counts": queries.counts(database, wanted),
-                    "hours": queries.per_hour(database),
-                    "choices": queries.choices(database),
+                    "page": queries.page(database, searched, **place),
+                    "counts": queries.counts(database, searched),
+                    **self._sum_up(database),
                 }
 
         try:
@@ -136,6 +140,14 @@ class Desk:
             paths=sorted({*self.endpoints, *found["choices"]["endpoint"]}),
             endpoints=self.endpoints,
         )
+
+    def _sum_up(self, database: Any) -> dict[str, Any]:
+        """Return what is said of all deliveries, a few seconds old: it costs more than a page of the list."""
+        at, sums = self._sums
+        if time.monotonic() - at > SUMS_ARE_NEW:
+            sums = {"hours": queries.per_hour(database), "choices": queries.choices(database)}
+            self._sums = time.monotonic(), sums
+        return sums
 
     async def ask_to_replay_all(self, request: Request) -> Response:
         wanted = filter_of(request.query_params)
