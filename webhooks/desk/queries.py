@@ -123,18 +123,18 @@ def page(database: sqlite3.Connection, wanted: Filter, before: str | None = None
         KeyError: this is no id of a delivery.
     """
     if after is not None:
-        newer = _numbers(database, wanted, ("number > ?", [number(after)]), "ASC")
+        newer = _numbers(database, wanted, ("number > ?", [number(after)]), "ASC", PAGE + 1)
         if len(newer) > PAGE:  # else the first page is a full one
             return Page(_rows(database, newer[:PAGE]), has_newer=True, has_older=True)
     limit = ("number < ?", [number(before)]) if before is not None else ("true", [])
-    older = _numbers(database, wanted, limit, "DESC")
+    older = _numbers(database, wanted, limit, "DESC", PAGE + 1)
     newest = older[0] if older else number(before or f"{0:016x}") - 1
     has_newer = before is not None and bool(_numbers(database, wanted, ("number > ?", [newest]), "ASC", 1))
     return Page(_rows(database, older[:PAGE]), has_newer, has_older=len(older) > PAGE)
 
 
 def _numbers(
-    database: sqlite3.Connection, wanted: Filter, limit: tuple[str, Sequence[Any]], order: str, count: int = PAGE + 1
+    database: sqlite3.Connection, wanted: Filter, limit: tuple[str, Sequence[Any]], order: str, count: int
 ) -> list[int]:
     """Find the numbers of so many deliveries, in this order."""
     where, values = wanted.where(limit)

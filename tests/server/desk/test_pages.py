@@ -265,7 +265,7 @@ def test_the_address_can_be_copied_with_the_keyboard_alone(browser: Browser, lap
         while "Copy" not in reached and len(reached) < 10:
             page.keyboard.press("Tab")
             reached.append(page.evaluate("document.activeElement.ariaLabel || document.activeElement.innerText"))
-        assert reached[:3] == ["Home", "Deliveries", "Add a webhook"]
+        assert reached[:2] == ["Deliveries", "Add a webhook"]
         assert reached[-1] == "Copy"
         page.keyboard.press("Enter")
         wait_for_clipboard(page, laptop.url + TRAIN)
