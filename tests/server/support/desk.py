@@ -89,6 +89,15 @@ class Office:
         return visitor.with_cookie(answer)
 
 
+def delivery_page(log: Path, id: str) -> str:
+    """The page of a delivery, made from somebody else's log."""
+    office = Office()
+    office.desk.log = lambda: log
+    answer = office.owner().get(f"/{id}")
+    assert answer.status == 200
+    return answer.body.decode()
+
+
 class Client:
     """Somebody with a browser: sends what a browser sends from the server's own page."""
 
