@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import html
-import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
 
 import gradio as gr
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from .console import WEBHOOK_SETTINGS
+from .console import WEBHOOK_SETTINGS, curl
+from .deliveries.history import reading
 from .endpoints import Endpoint
 from .settings import Settings
 
 TOKEN_SETTINGS = "https://huggingface.co/settings/tokens"
-
-EXAMPLE_PAYLOAD = """{
-  "event": {"action": "update", "scope": "repo.content"},
-  "repo": {"type": "dataset", "name": "username/my-dataset", "id": "1", "private": false,
-           "url": {"web": "https://huggingface.co/datasets/username/my-dataset"}, "owner": {"id": "2"}},
-  "updatedRefs": [{"ref": "refs/heads/main", "oldSha": null, "newSha": "575db8b7"}],
-  "webhook": {"id": "3", "version": 3}
-}"""
 
 CSS = """
 .webhooks-card { background: var(--block-background-fill); }
@@ -40,6 +38,10 @@ CSS = """
 .webhooks-state.warn { background: #f59e0b2b; color: #92400e; }
 .dark .webhooks-state.good { color: #4ade80; }
 .dark .webhooks-state.warn { color: #fbbf24; }
+.webhooks-arrivals { display: flex; flex-wrap: wrap; gap: .4rem 1rem; align-items: center; min-height: 2.5rem; }
+.webhooks-arrivals a.webhooks-button { padding: .4rem 1.1rem !important; border-radius: var(--button-large-radius);
+  font-weight: 700; text-decoration: none; background: var(--button-secondary-background-fill);
+  color: var(--button-secondary-text-color); }
 .webhooks-steps { list-style: none; margin: 0 !important; padding: .3rem .8rem !important;
   background: var(--block-background-fill);
   border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); }
@@ -52,6 +54,20 @@ CSS = """
   text-align: center; font-size: .85rem; font-weight: 700; background: var(--border-color-primary); }
 .webhooks-steps .done .mark { background: #16a34a1f; color: #166534; }
 .dark .webhooks-steps .done .mark { color: #4ade80; }
+"""
+
+
+# Says what has arrived, and hands on the colours that were chosen with Gradio's own switch.
+JS = """
+const said = element.querySelector(".webhooks-arrivals span");
+const link = element.querySelector("a");
+const theme = new URLSearchParams(location.search).get("__theme");
+if (link && theme) link.search = new URLSearchParams({ __theme: theme });
+fetch("arrivals").then(answer => answer.json()).then(({ count, last }) => {
+  if (!last) return;
+  const when = new Date(last).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  said.textContent = `${count} ${count === 1 ? "event has" : "events have"} arrived, the last one on ${when}.`;
+}).catch(() => {});
 """
 
 
@@ -71,9 +87,9 @@ class Step:
     text: str
 
 
-def setup_steps(settings: Settings) -> list[Step]:
+def setup_steps(settings: Settings, has_desk: bool = True) -> list[Step]:
     """List what this server needs before the Hub's events do real work, done or not."""
-    steps = [_secret_step(settings), _token_step(settings), _register_step(settings)]
+    steps = [_secret_step(settings), _token_step(settings), _register_step(settings, has_desk)]
     return [*steps, _storage_step(settings)] if settings.on_space else steps
 
 
@@ -106,12 +122,11 @@ def _token_step(settings: Settings) -> Step:
     )
 
 
-def _register_step(settings: Settings) -> Step:
+def _register_step(settings: Settings, has_desk: bool) -> Step:
     secret = " and the same secret" if settings.secrets else ""
-    text = (
-        f"{_link(WEBHOOK_SETTINGS, 'Add a webhook')} with an address from below{secret}, and what it should watch. "
-        "The page Deliveries can do it for you."
-    )
+    text = f"{_link(WEBHOOK_SETTINGS, 'Add a webhook')} with an address from below{secret}, and what it should watch."
+    if has_desk:
+        text += " The page Deliveries can do it for you."
     return Step(False, "Tell the Hub where to call", text)
 
 
@@ -138,32 +153,22 @@ def _link(url: str, text: str) -> str:
     return f'<a href="{html.escape(url)}" target="_blank" rel="noopener">{html.escape(text)}</a>'
 
 
-def curl(url: str, settings: Settings) -> str:
-    """Write the command that posts an example payload to an endpoint. It names the secret, and never shows it."""
-    # Read from a file that the shell makes up, the secret is in no process list.
-    header = '-H @<(echo "X-Webhook-Secret: $WEBHOOK_SECRET")'
-    secret = f"  {header} \\\n" if settings.secrets or settings.closed else ""
-    first = "# In bash or zsh, after: export WEBHOOK_SECRET=...\n" if secret else ""
-    return (
-        f"{first}curl -X POST {shlex.quote(url)} \\\n"
-        f'  -H "Content-Type: application/json" \\\n{secret}'
-        f"  -d {shlex.quote(EXAMPLE_PAYLOAD)}"
-    )
+Fill = Callable[[str], None]
 
 
-def landing_page(endpoints: Sequence[Endpoint], settings: Settings, base_url: Callable[[], str]) -> gr.Blocks:
-    """Build the page.
+def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_desk: bool) -> tuple[gr.Blocks, Fill]:
+    """Build the page, without one function that a visitor could call.
 
-    Args:
-        base_url: gives the address that the Hub can reach; asked when the page is opened, since the share
-            link exists only after the launch.
+    Returns:
+        The page, and what writes the address that the Hub can reach into it: that is known once it is launched.
     """
     page: gr.Blocks
     with gr.Blocks(title="Webhooks") as page:
         gr.HTML(_head(settings), elem_classes=["webhooks-card", "webhooks-bare"])
-        gr.HTML(_steps(setup_steps(settings)), elem_classes=["webhooks-card", "webhooks-bare"])
+        gr.HTML(_arrivals(settings, has_desk), js_on_load=JS, elem_classes=["webhooks-card", "webhooks-bare"])
+        gr.HTML(_steps(setup_steps(settings, has_desk)), elem_classes=["webhooks-card", "webhooks-bare"])
         gr.Markdown("## Endpoints")
-        addresses: list[gr.Textbox | gr.Code] = []
+        shown: list[tuple[str, gr.Textbox, gr.Code]] = []
         for endpoint in endpoints:
             with gr.Group():
                 gr.HTML(_endpoint(endpoint), padding=True, elem_classes="webhooks-card")
@@ -179,14 +184,36 @@ def landing_page(endpoints: Sequence[Endpoint], settings: Settings, base_url: Ca
                         buttons=["copy"],
                         show_line_numbers=False,
                     )
-            addresses += [address, command]
+            shown.append((endpoint.path, address, command))
 
-        def fill() -> list[str]:
-            urls = [base_url() + endpoint.path for endpoint in endpoints]
-            return [text for url in urls for text in (url, curl(url, settings))]
+    def fill(base_url: str) -> None:
+        for path, address, command in shown:
+            address.value, command.value = base_url + path, curl(base_url + path, settings)
+        page.config = page.get_config_file()  # what Gradio sends to whoever opens the page
 
-        page.load(fill, outputs=addresses, show_progress="hidden", api_visibility="private")
-    return page
+    fill(settings.public_url or "")
+    return page, fill
+
+
+def arrivals(counts: Callable[[], Mapping[str, int]], log: Callable[[], Path]) -> Route:
+    """Make the route that tells the page whether events arrive: how many there are, and when the last one came."""
+
+    def last_at() -> str | None:
+        with reading(log()) as database:
+            at = database.execute("SELECT received_at FROM deliveries ORDER BY number DESC LIMIT 1").fetchone()
+        return datetime.fromtimestamp(at[0], timezone.utc).isoformat() if at else None
+
+    async def answer(_: Request) -> Response:
+        told = {"count": sum(counts().values()), "last": await run_in_threadpool(last_at)}
+        return JSONResponse(told, headers={"Cache-Control": "no-store"})
+
+    return Route("/arrivals", answer)
+
+
+def _arrivals(settings: Settings, has_desk: bool) -> str:
+    where = ' target="_blank"' if settings.on_space else ""  # the Hub's frame keeps no session
+    link = f'<a class="webhooks-button" href="deliveries"{where}>Deliveries</a>' if has_desk else ""
+    return f'<div class="webhooks-arrivals">{link}<span role="status"></span></div>'
 
 
 def _head(settings: Settings) -> str:

@@ -9,13 +9,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
-from urllib.parse import urlsplit
 
 from . import console
 from .autostart import at_prompt
 from .deliveries.engine import Engine
 from .deliveries.log import DeliveryLog
-from .delivery import StartedJob
+from .delivery import UNFINISHED, StartedJob
 from .endpoints import Endpoint
 from .receiver import Receiver
 from .reloading import Edits, is_reloading, script_runs_again, watches_script
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
 
-    from .desk.access import Access
+    from .desk.routes import Desk
     from .jobs import JobWatch
     from .watched import ToWatch, Watched
 
@@ -98,9 +97,9 @@ class WebhooksServer:
         self._folder = self._log_path = Path()
         self._ui = ui
         self._ui_is_ours = False
-        self._has_desk = False
+        self._fill: Callable[[str], None] = lambda url: None
         self._job_watch: JobWatch | None = None
-        self._access = self._owners_access() if HAS_DESK else None
+        self._desk = self._owners_desk() if HAS_DESK else None
         self.fastapi_app: FastAPI | None = None
         self.call_off_autostart: Callable[[], None] = lambda: None
 
@@ -220,7 +219,7 @@ class WebhooksServer:
                     self._start(gradio_launch_kwargs)
             serving = self._serving
             assert serving
-            link = self._access.link(self._url) if self._access else None
+            link = self._desk.access.link(self._url) if self._desk else None
             summary = console.summary(self._settings, self._endpoints, self._folder, self._local_url, self._url, link)
             # At once, or what a handler prints comes before the end of the line.
             print(f"{summary}\n", end="", flush=True)
@@ -257,6 +256,8 @@ class WebhooksServer:
         with self._lifecycle:
             if self._engine is None:
                 return True
+            if self._desk:
+                self._desk.replays.end()
             all_ended = self._engine.stop(grace)
             if self._serving:
                 self._serving.close()
@@ -321,59 +322,55 @@ class WebhooksServer:
         return not self._endpoints.keys().isdisjoint(other._endpoints)
 
     def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
-        from .pages import CSS, THEME
+        from .pages import CSS, THEME, arrivals
 
+        routes = []
         if self._ui is None or self._ui_is_ours:
             self._ui, self._ui_is_ours = self._pages(), True
             # Nothing on our pages takes a file, so a stranger cannot fill the disk that the log needs.
             ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
-            options = {**ours, **options}
-        elif not self._has_desk:
-            self._add_desk(self._ui)
-            self._has_desk = True
-        options["css"] = "\n".join([CSS, self._desk_css(), options.get("css") or ""])
+            routes = [arrivals(lambda: receiver.engine.health()[1], lambda: self._log_path)]
+            options = {**ours, **options, "css": "\n".join([CSS, options.get("css") or ""])}
         if self._settings.on_space or watches_script():
             self._edits.show(self._ui, self._pages if self._ui_is_ours else None)
         self._serving = Serving(self._ui, receiver, self.close)
-        access = self._access
-        routes, middleware = ([access.route()], access.middleware()) if access else ([], [])
-        return self._serving.launch(options, routes, middleware, self._folder)
+        middleware = [self._desk.middleware()] if self._desk else []
+        app = self._serving.launch(options, routes, middleware, self._folder)
+        if self._ui_is_ours:
+            self._fill(self._url)
+        return app
 
     def _pages(self) -> gr.Blocks:
         from .pages import landing_page
 
-        pages = landing_page(list(self._endpoints.values()), self._settings, lambda: self._url)
-        self._add_desk(pages)
-        return pages
+        page, self._fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DESK)
+        if self._serving:
+            self._fill(self._url)
+        return page
 
-    def _add_desk(self, ui: gr.Blocks) -> None:
-        if not HAS_DESK:
-            return
-        from .desk.page import Desk
+    def _owners_desk(self) -> Desk:
+        from .desk.access import Access
+        from .desk.routes import Desk
 
-        assert self._access
-        Desk(
+        access = Access(self._settings, lambda: self._url)
+        return Desk(
             self._settings,
             self._endpoints,
-            self._access,
-            self._log_path,
-            self.replay,
-            self._look_at_jobs,
-            lambda: self._local_url,
-            lambda: self._url,
-        ).add_to(ui)
+            access,
+            log=lambda: self._log_path,
+            replay=self.replay,
+            has_room=self._has_room,
+            look_at_jobs=self._look_at_jobs,
+            local_url=lambda: self._local_url,
+            public_url=lambda: self._url,
+        )
 
-    def _owners_access(self) -> Access:
-        from .desk.access import Access
-
-        return Access(self._settings, lambda: [*self._settings.space_hosts, urlsplit(self._url).netloc])
-
-    def _desk_css(self) -> str:
-        if not HAS_DESK:
-            return ""
-        from .desk.views import CSS
-
-        return CSS
+    def _has_room(self) -> bool:
+        """Tell whether many replays may go on: half of the room is for the Hub, which does not send again."""
+        if self._engine is None:
+            return False
+        takes, counts = self._engine.health()
+        return takes and sum(counts[status] for status in UNFINISHED) < self._max_pending / 2
 
     # Edits while the server runs
 
@@ -391,8 +388,6 @@ class WebhooksServer:
             former._endpoints[path] = endpoint
             if old is None or not endpoint.is_like(old):
                 former._edits.tell(path, "has changed" if old else "is new")
-        if self._ui is not None:
-            former._add_desk(self._ui)
         if self._like() != former._like():
             logger.warning("WebhooksServer(...) or a setting of the server has changed. %s", RESTART)
         self.__dict__ = former.__dict__  # so that the script's server is the one that runs

@@ -187,8 +187,7 @@ class Settings(BaseModel):
     def oauth(self) -> bool:
         """Whether people can sign in with Hugging Face.
 
-        Outside a Space Gradio plays it: it signs everybody in as the machine's own account, with a cookie that anyone
-        can make (gradio 6.31, `oauth.py`). So all that a Space has must be there.
+        All that a Space has must be there: the provider answers to nobody else.
         """
         given = (self.oauth_client_id, self.oauth_client_secret, self.oauth_scopes, self.openid_provider_url)
         return self.system == "spaces" and self.on_space and None not in given

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.fixtures import browser, chromium, prunes_at_once, run, serve, start
@@ -11,7 +10,6 @@ from support.processes import is_setting
 __all__ = ["browser", "chromium", "prunes_at_once", "run", "serve", "start"]
 
 
-HERE = Path(__file__).parent
 STARTS_SOMETHING = {"run", "start", "browser"}
 
 
@@ -20,11 +18,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if STARTS_SOMETHING.intersection(getattr(item, "fixturenames", ())) and not item.get_closest_marker("quick"):
             item.add_marker("long")
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave the pages' tests alone in a quick run: to import them alone takes seconds, since they import Gradio."""
-    return True if collection_path == HERE / "desk" and config.option.markexpr == "not long" else None
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -49,11 +49,12 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Record:
-    """A delivery as the log has it."""
+    """A delivery as the log has it; it is due when it waits for a time."""
 
     delivery: Delivery
     status: str
     failures: int
+    due_at: datetime | None
     attempts: tuple[Attempt, ...]
     superseded_by: str | None
     answer_status: int | None
@@ -97,6 +98,7 @@ def find(database: sqlite3.Connection, id: str) -> Record:
         ),
         status=row["status"],
         failures=row["failures"],
+        due_at=None if row["due_at"] is None else _utc(row["due_at"]),
         attempts=tuple(attempts),
         superseded_by=_id(row["superseded_by"]),
         answer_status=row["answer_status"],

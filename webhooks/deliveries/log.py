@@ -21,7 +21,7 @@ from .history import INTERRUPTED, STOPPED, Record, find, number
 DATABASE = "deliveries.db"
 MAX_INTERRUPTIONS = 5  # times that the process may end during a delivery's attempts
 
-_VERSION = 4  # of the schema: another one is moved aside
+_VERSION = 5  # of the schema: another one is moved aside
 _SCHEMA = """
 CREATE TABLE deliveries (
     number        INTEGER PRIMARY KEY,  -- the id as a number
@@ -42,12 +42,14 @@ CREATE TABLE deliveries (
     started_at    REAL,                 -- when the attempt began that runs, or that succeeded
     finished_at   REAL,
     answer_status INTEGER,
+    skipped       INTEGER NOT NULL DEFAULT 0,  -- 1 if the handler answered {"skipped": reason}
     query         BLOB NOT NULL,
     headers       TEXT NOT NULL,        -- JSON: [[name, value], ...]; the value of a credential is null
     answer        BLOB,
     body          BLOB NOT NULL
 );
-CREATE INDEX overview ON deliveries (status, endpoint, repo, received_at);
+-- All that the owner's list can be filtered by, so that it is read without the bodies.
+CREATE INDEX overview ON deliveries (status, skipped, endpoint, repo, event);
 CREATE INDEX bursts ON deliveries (subject) WHERE status = 'scheduled' AND subject IS NOT NULL;
 CREATE INDEX replays ON deliveries (replay_of) WHERE replay_of IS NOT NULL;
 CREATE INDEX superseded ON deliveries (superseded_by) WHERE superseded_by IS NOT NULL;
@@ -70,10 +72,12 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_by_delivery ON jobs (delivery);
 """
 
+_SKIPPED = b'{"skipped":'
 _ADD = "INSERT INTO deliveries ({columns}) VALUES {rows}"
 _FINISH = (
     "WITH finished ({columns}) AS (VALUES {rows}) UPDATE deliveries SET status = finished.status, due_at = NULL, "
-    "finished_at = finished.finished_at, answer_status = finished.answer_status, answer = finished.answer "
+    "finished_at = finished.finished_at, answer_status = finished.answer_status, skipped = finished.skipped, "
+    "answer = finished.answer "
     "FROM finished WHERE deliveries.number = finished.number"
 )
 
@@ -257,6 +261,7 @@ class DeliveryLog:
             "status": status,
             "finished_at": time.time(),
             "answer_status": answer_status,
+            "skipped": int(status == "succeeded" and answer.startswith(_SKIPPED)),
             "answer": answer,
         }
         self._database.put(_FINISH, columns)

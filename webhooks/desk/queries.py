@@ -1,34 +1,110 @@
-"""What the owner's page asks the delivery log, on a connection of its own."""
+"""What the owner's pages ask the delivery log, on a connection of their own."""
 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from typing import Any
 
 from ..deliveries.history import number
-from ..delivery import StartedJob
+from ..delivery import FINISHED, UNFINISHED, StartedJob
 
 PAGE = 50  # deliveries on a page of the list
-MAX_REPOS = 1000  # repositories to choose from
+MAX_CHOICES = 200  # repositories, events or endpoints to choose from
+HOUR = 3600 * 10**9  # in the unit of a delivery's number: nanoseconds since 1970
+
+STATUSES = (*UNFINISHED, *FINISHED)
+OUTCOMES = {
+    "done": "status = 'succeeded' AND NOT skipped",
+    "skipped": "(status = 'superseded' OR status = 'succeeded' AND skipped)",
+    "failed": "status = 'failed'",
+    "waiting": "status IN ('queued', 'running', 'scheduled')",
+}
+_BY_INDEX = "FROM deliveries INDEXED BY overview"  # else SQLite reads the bodies along with what it looks for
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which deliveries are looked for; `None` is any.
+
+    Attributes:
+        repo: as the log writes it, `dataset/username/my-dataset`.
+        outcome: one of `OUTCOMES`.
+        q: the beginning of an id, or a part of a repository's name or of an error.
+    """
+
+    endpoint: str | None = None
+    repo: str | None = None
+    event: str | None = None
+    status: str | None = None
+    outcome: str | None = None
+    q: str | None = None
+    failures: str | None = None  # JSON: the numbers of those of which an error has `q` in it; see `searched`
+
+    def where(self, *more: tuple[str, Sequence[Any]]) -> tuple[str, list[Any]]:
+        """Write the condition, and the values in it."""
+        conditions, values = [], []
+        for column in ("endpoint", "repo", "event", "status"):
+            if (value := getattr(self, column)) is not None:
+                conditions.append(f"{column} = ?")
+                values.append(value)
+        if self.outcome is not None:
+            conditions.append(OUTCOMES[self.outcome])
+        for condition, given in (*more, *self._search()):
+            conditions.append(condition)
+            values += given
+        return " AND ".join(conditions) or "true", values
+
+    def _search(self) -> list[tuple[str, Sequence[Any]]]:
+        if self.q is None:
+            return []
+        found = "repo LIKE ? ESCAPE '|' OR number IN (SELECT value FROM json_each(?))"
+        values: list[Any] = [_part(self.q), self.failures or "[]"]
+        if re.fullmatch("[0-7][0-9a-f]{3,15}", self.q):
+            found += " OR number BETWEEN ? AND ?"
+            values += [int(self.q.ljust(16, digit), 16) for digit in "0f"]
+        return [(f"({found})", values)]
+
+
+def _part(q: str) -> str:
+    literal = re.sub("([%_|])", r"|\1", q)
+    return f"%{literal}%"
+
+
+def searched(database: sqlite3.Connection, wanted: Filter) -> Filter:
+    """Search the errors, once for all that is asked of a filter: no index has them."""
+    if wanted.q is None:
+        return wanted
+    query = "SELECT json_group_array(delivery) FROM attempts WHERE error LIKE ? ESCAPE '|'"
+    return replace(wanted, failures=database.execute(query, (_part(wanted.q),)).fetchone()[0])
 
 
 @dataclass(frozen=True)
 class Row:
-    """A delivery in the list; `number` is its place in the order of arrival."""
+    """A delivery in the list. `error` is the end of the last one, `answer` the beginning."""
 
-    number: int
     id: str
     endpoint: str
     repo: str | None
     event: str | None
     received_at: datetime
     status: str
+    skipped: bool
     attempts: int
+    failures: int
+    due_at: datetime | None
     is_replay: bool
+    superseded_by: str | None
+    answer_status: int | None
+    answer: bytes | None
+    error: str | None = None
+    jobs: Sequence[StartedJob] = ()
 
 
 @dataclass(frozen=True)
@@ -40,73 +116,141 @@ class Page:
     has_older: bool
 
 
-_ROW = "number, id, endpoint, repo, event, received_at, status, attempts, replay_of IS NOT NULL AS is_replay"
+def page(database: sqlite3.Connection, wanted: Filter, before: str | None = None, after: str | None = None) -> Page:
+    """List 50 deliveries: the newest ones, or those next to an id that an earlier page showed.
+
+    Raises:
+        KeyError: this is no id of a delivery.
+    """
+    if after is not None:
+        newer = _numbers(database, wanted, ("number > ?", [number(after)]), "ASC", PAGE + 1)
+        if len(newer) > PAGE:  # else the first page is a full one
+            return Page(_rows(database, newer[:PAGE]), has_newer=True, has_older=True)
+    limit = ("number < ?", [number(before)]) if before is not None else ("true", [])
+    older = _numbers(database, wanted, limit, "DESC", PAGE + 1)
+    newest = older[0] if older else number(before or f"{0:016x}") - 1
+    has_newer = before is not None and bool(_numbers(database, wanted, ("number > ?", [newest]), "ASC", 1))
+    return Page(_rows(database, older[:PAGE]), has_newer, has_older=len(older) > PAGE)
 
 
-def page(
-    database: sqlite3.Connection,
-    *,
-    endpoint: str | None = None,
-    status: str | None = None,
-    repo: str | None = None,
-    older_than: int | None = None,
-    newer_than: int | None = None,
-) -> Page:
-    """List 50 deliveries: the newest ones, or those next to a number that an earlier page showed.
+def _numbers(
+    database: sqlite3.Connection, wanted: Filter, limit: tuple[str, Sequence[Any]], order: str, count: int
+) -> list[int]:
+    """Find the numbers of so many deliveries, in this order."""
+    where, values = wanted.where(limit)
+    source = "FROM deliveries" if wanted == Filter() else _BY_INDEX
+    query = f"SELECT number {source} WHERE {where} ORDER BY number {order} LIMIT ?"
+    return [row[0] for row in database.execute(query, [*values, count])]
+
+
+def _rows(database: sqlite3.Connection, numbers: Sequence[int]) -> list[Row]:
+    found = f"({', '.join('?' * len(numbers))})"
+    errors = dict(database.execute(_ERRORS.format(found), numbers).fetchall())
+    jobs = defaultdict(list)
+    for values in map(dict, database.execute(_JOBS.format(found), numbers)):
+        jobs[values.pop("delivery")].append(StartedJob(**values))
+    return [_row(dict(row), errors, jobs) for row in database.execute(_ROWS.format(found), numbers)]
+
+
+_ERRORS = "SELECT delivery, substr(error, -2000) FROM attempts WHERE delivery IN {} ORDER BY attempt"  # the last stays
+_JOBS = "SELECT delivery, id, namespace, url, flavor, stage FROM jobs WHERE delivery IN {}"
+_ROWS = (
+    "SELECT number, id, endpoint, repo, event, received_at, status, skipped, attempts, failures, due_at, "
+    "replay_of IS NOT NULL AS is_replay, printf('%016x', superseded_by) AS superseded_by, answer_status, "
+    "substr(answer, 1, 1000) AS answer FROM deliveries WHERE number IN {} ORDER BY number DESC"
+)
+
+
+def _row(values: dict[str, Any], errors: Mapping[int, str], jobs: Mapping[int, Sequence[StartedJob]]) -> Row:
+    number = values.pop("number")
+    if values["status"] != "superseded":
+        values["superseded_by"] = None
+    values["received_at"] = _utc(values["received_at"])
+    values["due_at"] = None if values["due_at"] is None else _utc(values["due_at"])
+    return Row(**values, error=errors.get(number), jobs=jobs.get(number, ()))
+
+
+def counts(database: sqlite3.Connection, wanted: Filter) -> Counter[str]:
+    """Count what the filter would show of each outcome."""
+    where, values = replace(wanted, outcome=None).where()
+    query = f"SELECT status, skipped, count(*) {_BY_INDEX} WHERE {where} GROUP BY status, skipped"  # as the index is
+    found: Counter[str] = Counter()
+    for status, skipped, count in database.execute(query, values):
+        found[outcome_of(status, skipped)] += count
+    return found
+
+
+def outcome_of(status: str, skipped: bool) -> str:
+    """Return the one of `OUTCOMES` whose condition is true."""
+    if status in UNFINISHED:
+        return "waiting"
+    if status == "failed":
+        return "failed"
+    return "skipped" if skipped or status == "superseded" else "done"
+
+
+def choices(database: sqlite3.Connection) -> dict[str, list[str]]:
+    """List what can be filtered by, the first two hundred of the alphabet at most."""
+    columns = ("endpoint", "repo", "event")
+    lists = ", ".join(f"json_group_array(DISTINCT {column})" for column in columns)
+    found = database.execute(f"SELECT {lists} {_BY_INDEX}").fetchone()
+    known = [sorted(filter(None, json.loads(values)))[:MAX_CHOICES] for values in found]
+    return dict(zip(columns, known, strict=True))
+
+
+def per_hour(database: sqlite3.Connection, now: float | None = None) -> dict[datetime, Counter[str]]:
+    """Count the deliveries of the last 24 hours of the clock by their outcome, hour by hour."""
+    last = int((time.time_ns() if now is None else now * 10**9) // HOUR)
+    hours = range(last - 23, last + 1)
+    # All of a status in one row, for Python's lock is let go and taken again for each.
+    numbers = (
+        f"SELECT status, skipped, json_group_array(number) {_BY_INDEX} WHERE number >= ? GROUP BY status, skipped"
+    )
+    counted: dict[int, Counter[str]] = {hour: Counter() for hour in hours}
+    for status, skipped, found in database.execute(numbers, (hours[0] * HOUR,)):
+        for hour, count in Counter(arrived // HOUR for arrived in json.loads(found)).items():
+            counted[min(hour, last)][outcome_of(status, skipped)] += count
+    return {_utc(hour * 3600): counts for hour, counts in counted.items()}
+
+
+def to_replay(database: sqlite3.Connection, wanted: Filter, until: str, besides: Iterable[str] = ()) -> list[str]:
+    """List the failed deliveries of a filter that nothing has brought through, oldest first.
+
+    Of a delivery and its replays the last one stands for all. One of which a replay has succeeded, or is under way,
+    is left out.
 
     Args:
-        repo: as the log writes it, `dataset/username/my-dataset`.
+        until: the id of the newest one that whoever asks has seen.
+        besides: those that are about to be replayed.
     """
-    wanted = {"endpoint": endpoint, "status": status, "repo": repo}
-    given = {f"{column} = ?": value for column, value in wanted.items() if value is not None}
-    where = " AND ".join(given) or "true"
-    # An index has the numbers. All in one row, for Python's lock is let go and taken again for each.
-    query = f"SELECT json_group_array(number) FROM deliveries WHERE {where}"  # noqa: S608 - columns, no values
-    numbers = sorted(json.loads(database.execute(query, [*given.values()]).fetchone()[0]), reverse=True)
-    start = 0
-    if newer_than is not None:
-        start = sum(number > newer_than for number in numbers) - PAGE  # the first page is always a full one
-    elif older_than is not None:
-        start = sum(number >= older_than for number in numbers)
-        if start == len(numbers):  # they have all been deleted: then the oldest that are left
-            start -= PAGE
-    start = max(start, 0)
-    shown = numbers[start : start + PAGE]
-    marks = ", ".join("?" * len(shown))
-    query = f"SELECT {_ROW} FROM deliveries WHERE number IN ({marks}) ORDER BY number DESC"  # noqa: S608
-    rows = database.execute(query, shown)
-    return Page([_row(row) for row in rows], has_newer=start > 0, has_older=start + PAGE < len(numbers))
+    wanted = replace(searched(database, wanted), outcome="failed")
+    where, values = wanted.where(("number <= ?", [number(until)]))
+    failed = {row[0] for row in database.execute(f"SELECT number {_BY_INDEX} WHERE {where}", values)}
+    replays = database.execute("SELECT number, replay_of, status FROM deliveries WHERE replay_of IS NOT NULL")
+    needless = {number(id) for id in besides}
+    for replay, original, status in sorted(map(tuple, replays), reverse=True):  # the replays of a replay come first
+        if replay in failed or replay in needless or status != "failed":
+            needless.add(original)
+    return [f"{found:016x}" for found in sorted(failed - needless)]
 
 
-def _row(row: sqlite3.Row) -> Row:
-    return Row(**{**dict(row), "received_at": _utc(row["received_at"]), "is_replay": bool(row["is_replay"])})
-
-
-def endpoints(database: sqlite3.Connection) -> list[str]:
-    """List the endpoints that have deliveries, also those that no handler is registered at any more."""
-    return [row[0] for row in database.execute("SELECT DISTINCT endpoint FROM deliveries ORDER BY endpoint")]
-
-
-def repos(database: sqlite3.Connection) -> list[str]:
-    """List the repositories that have deliveries, the first thousand of the alphabet at most."""
-    query = "SELECT DISTINCT repo FROM deliveries WHERE repo IS NOT NULL ORDER BY repo LIMIT ?"
-    return [row[0] for row in database.execute(query, (MAX_REPOS,))]
-
-
-def per_hour(database: sqlite3.Connection, now: float | None = None) -> list[tuple[datetime, str, int]]:
-    """Count the deliveries of the last 24 hours of the clock, as hour, status and how many.
-
-    The first and the last hour are always there, if only with a zero.
-    """
-    last = (time.time() if now is None else now) // 3600 * 3600
-    first = last - 23 * 3600
-    rows = database.execute(
-        "SELECT CAST(received_at / 3600 AS INTEGER) * 3600, status, count(*) FROM deliveries WHERE received_at >= ? "
-        "GROUP BY 1, 2",
-        (first,),
+def neighbours(database: sqlite3.Connection, id: str) -> tuple[str | None, str | None]:
+    """Return the ids of the deliveries that arrived next and before."""
+    query = (
+        "SELECT printf('%016x', (SELECT min(number) FROM deliveries WHERE number > :number)), "
+        "printf('%016x', (SELECT max(number) FROM deliveries WHERE number < :number))"
     )
-    ends = [(hour, "succeeded", 0) for hour in (first, last)]
-    return [(_utc(hour), status, count) for hour, status, count in [*ends, *rows]]
+    newer, older = database.execute(query, {"number": number(id)}).fetchone()
+    nothing = f"{0:016x}"  # how NULL is written
+    return (newer if newer != nothing else None), (older if older != nothing else None)
+
+
+def last_repo(database: sqlite3.Connection) -> str | None:
+    """Return the repository of the delivery that arrived last, as the log writes it."""
+    row = database.execute(
+        "SELECT repo FROM deliveries WHERE repo IS NOT NULL ORDER BY number DESC LIMIT 1"
+    ).fetchone()
+    return row[0] if row else None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
-"""The stand-in Hub, seen by those it is for: the real client, and Gradio's sign-in in a real browser."""
+"""The stand-in Hub, seen by those it is for: the real client. The sign-in is in `test_sign_in.py`."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,8 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from playwright.sync_api import Page, expect, sync_playwright
-from support.browsers import CHROMIUM_ARGUMENTS
 from support.hub import Hub, basic, object_id
-from support.processes import Process, Run
-from support.tls import TlsFront
+from support.processes import Run
 
 pytestmark = [
     pytest.mark.once,
@@ -455,62 +451,3 @@ def test_an_access_token_expires(hub: Hub) -> None:
 
 def test_nobody_signed_in_is_a_sign_in_declined(hub: Hub) -> None:
     assert authorize(hub)["error"] == "access_denied"
-
-
-SCRIPT = """
-    import gradio as gr
-
-    def greet(profile: gr.OAuthProfile | None, token: gr.OAuthToken | None):
-        if profile is None:
-            return "nobody is here"
-        roles = [f"{org['preferred_username']}:{org['roleInOrg']}" for org in profile["orgs"]]
-        return f"{profile.username} is here, {roles}, with `{token.token}`"
-
-    with gr.Blocks() as app:
-        gr.LoginButton()
-        who = gr.Markdown()
-        app.load(greet, None, who)
-
-    app.launch(ssr_mode=False, prevent_thread_lock=True)
-    print("serving")
-    app.block_thread()
-"""
-
-
-@contextmanager
-def space(hub: Hub, run: Run, chromium: str) -> Iterator[Page]:
-    """A page of a Gradio app with a sign-in button, behind TLS as on a Space."""
-    process: Process = run(SCRIPT, **hub.space())
-    process.wait_for("serving")
-    with TlsFront(process.port) as front, sync_playwright() as playwright:
-        arguments = [*CHROMIUM_ARGUMENTS, front.chromium_argument]
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        page = browser.new_page(ignore_https_errors=True)
-        page.goto(front.url)
-        expect(page.get_by_text("nobody is here")).to_be_visible()
-        yield page
-        browser.close()
-
-
-@pytest.mark.once
-def test_gradio_signs_a_user_in_and_out(hub: Hub, run: Run, chromium: str) -> None:
-    hub.signed_in = "julien"
-    with space(hub, run, chromium) as page:
-        sign_in = page.get_by_role("button", name="Sign in with Hugging Face")
-        sign_in.click()
-        expect(page.get_by_text("julien is here")).to_be_visible()
-        assert client(hub, page.locator("code").inner_text()).list_webhooks() == []
-        page.get_by_role("button", name="Logout (julien)").click()
-        expect(page.get_by_text("nobody is here")).to_be_visible()
-        expect(sign_in).to_be_visible()
-
-
-@pytest.mark.once
-def test_gradio_is_told_the_roles_in_organizations(hub: Hub, run: Run, chromium: str) -> None:
-    hub.signed_in = "omar"
-    with space(hub, run, chromium) as page:
-        page.get_by_role("button", name="Sign in with Hugging Face").click()
-        expect(page.get_by_text("omar is here, ['acme:write', 'readers:read']")).to_be_visible()
-        # Not by the button: Gradio 6.31 fails to label it for a member of an organization (a list in the session).
-        page.goto("https://me-hooks.hf.space/logout")
-        expect(page.get_by_text("nobody is here")).to_be_visible()

@@ -9,14 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from support.browsers import CONTRASTS, LOOKS, SCREENSHOTS
+from support.payloads import load
 from support.processes import Process, Start
 
 import webhooks.settings
-from webhooks.pages import curl, setup_steps
+from webhooks.console import curl
 from webhooks.settings import Settings, read_settings
+
+pytestmark = pytest.mark.long  # importing Gradio takes seconds
 
 SECRET = "s3cret $HOME `id` \"x\" 'y' \\ %41"
 TOKEN = "hf_" + "token" * 7
@@ -75,6 +79,12 @@ def new_space(start: Start) -> Process:
 @pytest.fixture(scope="module")
 def own_ui(start: Start) -> Process:
     return start(OWN_UI)
+
+
+def setup_steps(settings: Settings) -> Any:
+    from webhooks import pages
+
+    return pages.setup_steps(settings)
 
 
 def settings(**environ: str) -> Settings:
@@ -265,7 +275,7 @@ def test_the_address_can_be_copied_with_the_keyboard_alone(browser: Browser, lap
         while "Copy" not in reached and len(reached) < 10:
             page.keyboard.press("Tab")
             reached.append(page.evaluate("document.activeElement.ariaLabel || document.activeElement.innerText"))
-        assert reached[:3] == ["Home", "Deliveries", "Add a webhook"]
+        assert reached[:2] == ["Deliveries", "Add a webhook"]
         assert reached[-1] == "Copy"
         page.keyboard.press("Enter")
         wait_for_clipboard(page, laptop.url + TRAIN)
@@ -309,3 +319,34 @@ def test_the_page_fits_the_screen(
         )
         assert max(ends) <= options["viewport"]["width"]
         assert page.evaluate("document.body.classList.contains('dark')") is (look == "dark")
+
+
+# --- what has arrived
+
+
+@pytest.mark.parametrize("server", ["laptop", "own_ui"])
+def test_a_visitor_finds_no_function_to_call_and_no_way_to_the_owners_pages_in_gradio(
+    request: pytest.FixtureRequest, server: str
+) -> None:
+    process: Process = request.getfixturevalue(server)
+    config = httpx.get(f"{process.url}/config").json()
+    assert config["dependencies"] == []
+    assert len(config.get("pages", [""])) == 1
+    for path in ("/?page=deliveries", "/?page=/deliveries"):
+        assert "payload" not in httpx.get(process.url + path).text.lower().replace("webhookpayload", "")
+
+
+@pytest.mark.once
+def test_the_page_says_how_many_events_have_arrived_and_no_name(browser: Browser, start: Start) -> None:
+    server = start(HANDLERS)
+    assert httpx.get(f"{server.url}/arrivals").json() == {"count": 0, "last": None}
+    with opened(browser, server) as page:
+        expect(page.locator(".webhooks-arrivals")).to_have_text("Deliveries")
+    server.post("train", load("repo.content-update"))
+    told = httpx.get(f"{server.url}/arrivals")
+    assert (told.json()["count"], "username" in told.text) == (1, False)
+    with opened(browser, server) as page:
+        expect(page.get_by_text("1 event has arrived, the last one on")).to_be_visible()
+        page.goto(f"{server.url}/?__theme=dark")
+        link = page.get_by_role("link", name="Deliveries", exact=True)
+        expect(link).to_have_attribute("href", re.compile("/deliveries.__theme=dark$"))

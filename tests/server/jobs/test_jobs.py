@@ -24,6 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from hypothesis import HealthCheck, example, given, settings
 from starlette.responses import Response
 from support.asgi import on_loop
+from support.desk import delivery_page
 from support.dispatching import BODY, WAIT, Desk
 from support.hub import Hub
 from support.hub import Job as HubJob
@@ -38,7 +39,6 @@ from webhooks.deliveries.log import DeliveryLog
 from webhooks.delivery import FINISHED, StartedJob
 from webhooks.desk import queries
 from webhooks.desk.queries import Related
-from webhooks.desk.views import details
 from webhooks.jobs import Job, JobRefused, JobWatch, label, launch_job
 
 pytestmark = pytest.mark.once
@@ -347,7 +347,7 @@ def test_a_refusal_fails_after_one_attempt_and_the_page_shows_the_hubs_reason(
     if refusal == "bad token":  # the client has words of its own for that
         reason = "Invalid user token"
     assert f"JobRefused: The Hub refuses this Job: {status} {reason}" in (attempt.error or "")
-    page = details(record, office.related(id))
+    page = delivery_page(office.folder / "deliveries.db", id)
     assert reason.replace("<", "&lt;").replace(">", "&gt;") in page
     assert "<b>h900" not in page
     assert wait_until_written(WAIT)
@@ -506,7 +506,7 @@ def test_a_job_is_on_its_delivery_whatever_the_handler_does_with_it(office: Offi
     records = office.wait_until_finished(*ids)
     assert [record.status for record in records] == ["succeeded", "failed", "succeeded"]
     assert [len(office.related(id).jobs) for id in ids] == [1, 1, 2]
-    page = details(records[0], office.related(ids[0]))
+    page = delivery_page(office.folder / "deliveries.db", ids[0])
     (job,) = office.related(ids[0]).jobs
     assert f'href="{hub.url}/jobs/julien/{job.id}"' in page
     assert "t4-small" in page

@@ -137,7 +137,7 @@ def test_the_main_page_shows_the_endpoints_and_the_owners_page_a_delivery(serve:
         expect(page.get_by_role("heading", name="/webhooks/greet")).to_be_visible()
         expect(page.get_by_text(UPDATE["repo"]["name"])).to_have_count(0)
         page.goto(link[0] if link else "")
-        expect(page.get_by_text(UPDATE["repo"]["name"]).first).to_be_visible()
+        expect(page.get_by_role("cell", name=f"dataset {UPDATE['repo']['name']}", exact=True)).to_be_visible()
 
 
 def test_no_server_side_rendering_stands_in_front_even_when_it_is_asked_for(serve: Run) -> None:

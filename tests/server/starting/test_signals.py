@@ -29,7 +29,10 @@ for number in NUMBERS:
 def are_the_hosts():
     return [signal.getsignal(number) is of_the_host for number in NUMBERS]
 
-server = WebhooksServer(Page())
+with Page() as page:
+    pass
+
+server = WebhooksServer(page)
 
 @server.add_webhook
 def stop():

@@ -1,0 +1,280 @@
+"""The owner's pages: what arrived, what came of it, and all of it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
+
+from ..console import MAX_ARGUMENT, curl
+from ..deliveries import history
+from ..deliveries.life import NotTaken
+from ..delivery import FINAL, UNFINISHED, Delivery, StartedJob
+from ..endpoints import Endpoint
+from ..receiver import Aside
+from ..settings import Settings
+from . import queries, views
+from .access import PAGE, Access
+from .forms import Sorry, filter_of, form_of
+from .guard import SIGN_IN, SIGN_IN_CALLBACK, STATIC, Guard
+from .hub import HubPage
+from .queries import Filter
+from .registration import HubSaysNo
+from .replays import Replays
+from .test_event import TestEventPage
+
+HERE = Path(__file__).parent
+MAX_LOOKED_AT = 10  # Jobs of a page whose stage the Hub is asked for at once
+SUMS_ARE_NEW = 5.0  # seconds
+NEWEST = "7fffffffffffffff"  # after every id
+_THEMES = ("light", "dark")  # that Gradio's switch knows
+
+
+@dataclass
+class Desk:
+    """The pages, and what they need.
+
+    Attributes:
+        log: gives the file of the delivery log.
+        replay: runs a recorded delivery again and returns the new one's id.
+        has_room: tells whether one of many replays may run, or would take the place of what the Hub sends.
+        look_at_jobs: sees to it that the log learns their present stages.
+        local_url: gives the address of this server on its own machine.
+        public_url: gives the one that the Hub reaches.
+    """
+
+    settings: Settings
+    endpoints: Mapping[str, Endpoint]
+    access: Access
+    log: Callable[[], Path]
+    replay: Callable[[str], str]
+    has_room: Callable[[], bool]
+    look_at_jobs: Callable[[Iterable[StartedJob]], object]
+    local_url: Callable[[], str]
+    public_url: Callable[[], str]
+
+    def __post_init__(self) -> None:
+        self._sums: tuple[float, dict[str, Any]] = (-math.inf, {})
+        self.replays = Replays(self.replay, self.has_room)
+        self._templates = Jinja2Templates(HERE / "templates")
+        environment = self._templates.env
+        environment.finalize = views.visible
+        environment.trim_blocks = environment.lstrip_blocks = True
+        environment.globals.update(views=views, OUTCOMES=list(queries.OUTCOMES), settings=self.settings)
+        self._sign_in = None
+        if self.settings.oauth:
+            from .sign_in import SignIn
+
+            self._sign_in = SignIn(self.settings, self.access)
+
+    def middleware(self) -> Middleware:
+        """Make what brings the pages into another application."""
+        return Middleware(Aside, path=f"{PAGE}/", aside=self.app())
+
+    def app(self) -> Starlette:
+        """Make the application for everything at `PAGE` and below."""
+        test, hub = TestEventPage(self), HubPage(self)
+        routes = [
+            Mount(STATIC, StaticFiles(directory=HERE / "static")),
+            Route(SIGN_IN, self.sign_in),
+            Route(SIGN_IN_CALLBACK, self.has_signed_in),
+            Route(PAGE, self.overview),
+            Route(f"{PAGE}/replay", self.ask_to_replay_all),
+            Route(f"{PAGE}/replay", self.replay_all, methods=["POST"]),
+            Route(f"{PAGE}/test", test.show),
+            Route(f"{PAGE}/test", test.send, methods=["POST"]),
+            Route(f"{PAGE}/hub", hub.show),
+            Route(f"{PAGE}/hub", hub.change, methods=["POST"]),
+            Route(f"{PAGE}/sign-out", self.sign_out, methods=["POST"]),
+            Route(f"{PAGE}/{{id}}", self.details),
+            Route(f"{PAGE}/{{id}}/replay", self.replay_one, methods=["POST"]),
+        ]
+        told = dict.fromkeys((Sorry, NotTaken, HubSaysNo, HTTPException), self.sorry)
+        guard = Middleware(Guard, access=self.access, door=self.door)
+        return Starlette(routes=routes, middleware=[guard], exception_handlers=told)
+
+    # All of them
+
+    async def overview(self, request: Request) -> Response:
+        """List the deliveries."""
+        wanted = filter_of(request.query_params)
+        place = {name: request.query_params.get(name) or None for name in ("before", "after")}
+
+        def look() -> dict[str, Any]:
+            with history.reading(self.log()) as database:
+                searched = queries.searched(database, wanted)
+                return {
+                    "page": queries.page(database, searched, **place),
+                    "counts": queries.counts(database, searched),
+                    **self._sum_up(database),
+                }
+
+        try:
+            found = await run_in_threadpool(look)
+        except KeyError:
+            raise Sorry("There is no such page of the list.", 404) from None
+        self._look_at(job for row in found["page"].rows for job in row.jobs)
+        return self.show(
+            request,
+            "list.html",
+            **found,
+            wanted=wanted,
+            is_first=not any(place.values()),
+            progress=self.replays.progress,
+            paths=sorted({*self.endpoints, *found["choices"]["endpoint"]}),
+            endpoints=self.endpoints,
+        )
+
+    def _sum_up(self, database: Any) -> dict[str, Any]:
+        """Return what is said of all deliveries, a few seconds old: it costs more than a page of the list."""
+        at, sums = self._sums
+        if time.monotonic() - at > SUMS_ARE_NEW:
+            sums = {"hours": queries.per_hour(database), "choices": queries.choices(database)}
+            self._sums = time.monotonic(), sums
+        return sums
+
+    async def ask_to_replay_all(self, request: Request) -> Response:
+        wanted = filter_of(request.query_params)
+        chosen = await run_in_threadpool(self._to_replay, wanted, NEWEST, ())
+        return self.show(request, "replay.html", wanted=wanted, chosen=chosen)
+
+    async def replay_all(self, request: Request) -> Response:
+        """Replay what the page before has shown, and nothing that has failed since."""
+        form = await form_of(request)
+        wanted, until = filter_of(form), form.get("until", "")
+        try:
+            await run_in_threadpool(self.replays.begin, lambda waiting: self._to_replay(wanted, until, waiting))
+        except KeyError:
+            raise Sorry("It is not said up to which delivery. Open the page before once more.") from None
+        return self.go(request)
+
+    def _to_replay(self, wanted: Filter, until: str, besides: Sequence[str]) -> list[str]:
+        with history.reading(self.log()) as database:
+            return queries.to_replay(database, wanted, until, besides)
+
+    # One of them
+
+    async def details(self, request: Request) -> Response:
+        id = request.path_params["id"]
+
+        def look() -> dict[str, Any]:
+            with history.reading(self.log()) as database:
+                record, related = history.find(database, id), queries.related(database, id)
+                newer, older = queries.neighbours(database, id)
+                return {"record": record, "related": related, "newer": newer, "older": older}
+
+        try:
+            found = await run_in_threadpool(look)
+        except KeyError:
+            raise Sorry("There is no such delivery. It may be too old, and deleted.", 404) from None
+        record, jobs = found["record"], found["related"].jobs
+        self._look_at(jobs)
+        return self.show(
+            request,
+            "delivery.html",
+            **found,
+            delivery=record.delivery,
+            endpoint=self.endpoints.get(record.delivery.endpoint),
+            command=self._curl(record.delivery),
+            is_over=record.status not in UNFINISHED and all(job.stage in FINAL for job in jobs),
+        )
+
+    async def replay_one(self, request: Request) -> Response:
+        try:
+            return self.go(request, "/" + await run_in_threadpool(self.replay, request.path_params["id"]))
+        except KeyError:
+            raise Sorry("There is no such delivery any more.", 404) from None
+
+    def _curl(self, delivery: Delivery) -> str | None:
+        """Write the command that sends the same again, if a command can hold it."""
+        query = f"?{delivery.query.decode('latin-1')}" if delivery.query else ""
+        try:
+            body = views.plain_json(json.loads(delivery.body))
+        except (ValueError, RecursionError):
+            return None
+        url = f"{self.public_url()}{delivery.endpoint}{query}"
+        return curl(url, self.settings, body) if len(body.encode()) < MAX_ARGUMENT else None
+
+    def _look_at(self, jobs: Iterable[StartedJob]) -> None:
+        self.look_at_jobs([job for job in jobs if job.stage not in FINAL][:MAX_LOOKED_AT])
+
+    # Who comes in
+
+    async def sign_in(self, request: Request) -> Response:
+        return await self._with_hub(request, "begin")
+
+    async def has_signed_in(self, request: Request) -> Response:
+        return await self._with_hub(request, "end")
+
+    async def _with_hub(self, request: Request, step: str) -> Response:
+        if self._sign_in is None:
+            return await self.door(request)
+        from .sign_in import NotSignedIn
+
+        try:
+            answer: Response = await getattr(self._sign_in, step)(request)
+        except NotSignedIn as reason:
+            return await self.door(request, str(reason))
+        return answer
+
+    async def sign_out(self, request: Request) -> Response:
+        self.access.sign_out(request)
+        return self.go(request)
+
+    async def door(self, request: Request, notice: str = "") -> Response:
+        """Show what everybody sees who is not the owner."""
+        if request.query_params.get("notice") == "link":
+            notice = "This link is not valid any more: each start makes a new one."
+        return self.show(request, "door.html", 403, notice=notice)
+
+    # What is shown
+
+    async def sorry(self, request: Request, error: Exception) -> Response:
+        status = getattr(error, "status_code", getattr(error, "status", 400))
+        sentence = "There is no such page." if status in (404, 405) and not isinstance(error, Sorry) else str(error)
+        return self.show(request, "sorry.html", status, sentence=self.settings.hide(sentence))
+
+    def show(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
+        """Fill in a template; say only that nothing has changed to a page that has it already."""
+        chosen = request.query_params.get("__theme")
+        theme = chosen if chosen in _THEMES else request.cookies.get("webhooks_theme")
+        values |= {
+            "base": self.base(request),
+            "theme": theme if theme in _THEMES else "",
+            "session": self.access.session(request),
+            "link": lambda path="", **query: _with_query(self.base(request) + path, query),
+        }
+        response: Response = self._templates.TemplateResponse(request, template, values, status_code=status)
+        response.headers["ETag"] = f'"{hashlib.sha256(response.body).hexdigest()[:16]}"'
+        if status == 200 and request.headers.get("if-none-match") == response.headers["ETag"]:
+            return Response(status_code=304)
+        if chosen in _THEMES:
+            response.set_cookie("webhooks_theme", chosen, path=self.base(request), samesite="lax")
+        return response
+
+    def go(self, request: Request, path: str = "") -> Response:
+        return RedirectResponse(self.base(request) + path, 303)
+
+    def base(self, request: Request) -> str:
+        return str(request.scope.get("root_path", "")) + PAGE
+
+
+def _with_query(path: str, query: Mapping[str, object]) -> str:
+    given = {name: value for name, value in query.items() if value}
+    return f"{path}?{urlencode(given)}" if given else path

@@ -1,0 +1,104 @@
+// What the pages can do besides without a script: times of the reader, what is new without a reload, and copying.
+"use strict";
+
+const page = document.body.dataset;
+
+function ago(seconds) {
+  if (seconds < 60) return `${Math.max(0, Math.round(seconds))} s`;
+  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 86400) return `${Math.round(seconds / 3600)} h`;
+  return `${Math.round(seconds / 86400)} d`;
+}
+
+function showTimes() {
+  for (const time of document.querySelectorAll("time")) {
+    const when = new Date(time.dateTime);
+    const full = when.toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
+    const past = (Date.now() - when) / 1000;
+    const passed = { ago: `${ago(past)} ago`, both: `${full}, ${ago(past)} ago`, due: past < 0 ? `in ${ago(-past)}` : "now", full };
+    const text = passed[time.dataset.show];
+    if (time.textContent !== text) time.textContent = text;
+    if (time.title !== full) time.title = full;
+  }
+}
+
+// A part of the page is left alone while the keyboard is in it, or something in it is selected.
+function isInUse(part) {
+  const selection = getSelection();
+  const isSelected = !selection.isCollapsed && selection.containsNode(part, true);
+  return isSelected || (part !== document.activeElement && part.contains(document.activeElement));
+}
+
+const isAtTop = () => scrollY < 120;
+const rowsOf = root => [...root.querySelectorAll("#rows tbody tr")];
+
+// Rows that are there are changed where they are. New ones would push the others down while somebody reads.
+function showRows(fresh) {
+  const known = new Set(rowsOf(document).map(row => row.id));
+  const arrived = rowsOf(fresh).filter(row => !known.has(row.id));
+  const part = document.getElementById("rows");
+  const button = document.querySelector(".fresh");
+  if (!isInUse(part) && (isAtTop() || !arrived.length)) {
+    part.replaceWith(fresh.getElementById("rows"));
+    button.hidden = true;
+    return;
+  }
+  for (const row of rowsOf(fresh)) {
+    const shown = document.getElementById(row.id);
+    if (shown && shown.innerHTML !== row.innerHTML && !isInUse(shown)) shown.replaceWith(row);
+  }
+  button.hidden = !arrived.length;
+  button.firstElementChild.textContent = `${arrived.length} new`;
+}
+
+let seen = null;
+
+async function look() {
+  const headers = seen ? { "If-None-Match": seen } : {};
+  const answer = await fetch(location.href, { headers, cache: "no-store", redirect: "error" });
+  if (answer.status === 403) return location.reload();
+  if (!answer.ok) return; // 304 as well
+  seen = answer.headers.get("ETag");
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  for (const part of document.querySelectorAll("[data-part]")) {
+    const other = fresh.getElementById(part.id);
+    if (!other) continue;
+    if (part.id === "rows") showRows(fresh);
+    else if (!isInUse(part) && part.innerHTML !== other.innerHTML) part.innerHTML = other.innerHTML;
+  }
+  showTimes();
+  if (!("live" in fresh.body.dataset)) delete page.live;
+}
+
+async function keepLooking() {
+  while (page.live) {
+    await new Promise(done => setTimeout(done, Number(page.live)));
+    if (document.hidden) continue;
+    try { await look(); } catch { /* the server restarts, or the network is gone: the next look will tell */ }
+  }
+}
+
+document.addEventListener("click", async event => {
+  const copy = event.target.closest("[data-copy]");
+  if (copy) {
+    const said = copy.textContent;
+    await navigator.clipboard.writeText(document.getElementById(copy.dataset.copy).textContent);
+    copy.textContent = "Copied";
+    setTimeout(() => { copy.textContent = said; }, 1500);
+  }
+  if (event.target.closest(".fresh")) {
+    scrollTo(0, 0);
+    document.activeElement.blur();
+    seen = null;
+    await look();
+  }
+});
+
+document.addEventListener("change", event => {
+  if (event.target.matches("[data-send-on-change] select")) event.target.form.requestSubmit();
+});
+
+if (navigator.clipboard) for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
+showTimes();
+setInterval(showTimes, 1000);
+keepLooking();
