@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from ..deliveries.history import number
+from ..deliveries.history import find, number
 from ..delivery import FINISHED, UNFINISHED, StartedJob
 
 PAGE = 50  # deliveries on a page of the list
@@ -245,12 +245,23 @@ def neighbours(database: sqlite3.Connection, id: str) -> tuple[str | None, str |
     return (newer if newer != nothing else None), (older if older != nothing else None)
 
 
-def last_repo(database: sqlite3.Connection) -> str | None:
-    """Return the repository of the delivery that arrived last, as the log writes it."""
-    row = database.execute(
-        "SELECT repo FROM deliveries WHERE repo IS NOT NULL ORDER BY number DESC LIMIT 1"
-    ).fetchone()
-    return row[0] if row else None
+def last_repo(database: sqlite3.Connection, types: Sequence[str]) -> tuple[str, str] | None:
+    """Return type and name of the repository that was heard of last, of one of these types."""
+    known = f"substr(repo, 1, instr(repo, '/') - 1) IN ({', '.join('?' * len(types))})"
+    row = database.execute(f"SELECT repo {_BY_INDEX} WHERE {known} ORDER BY number DESC LIMIT 1", types).fetchone()
+    if row is None:
+        return None
+    type, _, name = row[0].partition("/")
+    return type, name
+
+
+def last_commit(database: sqlite3.Connection, type: str, name: str) -> str:
+    """Return the last commit of a repository that was heard of; empty if none was."""
+    query = "SELECT id FROM deliveries WHERE repo = ? AND event LIKE 'repo%' ORDER BY number DESC LIMIT 1"
+    row = database.execute(query, (f"{type}/{name}",)).fetchone()
+    payload = find(database, row[0]).delivery.payload if row else None
+    commit = payload.repo.head_sha if payload else None
+    return commit if commit and re.fullmatch("[0-9a-f]{40}", commit) else ""
 
 
 @dataclass(frozen=True)

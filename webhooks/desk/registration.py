@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, WebhookInfo
@@ -35,21 +35,15 @@ class Registration:
 
     Args:
         token: the account's, with the right to manage its webhooks.
-        hosts: the names, ports included, under which the Hub reaches this server.
-        base: the URL that the Hub is told, without a path; by default the first name's.
-        declared: what each handler wants to hear of, by its full path (`WebhooksServer.watched`).
+        address: where the Hub reaches this server.
+        declared: what each handler wants to hear of, by its full path.
         secret: what the Hub has to send.
     """
 
     token: str
-    hosts: Sequence[str]
-    base: str = ""
-    declared: Mapping[str, Sequence[Watched]] = field(default_factory=dict)
+    address: Address
+    declared: Mapping[str, Sequence[Watched]]
     secret: str | None = None
-
-    @property
-    def address(self) -> Address:
-        return Address(self.base or f"https://{self.hosts[0]}", self.hosts)
 
     async def pointing_here(self) -> list[WebhookInfo]:
         """List the account's webhooks that point here."""
@@ -59,17 +53,17 @@ class Registration:
         """Compare what the handlers want to hear of with what is on the Hub."""
         return compare(self.declared, self.address, await self._all())
 
-    async def create(self, url: str, watched: dict[str, str], domains: Sequence[str], secret: str | None) -> None:
-        """Have the Hub call `url` on what happens to `watched`, such as `{"type": "dataset", "name": "me/data"}`."""
-        new = Watched(watched["type"], watched["name"], tuple(domains))
+    async def create(self, endpoint: str, new: Watched) -> None:
+        """Have the Hub call a handler, by its full path, on what happens to something."""
 
         def look(webhooks: Sequence[WebhookInfo]) -> Sequence[str]:
-            for webhook in filter(self.address.is_called_by, webhooks):
-                if webhook.url == url and new.key in [(item.type, item.name.lower()) for item in webhook.watched]:
+            for webhook in webhooks:
+                keys = [(item.type, item.name.lower()) for item in webhook.watched]
+                if webhook.url == self._url(endpoint) and new.key in keys:
                     raise HubSaysNo(f"A webhook of yours already watches {new.name} and calls this endpoint.")
-            return domains
+            return new.domains
 
-        await self._create(url, new, secret, look)
+        await self._create(endpoint, new, look)
 
     async def create_declared(self, endpoint: str, item: str) -> None:
         """Create the webhook for one item that a handler wants to hear of.
@@ -143,16 +137,17 @@ class Registration:
             row = self._row(endpoint, item, webhooks)
             return row.lacks if row.state in states else ()
 
-        return await self._create(self._url(endpoint), self._wanted(endpoint, item), self.secret, look)
+        return await self._create(endpoint, self._wanted(endpoint, item), look)
 
     async def _create(
-        self, url: str, watched: Watched, secret: str | None, look: Callable[[Sequence[WebhookInfo]], Sequence[str]]
+        self, endpoint: str, watched: Watched, look: Callable[[Sequence[WebhookInfo]], Sequence[str]]
     ) -> bool:
         """Create a webhook, and return whether that was necessary.
 
         Args:
             look: decides, by all webhooks that are there, which domains a new one has to tell of; none is no new one.
         """
+        url = self._url(endpoint)
         new = (url, watched.key)
         if new in _being_created:
             raise HubSaysNo(f"A webhook for {watched.name} is just being created. Look at the list again.")
@@ -162,7 +157,7 @@ class Registration:
             try:
                 domains: Any = list(look(api.list_webhooks()))
                 if domains:
-                    _wait_for(api.create_webhook(url=url, watched=[item], domains=domains, secret=secret), api)
+                    _wait_for(api.create_webhook(url=url, watched=[item], domains=domains, secret=self.secret), api)
                 return bool(domains)
             finally:  # here, on the thread: it goes on when nobody waits for it any more
                 _being_created.discard(new)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from starlette.concurrency import run_in_threadpool
@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from .. import samples
 from ..deliveries import history
+from ..watched import first_repository
 from . import queries, views
 from .forms import Sorry, form_of
 
@@ -29,26 +30,45 @@ class TestEventPage:
         self._desk = desk
 
     async def show(self, request: Request) -> Response:
-        """Show the event that was chosen, to be changed and sent."""
-        asked = {name: request.query_params.get(name, "").strip() for name in FIELDS}
-        last, endpoint, body = await run_in_threadpool(self._look, request.query_params.get("of"))
-        last_type, _, last_name = (last or "").partition("/")
-        paths = list(self._desk.endpoints)
-        chosen = {
-            "endpoint": asked["endpoint"] or endpoint or next(iter(paths), ""),
-            "kind": asked["kind"] or "commit",
-            "type": asked["type"] or (last_type if last_type in samples.REPO_TYPES else "dataset"),
-            "repo": asked["repo"] or last_name or "username/my-dataset",
-            "revision": asked["revision"].lower(),
-        }
-        notice = ""
-        if body is None:
+        """Show an event, to be changed and sent: a new one, or one like a delivery that arrived."""
+        if id := request.query_params.get("of"):
+            return self._page(request, **await run_in_threadpool(self._recorded, id))
+        asked = {name: request.query_params.get(name, "").strip() for name in (*FIELDS, "filled_for")}
+        return self._page(request, **await run_in_threadpool(self._new, asked))
+
+    def _recorded(self, id: str) -> dict[str, Any]:
+        with history.reading(self._desk.log()) as database:
             try:
-                kind, repo_type, repo, revision = (chosen[name] for name in FIELDS[1:])
-                body = views.plain_json(samples.sample(kind, repo_type, repo, revision), indent=2)
-            except ValueError as error:
-                notice, body = str(error), ""
-        return self._page(request, chosen, body, notice)
+                delivery = history.find(database, id).delivery
+            except KeyError:
+                raise Sorry("There is no such delivery. It may be too old, and deleted.", 404) from None
+        repo = delivery.payload.repo if delivery.payload else None
+        about = {"type": repo.type, "repo": repo.name} if repo else {"type": "dataset", "repo": ""}
+        return {
+            "chosen": {"endpoint": delivery.endpoint, "kind": "commit", **about},
+            "body": views.pretty(delivery.body),
+        }
+
+    def _new(self, asked: dict[str, str]) -> dict[str, Any]:
+        """Make up an event about what was asked for, else what the handler declares, else what arrived last."""
+        endpoint = asked["endpoint"] or next(iter(self._desk.endpoints), "")
+        handler = self._desk.endpoints.get(endpoint)
+        declared = first_repository(handler.watched) if handler else None
+        if declared and asked["filled_for"] not in ("", endpoint):  # another handler has been chosen since
+            asked = {**asked, "type": "", "repo": "", "revision": ""}
+        with history.reading(self._desk.log()) as database:
+            type, repo = (
+                declared or queries.last_repo(database, samples.REPO_TYPES) or ("dataset", "username/my-dataset")
+            )
+            type, repo = asked["type"] or type, asked["repo"] or repo
+            last = queries.last_commit(database, type, repo)
+        kind, revision = asked["kind"] or "commit", asked["revision"].lower()
+        chosen = {"endpoint": endpoint, "kind": kind, "type": type, "repo": repo, "revision": revision}
+        try:
+            event = samples.sample(kind, type, repo, revision or last)
+        except ValueError as error:
+            return {"chosen": chosen, "notice": str(error)}
+        return {"chosen": chosen, "body": views.plain_json(event, indent=2), "last": last}
 
     async def send(self, request: Request) -> Response:
         """Post the event to its endpoint as the Hub would, and open its delivery."""
@@ -61,9 +81,18 @@ class TestEventPage:
             return self._desk.go(request, "/" + await self._post(endpoint, content))
         except Sorry as reason:
             chosen = {name: form.get(name, "") for name in FIELDS}
-            return self._page(request, chosen, body, self._desk.settings.hide(str(reason)), reason.status)
+            notice = self._desk.settings.hide(str(reason))
+            return self._page(request, chosen, body, notice, reason.status)
 
-    def _page(self, request: Request, chosen: dict[str, str], body: str, notice: str, status: int = 0) -> Response:
+    def _page(
+        self,
+        request: Request,
+        chosen: dict[str, str],
+        body: str = "",
+        notice: str = "",
+        status: int = 0,
+        last: str = "",
+    ) -> Response:
         return self._desk.show(
             request,
             "test.html",
@@ -71,22 +100,11 @@ class TestEventPage:
             chosen=chosen,
             body=body,
             notice=notice,
+            last=last,
             paths=list(self._desk.endpoints),
             kinds=samples.KINDS,
             types=samples.REPO_TYPES,
         )
-
-    def _look(self, id: str | None) -> tuple[str | None, str | None, str | None]:
-        """Return the last repository, and the endpoint and the body of a delivery that is to be sent once more."""
-        with history.reading(self._desk.log()) as database:
-            if not id:
-                return queries.last_repo(database), None, None
-            try:
-                delivery = history.find(database, id).delivery
-            except KeyError:
-                raise Sorry("There is no such delivery. It may be too old, and deleted.", 404) from None
-        repo = delivery.payload.repo if delivery.payload else None
-        return f"{repo.type}/{repo.name}" if repo else None, delivery.endpoint, views.pretty(delivery.body)
 
     async def _post(self, endpoint: str, content: bytes) -> str:
         headers = {"User-Agent": "webhooks-test-event", "Content-Type": "application/json"}

@@ -262,6 +262,34 @@ def test_a_test_event_is_filled_in_and_can_be_changed(office: Office, owner: Cli
     assert json.loads(textarea(page.body))["repo"]["headSha"] == "a" * 40
 
 
+def test_an_event_is_about_what_its_handler_declares_and_the_last_commit_there() -> None:
+    office = Office(
+        Endpoint(lambda: None, "/train", watched="dataset:me/data"),
+        Endpoint(lambda: None, "/evaluate", watched=["user:me", "model:me/tuned"]),
+        Endpoint(lambda: None, "/report"),
+    )
+    told = "8d2c41f07be35a96e1f4c0d97b6a28e35f1c9d04"  # in the fixture
+    for repo in ("model/me/tuned", "space/me/app", "kernel/me/fast"):
+        office.put(arrived(repo=repo))
+    office.put(arrived(repo="model/me/tuned", fixture="discussion-create"))  # tells no commit
+    me = office.owner()
+
+    def shown(**asked: str) -> tuple[str, str, bool]:
+        repo = json.loads(textarea(me.get("/test", asked).body))["repo"]
+        return repo["type"], repo["name"], repo["headSha"] == told
+
+    train, evaluate, report = "/webhooks/train", "/webhooks/evaluate", "/webhooks/report"
+    assert shown() == ("dataset", "me/data", False)
+    assert shown(endpoint=evaluate) == ("model", "me/tuned", True)
+    assert shown(endpoint=report) == ("model", "me/tuned", True)  # what arrived last, of a type that is known
+    assert told in me.get("/test", {"endpoint": evaluate}).body.decode()
+    typed = {"type": "space", "repo": "me/app"}
+    assert shown(endpoint=evaluate, filled_for=evaluate, **typed) == ("space", "me/app", True)
+    assert shown(endpoint=evaluate, filled_for=train, **typed) == ("model", "me/tuned", True)  # another was chosen
+    assert shown(endpoint=report, filled_for=train, **typed) == ("space", "me/app", True)  # which declares nothing
+    assert not shown(endpoint=evaluate, revision="a" * 40)[2]
+
+
 def textarea(page: bytes) -> str:
     found = re.search(r"<textarea[^>]*>\n(.*?)</textarea>", page.decode(), re.DOTALL)
     assert found

@@ -21,7 +21,7 @@ LIST = "/api/settings/webhooks"
 TOKEN, SECRET = "hf_me_and_nobody_else", "s3cret-of-the-webhook"
 HERE = "https://tunnel.example.com/webhooks/train"
 EVERYTHING = {"SPACE_HOST": "tunnel.example.com", "WEBHOOK_SECRET": SECRET, "HF_TOKEN": TOKEN}
-NEW = {"type": "dataset", "name": " me/data ", "endpoint": "/webhooks/train", "domain_repo": "on"}
+NEW = {"type": "dataset", "name": " me/data ", "endpoint": "/webhooks/train", "domain_repo": "on", "act": "create"}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,13 @@ def hub(one_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def owner(**environ: str) -> Client:
-    return Office(Endpoint(lambda: None, "/train"), Endpoint(lambda: None, "/evaluate"), **environ).owner()
+    return asking(**environ)
+
+
+def asking(train: Any = None, evaluate: Any = None, **environ: str) -> Client:
+    """The owner of two handlers that ask for this."""
+    handlers = [Endpoint(lambda: None, "/train", watched=train), Endpoint(lambda: None, "/evaluate", watched=evaluate)]
+    return Office(*handlers, **{**EVERYTHING, **environ}).owner()
 
 
 def webhook(url: str, **fields: Any) -> dict[str, Any]:
@@ -53,13 +59,11 @@ def webhook(url: str, **fields: Any) -> dict[str, Any]:
 
 def test_the_owner_sees_creates_and_switches_webhooks(hub: Hub) -> None:
     me = owner(**EVERYTHING)
-    assert "No webhook of yours points here yet" in text(me.get("/hub"))
+    assert "No webhook of yours calls this server yet" in text(me.get("/hub"))
     hub.webhooks["me"].append(webhook("https://tunnel.example.com/webhooks/evaluate", secret="another"))
     hub.webhooks["me"].append(webhook("https://elsewhere.example.com/webhooks/train", id="a2"))
     page = text(me.get("/hub"))
-    assert "https://tunnel.example.com/webhooks/evaluate" in page
-    assert "org acme" in page
-    assert "disabled" in page
+    assert "evaluate every repository of acme repo disabled" in page
     assert "elsewhere" not in page
     assert me.post("/hub", {**NEW, "domain_discussion": "on"}).headers["location"] == f"{PAGE}/hub"
     created = hub.webhooks["me"][-1]
@@ -71,11 +75,84 @@ def test_the_owner_sees_creates_and_switches_webhooks(hub: Hub) -> None:
         "secret": SECRET,
         "disabled": False,
     }
-    for on, disabled in (("no", True), ("yes", False)):
-        assert me.post("/hub", {"switch": created["id"], "on": on}).status == 303
+    for act, disabled in (("disable", True), ("enable", False)):
+        assert me.post("/hub", {"act": act, "id": created["id"]}).status == 303
         assert hub.webhooks["me"][-1] == {**created, "disabled": disabled}
     for answer in (me.get("/hub"), me.post("/hub", NEW)):
         assert not {SECRET, TOKEN, "another"} & set(answer.body.decode().replace('"', " ").split())
+
+
+def test_what_the_handlers_ask_for_is_compared_with_the_hub_and_created(hub: Hub) -> None:
+    me = asking(["dataset:me/data", "org:acme"], {"type": "model", "name": "me/tuned", "domains": ["repo"]})
+    page = me.get("/hub")
+    assert "3 of 3 are missing. Create what is missing" in text(page)
+    for line in (
+        "train dataset me/data repo, discussion missing Create",
+        "train every repository of acme repo, discussion missing Create",
+        "evaluate model me/tuned repo missing Create",
+    ):
+        assert line in text(page)
+    one = {"act": "create declared", "endpoint": "/webhooks/evaluate", "item": "model:me/tuned"}
+    assert me.post("/hub", one).headers["location"] == f"{PAGE}/hub"
+    assert "evaluate model me/tuned repo enabled Disable" in text(me.get("/hub"))
+    assert "2 of 3 are missing." in text(me.get("/hub"))
+    assert me.post("/hub", {"act": "create missing"}).status == 303
+    assert me.post("/hub", {"act": "create missing"}).status == 303
+    assert "missing" not in text(me.get("/hub"))
+    told = [(one["url"], one["watched"], one["domains"], one["secret"]) for one in hub.webhooks["me"]]
+    evaluate = "https://tunnel.example.com/webhooks/evaluate"
+    assert told == [
+        (evaluate, [{"type": "model", "name": "me/tuned"}], ["repo"], SECRET),
+        (HERE, [{"type": "dataset", "name": "me/data"}], ["repo", "discussion"], SECRET),
+        (HERE, [{"type": "org", "name": "acme"}], ["repo", "discussion"], SECRET),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({}, "train dataset me/data repo enabled Disable"),
+        ({"disabled": True}, "train dataset me/data repo disabled Enable"),
+        (
+            {"disabled": "suspended-after-failure"},
+            "train dataset me/data repo disabled by the Hub, since calls have failed Enable",
+        ),
+        ({"domains": ["discussion"]}, "train dataset me/data repo enabled, but does not tell of repo Add repo"),
+        (
+            {"url": "https://old.example.com/webhooks/train"},
+            "train dataset me/data repo calls another address: https://old.example.com/webhooks/train "
+            "Create another Move it here",
+        ),
+        (
+            {"watched": [{"type": "dataset", "name": "me/old"}, {"type": "dataset", "name": "me/data"}]},
+            "train dataset me/data repo enabled, and watches dataset me/old Disable "
+            "train dataset me/old repo enabled: no handler asks for it Another one",
+        ),
+        (
+            {"watched": [{"type": "dataset", "name": "me/old"}]},
+            "train dataset me/data repo missing Create "
+            "train dataset me/old repo enabled: no handler asks for it Disable",
+        ),
+    ],
+)
+def test_where_the_hub_and_the_code_disagree_is_said_with_what_can_be_done(
+    hub: Hub, fields: dict[str, Any], line: str
+) -> None:
+    data = {"watched": [{"type": "dataset", "name": "me/data"}], "disabled": False}
+    hub.webhooks["me"].append(webhook(**{"url": HERE, **data, **fields}))
+    me = asking({"type": "dataset", "name": "me/data", "domains": ["repo"]})
+    assert line in text(me.get("/hub"))
+
+
+def test_a_webhook_that_calls_an_old_address_is_moved_here(hub: Hub) -> None:
+    watched = [{"type": "dataset", "name": "me/data"}]
+    hub.webhooks["me"].append(webhook("https://old.example.com/webhooks/train", watched=watched, disabled=False))
+    me = asking("dataset:me/data")
+    form = {"act": "adapt", "endpoint": "/webhooks/train", "item": "dataset:me/data", "id": "a1"}
+    assert me.post("/hub", form).status == 303
+    (moved,) = hub.webhooks["me"]
+    assert (moved["url"], moved["domains"], moved["secret"]) == (HERE, ["repo", "discussion"], SECRET)
+    assert "This webhook has changed since." in text(me.post("/hub", form))
 
 
 def test_each_failure_of_the_hub_is_a_sentence_and_the_form_stays_filled_in(hub: Hub) -> None:
@@ -89,7 +166,7 @@ def test_each_failure_of_the_hub_is_a_sentence_and_the_form_stays_filled_in(hub:
     assert 'value=" me/data "' in answer.body.decode()
     assert "A webhook of yours already watches me/data and calls this endpoint." in text(me.post("/hub", NEW))
     assert len(hub.webhooks["me"]) == 1
-    answer = me.post("/hub", {"switch": "of somebody else", "on": "no"})
+    answer = me.post("/hub", {"act": "disable", "id": "of somebody else"})
     assert "This webhook is not yours, or does not point here any more." in text(answer)
 
 
@@ -101,6 +178,8 @@ def test_each_failure_of_the_hub_is_a_sentence_and_the_form_stays_filled_in(hub:
         ({"endpoint": "/webhooks/none"}, "Choose an endpoint"),
         ({"endpoint": "https://evil.example"}, "Choose an endpoint"),
         ({"domain_repo": ""}, "Choose an endpoint, and the events of at least one domain."),
+        ({"act": "destroy"}, "There is no such button on this page."),
+        ({"act": "create declared", "item": "dataset:me/data"}, "does not ask for dataset:me/data any more."),
     ],
 )
 def test_a_webhook_that_makes_no_sense_is_not_created(hub: Hub, form: dict[str, str], sentence: str) -> None:

@@ -14,6 +14,7 @@ from support.hub import Hub
 from support.processes import Run, free_port
 
 import webhooks.desk.registration
+from webhooks.desk.comparison import Address
 from webhooks.desk.registration import HubSaysNo, Registration
 from webhooks.watched import Watched, read_watched
 
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.once
 
 LIST = "/api/settings/webhooks"
 HERE = "https://me-hooks.hf.space/webhooks/train"
+TRAIN, EVALUATE = "/webhooks/train", "/webhooks/evaluate"
 DATA = {"type": "dataset", "name": "me/data"}
 TOKEN, SECRET, ANOTHER_SECRET = "hf_me_and_nobody_else", "s3cret-of-the-webhook", "s3cret-of-another-one"
 
@@ -56,16 +58,19 @@ def add(hub: Hub, url: str | None = HERE, user: str = "me", **fields: Any) -> st
     return id
 
 
-def registration(token: str = TOKEN) -> Registration:
-    return Registration(token, ["me-hooks.hf.space", "hooks.example.com"])
+def registration(
+    token: str = TOKEN, declared: Mapping[str, Sequence[Watched]] | None = None, secret: str | None = SECRET
+) -> Registration:
+    address = Address("https://me-hooks.hf.space", ["me-hooks.hf.space", "hooks.example.com"])
+    return Registration(token, address, declared or {}, secret)
 
 
 def listed(token: str = TOKEN) -> list[WebhookInfo]:
     return asyncio.run(registration(token).pointing_here())
 
 
-def create(url: str = HERE, watched: dict[str, str] = DATA, secret: str | None = SECRET) -> None:
-    asyncio.run(registration().create(url, watched, ["repo"], secret))
+def create(endpoint: str = TRAIN, type: str = "dataset", name: str = "me/data") -> None:
+    asyncio.run(registration().create(endpoint, Watched(type, name, ("repo",))))
 
 
 def switch(id: str, on: bool) -> None:
@@ -144,7 +149,7 @@ def test_nobody_else_s_webhooks_are_listed(hub: Hub) -> None:
 @pytest.mark.parametrize("secret", [{"secret": SECRET}, {}])
 def test_a_webhook_is_created_as_the_owner_chose_it_and_with_nothing_else(hub: Hub, secret: dict[str, str]) -> None:
     watched = {"type": "org", "name": "acme"}
-    asyncio.run(registration().create(HERE, watched, ["discussion"], secret.get("secret")))
+    asyncio.run(registration(secret=secret.get("secret")).create(TRAIN, Watched(**watched, domains=("discussion",))))
     (request,) = (request for request in hub.requests if request.method == "POST")
     assert request.path == LIST
     assert request.json() == {"url": HERE, "watched": [watched], "domains": ["discussion"], **secret}
@@ -156,7 +161,7 @@ def test_a_webhook_is_created_as_the_owner_chose_it_and_with_nothing_else(hub: H
 def test_the_same_webhook_a_second_time_is_refused(hub: Hub, name: str) -> None:
     add(hub, watched=[{"type": "org", "name": "acme"}, DATA])
     with pytest.raises(HubSaysNo, match=r"^A webhook of yours already watches \S+ and calls this endpoint\.$"):
-        create(watched={"type": "dataset", "name": name})
+        create(name=name)
     assert asked_for(hub, "POST") == []
 
 
@@ -186,9 +191,9 @@ def test_who_presses_again_after_a_lost_answer_gets_no_second_webhook(
         if lose == "hold":
             patch.setattr(webhooks.desk.registration, "HUB_WITHIN", 1)
         with pytest.raises(HubSaysNo, match="Try again later"):
-            create(f"{HERE}-{lose}")
+            create(f"{TRAIN}-{lose}")
     with pytest.raises(HubSaysNo, match=sentence):
-        create(f"{HERE}-{lose}")
+        create(f"{TRAIN}-{lose}")
     assert len(hub.webhooks["me"]) == 1
 
 
@@ -227,7 +232,6 @@ def test_a_webhook_of_somebody_else_or_that_points_elsewhere_cannot_be_switched(
 
 # --- what the handlers ask for
 
-TRAIN, EVALUATE = "/webhooks/train", "/webhooks/evaluate"
 MODEL, ELSEWHERE = {"type": "model", "name": "me/model"}, "https://0a1b2c.gradio.live/webhooks/train"
 DECLARED = {
     TRAIN: read_watched({**DATA, "domains": ["repo"]}),
@@ -236,8 +240,7 @@ DECLARED = {
 
 
 def declaring(declared: Mapping[str, Sequence[Watched]] = DECLARED, secret: str | None = SECRET) -> Registration:
-    here = registration()
-    return Registration(here.token, here.hosts, "https://me-hooks.hf.space", declared, secret)
+    return registration(declared=declared, secret=secret)
 
 
 def states(declared: Mapping[str, Sequence[Watched]] = DECLARED) -> dict[str, str]:
@@ -304,7 +307,7 @@ def test_what_calls_another_address_stays_and_is_created_here_only_by_name(hub: 
     [
         lambda here: here.create_missing(),
         lambda here: here.create_declared(TRAIN, "dataset:me/data"),
-        lambda here: here.create(HERE, DATA, ["repo"], SECRET),
+        lambda here: here.create(TRAIN, DECLARED[TRAIN][0]),
     ],
 )
 def test_two_who_click_at_once_create_one_webhook(
@@ -464,7 +467,7 @@ def test_each_failure_is_a_sentence_of_its_own(hub: Hub, failure: str, monkeypat
     spoil(hub, "GET", LIST)
     assert raised(listed) == sentence
     spoil(hub, "POST", LIST)
-    assert raised(lambda: create(watched={"type": "user", "name": "me"})) == sentence
+    assert raised(lambda: create(type="user", name="me")) == sentence
     spoil(hub, "POST", f"{LIST}/{id}/disable")
     assert raised(lambda: switch(id, False)) == sentence
     spoil(hub, "GET", LIST)
@@ -498,10 +501,11 @@ def test_a_hub_that_does_not_answer_keeps_no_server_from_ending(hub: Hub, run: R
         f"""
         import asyncio
         import webhooks.desk.registration
+        from webhooks.desk.comparison import Address
 
         webhooks.desk.registration.HUB_WITHIN = 0.5
         try:
-            asyncio.run(webhooks.desk.registration.Registration({TOKEN!r}, []).pointing_here())
+            asyncio.run(webhooks.desk.registration.Registration({TOKEN!r}, Address("", []), {{}}).pointing_here())
         except webhooks.desk.registration.HubSaysNo as reason:
             print(reason)
         """,
