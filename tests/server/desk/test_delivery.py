@@ -234,7 +234,7 @@ def test_what_strangers_write_is_text_on_every_page_and_in_every_attribute(offic
     pages += [owner.get("/test", {"of": id}) for id in ids]
     pages += [owner.get(path, query) for path in ("", "/test", "/hub", "/replay") for query in ({}, *queries)]
     pages += [owner.post("/test", {"endpoint": HOSTILE, "body": HOSTILE, "repo": HOSTILE, "kind": HOSTILE})]
-    pages += [owner.post("/hub", {"type": HOSTILE, "name": HOSTILE, "endpoint": HOSTILE, "switch": HOSTILE})]
+    pages += [owner.post("/hub", {"type": HOSTILE, "name": HOSTILE, "endpoint": HOSTILE, "act": HOSTILE})]
     pages += [owner.get("/" + "%3Cimg%20src=x%3E")]
     for page in pages:
         sent = page.body.decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -142,6 +143,18 @@ def test_where_the_hub_and_the_code_disagree_is_said_with_what_can_be_done(
     hub.webhooks["me"].append(webhook(**{"url": HERE, **data, **fields}))
     me = asking({"type": "dataset", "name": "me/data", "domains": ["repo"]})
     assert line in text(me.get("/hub"))
+
+
+def test_what_somebody_has_written_into_a_webhook_is_text_and_visible(hub: Hub) -> None:
+    hostile = "<img src=x onerror=alert(1)>\"'\u202e{{7*7}}"
+    things = [{"type": hostile, "name": hostile}]
+    hub.webhooks["me"].append(webhook(f"{HERE}/{hostile}", watched=things, domains=[hostile], id=hostile))
+    hub.webhooks["me"].append(webhook(HERE, watched=things, disabled=hostile))
+    page = asking("dataset:me/data").get("/hub").body.decode()
+    assert page.count("{{7*7}}") >= 4
+    assert "<img" not in page
+    assert "\u202e" not in re.sub(r'value="[^"]*"', "", page)
+    assert "\\u202e" in page
 
 
 def test_a_webhook_that_calls_an_old_address_is_moved_here(hub: Hub) -> None:

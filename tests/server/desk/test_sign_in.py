@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from desk.conftest import arrived
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 from support.asgi import Exchange
-from support.browsers import CHROMIUM_ARGUMENTS
+from support.browsers import CHROMIUM_ARGUMENTS, SCREENSHOTS
 from support.desk import Client, Office, text
 from support.hub import Hub
 from support.payloads import load
@@ -210,12 +210,28 @@ from webhooks import WebhookPayload, WebhooksServer
 
 server = WebhooksServer()
 
-@server.add_webhook
+@server.add_webhook(watched=["dataset:acme/data", "dataset:acme/more-data"])
 def train(payload: WebhookPayload):
     return {"trained": payload.repo.name}
 
 server.launch()
 """
+
+
+def look_after_the_webhooks(desk: Page) -> None:
+    desk.get_by_role("link", name="On the Hub").click()
+    expect(desk.get_by_text("2 of 2 are missing.")).to_be_visible()
+    desk.get_by_role("row", name="more-data").get_by_role("button", name="Create").click()
+    expect(desk.get_by_text("1 of 2 is missing.")).to_be_visible()
+    desk.get_by_role("button", name="Create what is missing").click()
+    expect(desk.get_by_text("enabled")).to_have_count(2)
+    desk.get_by_role("button", name="Disable").first.click()
+    expect(desk.get_by_role("button", name="Enable")).to_have_count(1)
+    SCREENSHOTS.mkdir(exist_ok=True)
+    for width in (1280, 390):
+        desk.set_viewport_size({"width": width, "height": 800})
+        desk.screenshot(path=SCREENSHOTS / f"desk-webhooks-{width}.png", full_page=True)
+        assert desk.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), width
 
 
 def test_the_owner_signs_in_behind_tls_in_a_browser(hub: Hub, run: Run, chromium: str) -> None:
@@ -240,6 +256,7 @@ def test_the_owner_signs_in_behind_tls_in_a_browser(hub: Hub, run: Run, chromium
         expect(desk.get_by_role("heading", level=1)).to_contain_text("answered")
         desk.get_by_role("button", name="Replay").click()
         expect(desk.get_by_text("Replay of")).to_be_visible()
+        look_after_the_webhooks(desk)
         desk.get_by_role("button", name="Sign out").click()
         expect(desk.get_by_role("link", name="Sign in with Hugging Face")).to_be_visible()
         browser.close()
