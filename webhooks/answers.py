@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope
 
 from .delivery import Delivery
+from .hiding import Hide
 
 Tell = Callable[[Response], object]
 
@@ -79,6 +80,16 @@ def lacks_credentials(delivery: Delivery, error: BaseException) -> str | None:
         "This request was built again from the log, which keeps no credentials. So it is without "
         f"{', '.join(missing)}, and the handler refuses it: have its sender send it again."
     )
+
+
+def without_secrets(response: Response, hide: Hide) -> Response:
+    """Hide secrets in the body of an answer for a failure: the text of an error may have one by accident."""
+    body = bytes(response.body)
+    hidden = hide(body.decode("latin-1")).encode("latin-1")
+    if hidden != body:
+        response.body = hidden
+        sendable(response)
+    return response
 
 
 def sendable(response: Response) -> Response:

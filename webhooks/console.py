@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from .delivery import Delivery
+from .hiding import Hide
 from .settings import Settings
 
 WEBHOOK_SETTINGS = "https://huggingface.co/settings/webhooks"
@@ -99,6 +100,28 @@ def title(delivery: Delivery) -> str:
 
 
 logger = logging.getLogger("webhooks")
+_hide = Hide()  # the secrets of all servers of this process
+
+
+def never_show(hide: Hide) -> None:
+    """Keep secrets out of all that is logged and said from now on, whichever of the program's handlers writes it.
+
+    The summary alone has a secret in it: the owner's link.
+    """
+    global _hide
+    _hide |= hide
+
+
+class _Hiding(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        hidden = _hide(message)
+        if hidden != message:
+            record.msg, record.args = hidden, ()
+        return True
+
+
+logger.addFilter(_Hiding())
 
 MAX_WAITING = 1000  # records; what comes while so many wait for a console that nobody reads is counted, and left out
 
@@ -149,7 +172,7 @@ def _log(now: float, level: int, message: str, args: tuple[object, ...]) -> None
 
 def say(text: str) -> None:
     """Print soon."""
-    _console.put(partial(print, text, flush=True))
+    _console.put(partial(print, _hide(text), flush=True))
 
 
 def wait_until_written(seconds: float) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -15,6 +17,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.types import Scope
 
+from .hiding import MIN_SECRET
 from .payload import WebhookPayload
 
 UNFINISHED = ("queued", "running", "scheduled")
@@ -27,7 +30,6 @@ class GiveUp(Exception):
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-_MIN_SECRET = 6  # characters of a credential that is taken out of texts
 # Credentials are needed to judge a request, and by nobody after that. Spaces add some of their own (X-IP-Token).
 _CREDENTIAL = re.compile(rb"secret|token|auth|cookie|api-?key", re.IGNORECASE)
 
@@ -37,9 +39,14 @@ def _is_credential(name: bytes) -> bool:
     return _CREDENTIAL.search(name) is not None
 
 
-def _looks_secret(word: str) -> bool:
-    """Leave short words alone: to take every "1" out of a text would hide the text and no secret."""
-    return len(word) >= _MIN_SECRET
+def _parts(name: bytes, value: str) -> Iterator[str]:
+    """Yield what in a credential may be the secret: all but the name of a scheme, each word, and a password."""
+    scheme, _, rest = value.partition(" ") if b"auth" in name.lower() else ("", "", value)
+    yield rest
+    yield from re.split(r'[\s;,="]+', value)
+    if scheme.lower() == "basic":
+        with contextlib.suppress(ValueError):
+            yield base64.b64decode(rest).decode("latin-1").partition(":")[2]
 
 
 SECRET_HEADER = b"x-webhook-secret"
@@ -174,15 +181,16 @@ class Delivery:
         # An ASGI server of version 2.4 or later reports a lost sender in send(): nobody waits for one in receive().
         return Request({"type": "http", "asgi": _ASGI, **scope, "headers": list(scope["headers"])}, receive)
 
-    def hide(self, text: str) -> str:
-        """Take the sender's credentials out of a text that is to be shown or kept."""
-        if self.withheld:
-            for name, value in self.scope["headers"]:
-                if _is_credential(name):
-                    words = re.split(r"[\s;,=]+", value.decode("latin-1"))
-                    for word in sorted(filter(_looks_secret, words), key=len, reverse=True):
-                        text = text.replace(word, "***")
-        return text
+    @property
+    def credentials(self) -> set[str]:
+        """What in the sender's credentials is secret, as far as they are here.
+
+        Short words are left out: to take every "1" out of a text would hide the text and no secret.
+        """
+        if not self.withheld:
+            return set()
+        sent = [(name, value.decode("latin-1")) for name, value in self.scope["headers"] if _is_credential(name)]
+        return {part for name, value in sent for part in _parts(name, value) if len(part) >= MIN_SECRET}
 
     def _rebuilt(self, secret: str | None) -> Scope:
         headers = [(name, value) for name, value in self.headers if not _is_credential(name)]

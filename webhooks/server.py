@@ -86,6 +86,7 @@ class WebhooksServer:
         if data_dir is not None:
             given["WEBHOOKS_DATA_DIR"] = os.fspath(data_dir)
         self._settings = read_settings(Settings, {**os.environ, **given})
+        console.never_show(self._settings.hide)
         self._has_own_folder = data_dir is not None
         self._endpoints: dict[str, Endpoint] = {}
         self._edits = Edits(self._endpoints)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar, overload
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError, create_model
 
+from .hiding import Hide
 from .reloading import is_reloading
 
 logger = logging.getLogger("webhooks")
@@ -173,15 +174,10 @@ class Settings(BaseModel):
         """The secret that a sender of ours presents, and that the Hub is told."""
         return self.secrets[0].decode() if self.secrets else None
 
-    def hide(self, text: str) -> str:
-        """Take our secrets out of a text that is to be shown or kept."""
-        for secret in self._hidden:
-            text = text.replace(secret, "***")
-        return text
-
     @cached_property
-    def _hidden(self) -> tuple[str, ...]:
-        return tuple(value.get_secret_value() for _, value in self if isinstance(value, SecretStr))
+    def hide(self) -> Hide:
+        """Takes our secrets out of a text that is to be shown or kept: `hide(text)`."""
+        return Hide(value.get_secret_value() for _, value in self if isinstance(value, SecretStr))
 
     @property
     def oauth(self) -> bool:

@@ -17,9 +17,10 @@ from starlette.responses import Response
 from ..console import log
 from ..delivery import FINISHED, UNFINISHED, Delivery, continue_after
 from ..endpoints import Endpoint
+from ..hiding import Hide
 from . import timing
 from .commits import STUCK_AFTER, Commits, NotWritten
-from .handlers import Handlers, Hide, quoted_traceback
+from .handlers import Handlers, quoted_traceback
 from .life import UNWRITABLE, Call, Life, NotTaken, Shared
 from .log import DeliveryLog
 from .pruning import Pruner
@@ -39,7 +40,7 @@ class Engine:
         endpoints: by path.
         log: where all is written down; the engine closes it when it stops.
         max_pending: how many deliveries may be unfinished at once.
-        hide: takes secrets out of what is logged and recorded.
+        hide: takes the server's secrets out of what is logged, recorded and answered.
         secret: the server's own, which requests that carried it carry again.
     """
 

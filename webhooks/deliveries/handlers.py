@@ -29,19 +29,17 @@ from ..console import escaped, log
 from ..delivery import Delivery, GiveUp
 from ..endpoints import Endpoint, Way
 from ..filling import Filled
+from ..hiding import Hide
 from .mailbox import Mailbox
 from .threads import Threads
 
 MAX_ERROR = 32 * 1024  # characters of a traceback that are kept
 MAX_ANSWER = 64 * 1024  # bytes of an answer that are kept
-_MARGIN = 8 * 1024  # characters: more than a secret has, which must not be cut before it is hidden
 
 # Where a traceback does not begin: in this package, and in what it calls a handler through.
 _CALLED_THROUGH = (own_loop, fastapi, starlette, anyio, asyncio, concurrent.futures)
 _MACHINERY = (*(os.path.dirname(inspect.getfile(module)) + os.sep for module in _CALLED_THROUGH), contextlib.__file__)
 _SCOPE: Scope = {"type": "http", "method": "POST", "headers": [], "asgi": {"spec_version": "2.4"}}
-
-Hide = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Handlers:
     """Runs handlers for the loop that serves.
 
     Args:
-        hide: takes secrets out of tracebacks.
+        hide: takes the server's secrets out of what is logged, recorded and answered.
         late: called on the loop that serves, with a delivery whose handler came back after its timeout.
     """
 
@@ -229,7 +227,7 @@ class Handlers:
 
     def _failure(self, delivery: Delivery, error: BaseException) -> Ended:
         """Describe an error where it was raised: its `__str__` is the user's code too, and may block or raise."""
-        answer = answers.failed(delivery, error)
+        answer = answers.without_secrets(answers.failed(delivery, error), self._hide)
         try:
             text = self._described(delivery, error)
         except BaseException as another:
@@ -237,14 +235,20 @@ class Handlers:
         return Ended(answer, self._kept(delivery, answer), text, _is_final(delivery, error))
 
     def _kept(self, delivery: Delivery, answer: Response) -> bytes:
-        return kept(answer, lambda text: self._hide(delivery.hide(text)))
+        return kept(answer, self._hide_all(delivery))
+
+    def _hide_all(self, delivery: Delivery) -> Hide:
+        """Hide the sender's credentials, too. At once with ours: either may be a part of the other."""
+        credentials = delivery.credentials
+        return self._hide | Hide(credentials) if credentials else self._hide
 
     def _described(self, delivery: Delivery, error: BaseException) -> str:
+        hide = self._hide_all(delivery)
         if isinstance(error, ValidationException):  # whose own text repeats what it is about
             problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in answers.problems(error))
-            text = _quoted("\n".join([type(error).__name__, *problems]))
+            text = _quoted(hide("\n".join([type(error).__name__, *problems])))
         else:
-            text = quoted_traceback(error, lambda text: self._hide(delivery.hide(text)))
+            text = quoted_traceback(error, hide)
         if reason := answers.lacks_credentials(delivery, error):
             text = f"{_quoted(reason)}\n{text}"
         return text
@@ -275,8 +279,8 @@ def quoted_traceback(error: BaseException, hide: Hide) -> str:
     text = "".join(traceback.format_exception(type(error), error, begin))
     if len(text) > MAX_ERROR:
         half = MAX_ERROR // 2
-        end = hide(text[-half - 2 * _MARGIN :])[_MARGIN:][-half:]
-        text = f"{cut(text, half, hide)}\n... {len(text) - MAX_ERROR} characters ...\n{end}"
+        left_out = f"... {len(text) - MAX_ERROR} characters ..."
+        text = "\n".join([hide.beginning(text, half), left_out, hide.end(text, half)])
     else:
         text = hide(text)
     return _quoted(text)
@@ -288,13 +292,5 @@ def _quoted(text: str) -> str:
 
 def kept(answer: Response, hide: Hide) -> bytes:
     """Return what the log keeps of an answer."""
-    return cut(bytes(answer.body[: 2 * MAX_ANSWER]).decode("latin-1"), MAX_ANSWER, hide).encode("latin-1")
-
-
-def cut(text: str, at_most: int, hide: Hide) -> str:
-    """Return the beginning of a text without secrets, and look at no more of it than that takes."""
-    if len(text) <= at_most:
-        return hide(text)
-    # A secret that this cuts in two is not hidden, and stands in the part that is left out.
-    shown = hide(text[: at_most + 2 * _MARGIN])
-    return shown[: max(0, len(shown) - _MARGIN)][:at_most]
+    body = bytes(answer.body[: hide.reach(MAX_ANSWER)]).decode("latin-1")
+    return hide.beginning(body, MAX_ANSWER).encode("latin-1")

@@ -19,6 +19,7 @@ from webhooks.deliveries.engine import Engine
 from webhooks.deliveries.history import STOPPED, reading
 from webhooks.deliveries.life import NotTaken
 from webhooks.deliveries.log import DeliveryLog
+from webhooks.hiding import Hide
 
 
 @pytest.fixture
@@ -187,7 +188,7 @@ def test_the_loop_that_serves_may_end_first(
         gate.wait(WAIT)
 
     endpoint = desk.add(handler)
-    engine = desk.engine = Engine(desk.endpoints, DeliveryLog(desk.folder), 10, str)
+    engine = desk.engine = Engine(desk.endpoints, DeliveryLog(desk.folder), 10, Hide())
 
     asyncio.run_coroutine_threadsafe(start(engine), own_loop).result(WAIT)
     asyncio.run_coroutine_threadsafe(engine.take(endpoint, desk.delivery(endpoint), WAIT), own_loop)
@@ -218,7 +219,7 @@ def test_a_second_lifespan_changes_nothing(desk: Desk) -> None:
 
 
 def test_a_lifespan_after_the_end_of_the_loop_is_refused(desk: Desk, own_loop: asyncio.AbstractEventLoop) -> None:
-    engine = desk.engine = Engine(desk.endpoints, DeliveryLog(desk.folder), 10, str)
+    engine = desk.engine = Engine(desk.endpoints, DeliveryLog(desk.folder), 10, Hide())
     asyncio.run_coroutine_threadsafe(start(engine), own_loop).result(WAIT)
     own_loop.call_soon_threadsafe(own_loop.stop)
     wait_until(lambda: not own_loop.is_running())

@@ -22,6 +22,7 @@ from webhooks.deliveries.engine import Engine
 from webhooks.deliveries.history import Record, find, reading
 from webhooks.deliveries.log import DeliveryLog
 from webhooks.endpoints import Endpoint
+from webhooks.hiding import Hide
 
 WAIT = 20  # seconds until a test that waits in vain fails
 BODY = load("repo.content-update")
@@ -60,8 +61,7 @@ class Desk:
         self, max_pending: int = 1000, keep: int = 10_000, recover: bool = True, secret: str | None = None
     ) -> Desk:
         log = DeliveryLog(self.folder, keep=keep)
-        hide = lambda text: text.replace("s3cret", "***")  # noqa: E731
-        self.engine = Engine(self.endpoints, log, max_pending, hide, secret)
+        self.engine = Engine(self.endpoints, log, max_pending, Hide(["s3cret"]), secret)
         on_loop(start, self.engine)
         if recover:
             self.engine.recover()

@@ -12,6 +12,7 @@ from support.dispatching import start
 from webhooks.deliveries.engine import Engine
 from webhooks.deliveries.log import DeliveryLog
 from webhooks.endpoints import Endpoint
+from webhooks.hiding import Hide
 from webhooks.receiver import Receiver
 from webhooks.settings import Settings
 
@@ -22,6 +23,6 @@ _log_numbers = itertools.count()
 def receiver(*handlers: Any, reply_within: float = 5, max_pending: int = 1000, **settings: Any) -> Receiver:
     endpoints = {endpoint.path: endpoint for endpoint in map(Endpoint, handlers)}
     log = DeliveryLog(Path(_logs.name, str(next(_log_numbers))))
-    engine = Engine(endpoints, log, max_pending, hide=str)
+    engine = Engine(endpoints, log, max_pending, hide=Hide())
     on_loop(start, engine)
     return Receiver(endpoints, engine, Settings(**settings), reply_within)
