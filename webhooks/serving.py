@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from . import console
 from .endpoints import PREFIX
+from .private_files import PrivateFiles, private_paths
 from .receiver import Aside, Lifespan, Receiver
 from .settings import SetupError
 
@@ -82,6 +83,7 @@ class Serving:
             "run_history": False,
         }
         app_kwargs = options.get("app_kwargs") or {}
+        blocked = _blocked_paths(options.get("blocked_paths"), private_paths(settings.data_dir, log))
         fixed = {
             "prevent_thread_lock": True,
             # Handed over before Gradio serves, so the webhooks are there from the first moment.
@@ -90,6 +92,7 @@ class Serving:
                 "routes": [Route("/health", self._receiver.health), *routes, *app_kwargs.get("routes", [])],
                 "middleware": [
                     Middleware(Aside, path=PREFIX, aside=self),
+                    Middleware(PrivateFiles, paths=blocked),
                     *middleware,
                     *app_kwargs.get("middleware", []),
                 ],
@@ -98,7 +101,7 @@ class Serving:
             # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
             # own routes only: the Hub would get a 405.
             "ssr_mode": False,
-            "blocked_paths": _blocked_paths(options.get("blocked_paths"), settings.data_dir, log, Path(".env")),
+            "blocked_paths": blocked,
         }
         try:
             app, _, _ = self._ui.launch(**{**defaults, **options, **fixed})
@@ -184,11 +187,10 @@ class Serving:
         self._close_all()
 
 
-def _blocked_paths(given: list[str] | None, *ours: Path) -> list[str]:
+def _blocked_paths(given: list[str] | None, ours: list[Path]) -> list[str]:
     """List what Gradio gives to nobody, even if `allowed_paths` or `gr.set_static_paths` covers it."""
     others = given or os.environ.get("GRADIO_BLOCKED_PATHS", "").split(",")
-    both = [str(path) for found in ours for path in (found.absolute(), found.resolve())]
-    return [*filter(None, map(str.strip, map(str, others))), *both]
+    return [*filter(None, map(str.strip, map(str, others))), *map(str, ours)]
 
 
 @contextlib.contextmanager
