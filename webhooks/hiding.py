@@ -8,7 +8,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
-MIN_SECRET = 6  # characters; a shorter one is also a part of many a word
+MIN_SECRET = 6  # characters; a shorter one is a part of other words, too
 
 _PLAIN = re.compile(r"[\w.~-]+", re.ASCII)  # what neither JSON nor `repr` nor an address writes in another way
 
@@ -24,7 +24,7 @@ class Hide:
     in base64, alone or after a user's name (`Authorization: Basic`). The longest form goes first, so that nothing is
     left of a secret with another one in it.
 
-    One with fewer than 6 characters goes as it is only: in base64 it would have two or three letters.
+    One with fewer than 6 characters goes as it is only: its base64 has so few letters that other words have them, too.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
