@@ -200,6 +200,10 @@ def test_times_are_those_of_the_reader(browser: Browser, desk: Desk) -> None:
     id = desk.deliver("keep")
     with opened(browser, desk, timezone_id="Asia/Kolkata", locale="en-GB") as page:
         expect(rows(page).first.locator("time")).to_have_text(re.compile(r"^\d+ s ago$"))
+        bar = page.get_by_role("link", name=re.compile(r"^1 done, \d\d:30$"))
+        expect(bar).to_have_count(1)
+        bar.click()
+        expect(rows(page)).to_have_count(1)
         page.goto(f"{desk.url}/{id}")
         time = page.locator("dd time").first
         utc = datetime.fromisoformat(time.get_attribute("datetime") or "")

@@ -202,11 +202,13 @@ def test_the_chart_has_a_bar_for_each_hour_and_outcome_which_links_to_them(offic
     new = office.put(arrived(), answer=b"{}")
     office.put(arrived(ago=30 * 3600), answer=b"{}")
     page = owner.get().body.decode()
-    bar = r'<a href="/deliveries\?outcome=(\w+)&amp;before=(\w+)" aria-label="(\d\d:00 UTC: \d \w+)">'
+    bar = (
+        r'<a href="/deliveries\?outcome=(\w+)&amp;before=(\w+)"><title data-since="\S+">(\d \w+, \d\d:00 UTC)</title>'
+    )
     bars = re.findall(bar, page)
     assert [bar[0] for bar in bars] == ["done", "failed", "done"]
     hour = time.strftime("%H:00", time.gmtime(time.time() - 3 * 3600))
-    assert [bar[2] for bar in bars[:2]] == [f"{hour} UTC: 1 done", f"{hour} UTC: 1 failed"]
+    assert [bar[2] for bar in bars[:2]] == [f"1 done, {hour} UTC", f"1 failed, {hour} UTC"]
     assert rows(owner.get(query={"outcome": "done", "before": bars[0][1]}))[0] == old
     assert rows(owner.get(query={"outcome": "done", "before": bars[2][1]}))[0] == new
 

@@ -10,10 +10,16 @@ function ago(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
+const date = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "medium" });
+const hour = new Intl.DateTimeFormat([], { timeStyle: "short" });
+
 function showTimes() {
+  for (const bar of document.querySelectorAll("svg title")) {
+    bar.textContent = `${bar.textContent.split(",")[0]}, ${hour.format(new Date(bar.dataset.since))}`;
+  }
   for (const time of document.querySelectorAll("time")) {
     const when = new Date(time.dateTime);
-    const full = when.toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
+    const full = date.format(when);
     const past = (Date.now() - when) / 1000;
     const passed = { ago: `${ago(past)} ago`, both: `${full}, ${ago(past)} ago`, due: past < 0 ? `in ${ago(-past)}` : "now", full };
     const text = passed[time.dataset.show];
