@@ -60,7 +60,7 @@ CREATE TABLE attempts (                 -- those that failed
     ended_at   REAL NOT NULL,
     error      TEXT NOT NULL,
     PRIMARY KEY (delivery, attempt)
-) WITHOUT ROWID;
+);                                      -- with a rowid: else each error of 1 KB or more has a page of its own
 CREATE TABLE jobs (
     id        TEXT NOT NULL PRIMARY KEY,
     delivery  INTEGER NOT NULL REFERENCES deliveries ON DELETE CASCADE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ OUTCOMES = {
     "failed": "status = 'failed'",
     "waiting": "status IN ('queued', 'running', 'scheduled')",
 }
+_BEGINNING = re.compile("[0-7][0-9a-f]{3,15}")  # of an id
 _BY_INDEX = "FROM deliveries INDEXED BY overview"  # else SQLite reads the bodies along with what it looks for
 
 
@@ -45,44 +47,15 @@ class Filter:
     status: str | None = None
     outcome: str | None = None
     q: str | None = None
-    failures: str | None = None  # JSON: the numbers of those of which an error has `q` in it; see `searched`
 
-    def where(self, *more: tuple[str, Sequence[Any]]) -> tuple[str, list[Any]]:
-        """Write the condition, and the values in it."""
-        conditions, values = [], []
-        for column in ("endpoint", "repo", "event", "status"):
-            if (value := getattr(self, column)) is not None:
-                conditions.append(f"{column} = ?")
-                values.append(value)
+    def where(self) -> tuple[str, list[Any]]:
+        """Write the condition without `q`, and the values in it."""
+        given = {name: getattr(self, name) for name in ("endpoint", "repo", "event", "status")}
+        columns = {name: value for name, value in given.items() if value is not None}
+        conditions = [f"{name} = ?" for name in columns]
         if self.outcome is not None:
             conditions.append(OUTCOMES[self.outcome])
-        for condition, given in (*more, *self._search()):
-            conditions.append(condition)
-            values += given
-        return " AND ".join(conditions) or "true", values
-
-    def _search(self) -> list[tuple[str, Sequence[Any]]]:
-        if self.q is None:
-            return []
-        found = "repo LIKE ? ESCAPE '|' OR number IN (SELECT value FROM json_each(?))"
-        values: list[Any] = [_part(self.q), self.failures or "[]"]
-        if re.fullmatch("[0-7][0-9a-f]{3,15}", self.q):
-            found += " OR number BETWEEN ? AND ?"
-            values += [int(self.q.ljust(16, digit), 16) for digit in "0f"]
-        return [(f"({found})", values)]
-
-
-def _part(q: str) -> str:
-    literal = re.sub("([%_|])", r"|\1", q)
-    return f"%{literal}%"
-
-
-def searched(database: sqlite3.Connection, wanted: Filter) -> Filter:
-    """Search the errors, once for all that is asked of a filter: no index has them."""
-    if wanted.q is None:
-        return wanted
-    query = "SELECT json_group_array(delivery) FROM attempts WHERE error LIKE ? ESCAPE '|'"
-    return replace(wanted, failures=database.execute(query, (_part(wanted.q),)).fetchone()[0])
+        return " AND ".join(conditions) or "true", list(columns.values())
 
 
 @dataclass(frozen=True)
@@ -123,24 +96,57 @@ def page(database: sqlite3.Connection, wanted: Filter, before: str | None = None
         KeyError: this is no id of a delivery.
     """
     if after is not None:
-        newer = _numbers(database, wanted, ("number > ?", [number(after)]), "ASC", PAGE + 1)
+        newer = _numbers(database, wanted, f"> {number(after)}", PAGE + 1)
         if len(newer) > PAGE:  # else the first page is a full one
             return Page(_rows(database, newer[:PAGE]), has_newer=True, has_older=True)
-    limit = ("number < ?", [number(before)]) if before is not None else ("true", [])
-    older = _numbers(database, wanted, limit, "DESC", PAGE + 1)
-    newest = older[0] if older else number(before or f"{0:016x}") - 1
-    has_newer = before is not None and bool(_numbers(database, wanted, ("number > ?", [newest]), "ASC", 1))
+    end = sys.maxsize if before is None else number(before)
+    older = _numbers(database, wanted, f"< {end}", PAGE + 1)
+    has_newer = before is not None and bool(_numbers(database, wanted, f">= {end}", 1))
     return Page(_rows(database, older[:PAGE]), has_newer, has_older=len(older) > PAGE)
 
 
-def _numbers(
-    database: sqlite3.Connection, wanted: Filter, limit: tuple[str, Sequence[Any]], order: str, count: int
-) -> list[int]:
-    """Find the numbers of so many deliveries, in this order."""
-    where, values = wanted.where(limit)
-    source = "FROM deliveries" if wanted == Filter() else _BY_INDEX
-    query = f"SELECT number {source} WHERE {where} ORDER BY number {order} LIMIT ?"
-    return [row[0] for row in database.execute(query, [*values, count])]
+def _numbers(database: sqlite3.Connection, wanted: Filter, place: str, at_most: int = sys.maxsize) -> list[int]:
+    """Find the numbers of deliveries at a place such as `< 17`, the nearest first."""
+    where, values = wanted.where()
+    order, nearer = ("DESC", ">") if place.startswith("<") else ("ASC", "<")
+    found: list[int] = []
+    for key, source, condition, more in _sources(wanted):
+        within = f"{key} {place}"
+        if len(found) == at_most:
+            within += f" AND {key} {nearer} {found[-1]}"
+        query = (
+            f"SELECT DISTINCT {key} {source} WHERE {where} AND {within} AND {condition} ORDER BY {key} {order} LIMIT ?"
+        )
+        numbers = [row[0] for row in database.execute(query, [*values, *more, at_most])]
+        found = sorted({*found, *numbers}, reverse=order == "DESC")[:at_most]
+    return found
+
+
+def _sources(wanted: Filter) -> list[tuple[str, str, str, list[Any]]]:
+    """Return where to look: the column of the number, the tables, the condition that has `q`, the values in it."""
+    if wanted == Filter():
+        return [("number", "FROM deliveries", "true", [])]
+    if wanted.q is None:
+        return [("number", _BY_INDEX, "true", [])]
+    literal = re.sub("([%_|])", r"|\1", wanted.q)
+    part = f"%{literal}%"
+    ids = [int(wanted.q.ljust(16, digit), 16) for digit in "0f"] if _BEGINNING.fullmatch(wanted.q) else [1, 0]
+    return [
+        ("number", _BY_INDEX, "(repo LIKE ? ESCAPE '|' OR number BETWEEN ? AND ?)", [part, *ids]),
+        # In the order of the attempts: errors are long, and read until there are enough.
+        ("delivery", "FROM attempts CROSS JOIN deliveries ON number = delivery", "error LIKE ? ESCAPE '|'", [part]),
+    ]
+
+
+def row(database: sqlite3.Connection, id: str) -> Row:
+    """Read a delivery as the list has it.
+
+    Raises:
+        KeyError: the log has none with this id.
+    """
+    for found in _rows(database, [number(id)]):
+        return found
+    raise KeyError(id)
 
 
 def _rows(database: sqlite3.Connection, numbers: Sequence[int]) -> list[Row]:
@@ -171,7 +177,7 @@ def _row(values: dict[str, Any], errors: Mapping[int, str], jobs: Mapping[int, S
 
 
 def counts(database: sqlite3.Connection, wanted: Filter) -> Counter[str]:
-    """Count what the filter would show of each outcome."""
+    """Count what the filter would show of each outcome; without `q`, for which all errors would have to be read."""
     where, values = replace(wanted, outcome=None).where()
     query = f"SELECT status, skipped, count(*) {_BY_INDEX} WHERE {where} GROUP BY status, skipped"  # as the index is
     found: Counter[str] = Counter()
@@ -198,22 +204,23 @@ def choices(database: sqlite3.Connection) -> dict[str, list[str]]:
     return dict(zip(columns, known, strict=True))
 
 
-def per_hour(database: sqlite3.Connection, now: float | None = None) -> dict[datetime, Counter[str]]:
+def per_hour(database: sqlite3.Connection) -> dict[datetime, Counter[str]]:
     """Count the deliveries of the last 24 hours of the clock by their outcome, hour by hour."""
-    last = int((time.time_ns() if now is None else now * 10**9) // HOUR)
-    hours = range(last - 23, last + 1)
+    last = time.time_ns() // HOUR
+    counted: dict[int, Counter[str]] = {hour: Counter() for hour in range(last - 23, last + 1)}
     # All of a status in one row, for Python's lock is let go and taken again for each.
     numbers = (
         f"SELECT status, skipped, json_group_array(number) {_BY_INDEX} WHERE number >= ? GROUP BY status, skipped"
     )
-    counted: dict[int, Counter[str]] = {hour: Counter() for hour in hours}
-    for status, skipped, found in database.execute(numbers, (hours[0] * HOUR,)):
+    for status, skipped, found in database.execute(numbers, (min(counted) * HOUR,)):
         for hour, count in Counter(arrived // HOUR for arrived in json.loads(found)).items():
             counted[min(hour, last)][outcome_of(status, skipped)] += count
     return {_utc(hour * 3600): counts for hour, counts in counted.items()}
 
 
-def to_replay(database: sqlite3.Connection, wanted: Filter, until: str, besides: Iterable[str] = ()) -> list[str]:
+def to_replay(
+    database: sqlite3.Connection, wanted: Filter, until: str, endpoints: Iterable[str], besides: Iterable[str] = ()
+) -> tuple[list[str], int]:
     """List the failed deliveries of a filter that nothing has brought through, oldest first.
 
     Of a delivery and its replays the last one stands for all. One of which a replay has succeeded, or is under way,
@@ -221,17 +228,22 @@ def to_replay(database: sqlite3.Connection, wanted: Filter, until: str, besides:
 
     Args:
         until: the id of the newest one that whoever asks has seen.
+        endpoints: those that there are.
         besides: those that are about to be replayed.
+
+    Returns:
+        Their ids, and how many more cannot be replayed because their endpoint is gone.
     """
-    wanted = replace(searched(database, wanted), outcome="failed")
-    where, values = wanted.where(("number <= ?", [number(until)]))
-    failed = {row[0] for row in database.execute(f"SELECT number {_BY_INDEX} WHERE {where}", values)}
-    replays = database.execute("SELECT number, replay_of, status FROM deliveries WHERE replay_of IS NOT NULL")
+    failed = set(_numbers(database, replace(wanted, outcome="failed"), f"<= {number(until)}"))
     needless = {number(id) for id in besides}
+    replays = database.execute("SELECT number, replay_of, status FROM deliveries WHERE replay_of IS NOT NULL")
     for replay, original, status in sorted(map(tuple, replays), reverse=True):  # the replays of a replay come first
         if replay in failed or replay in needless or status != "failed":
             needless.add(original)
-    return [f"{found:016x}" for found in sorted(failed - needless)]
+    lost = "SELECT number FROM deliveries WHERE status = 'failed' AND endpoint NOT IN (SELECT value FROM json_each(?))"
+    gone = {row[0] for row in database.execute(lost, [json.dumps(list(endpoints))])}
+    left = failed - needless
+    return [f"{found:016x}" for found in sorted(left - gone)], len(left & gone)
 
 
 def neighbours(database: sqlite3.Connection, id: str) -> tuple[str | None, str | None]:

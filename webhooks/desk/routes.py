@@ -76,7 +76,7 @@ class Desk:
         environment = self._templates.env
         environment.finalize = views.visible
         environment.trim_blocks = environment.lstrip_blocks = True
-        environment.globals.update(views=views, OUTCOMES=list(queries.OUTCOMES), settings=self.settings)
+        environment.globals.update(views=views, settings=self.settings)
         self._sign_in = None
         if self.settings.oauth:
             from .sign_in import SignIn
@@ -118,10 +118,9 @@ class Desk:
 
         def look() -> dict[str, Any]:
             with history.reading(self.log()) as database:
-                searched = queries.searched(database, wanted)
                 return {
-                    "page": queries.page(database, searched, **place),
-                    "counts": queries.counts(database, searched),
+                    "page": queries.page(database, wanted, **place),
+                    "counts": queries.counts(database, wanted) if wanted.q is None else None,
                     **self._sum_up(database),
                 }
 
@@ -151,22 +150,22 @@ class Desk:
 
     async def ask_to_replay_all(self, request: Request) -> Response:
         wanted = filter_of(request.query_params)
-        chosen = await run_in_threadpool(self._to_replay, wanted, NEWEST, ())
-        return self.show(request, "replay.html", wanted=wanted, chosen=chosen)
+        chosen, gone = await run_in_threadpool(self._to_replay, wanted, NEWEST, ())
+        return self.show(request, "replay.html", wanted=wanted, chosen=chosen, gone=gone)
 
     async def replay_all(self, request: Request) -> Response:
         """Replay what the page before has shown, and nothing that has failed since."""
         form = await form_of(request)
         wanted, until = filter_of(form), form.get("until", "")
         try:
-            await run_in_threadpool(self.replays.begin, lambda waiting: self._to_replay(wanted, until, waiting))
+            await run_in_threadpool(self.replays.begin, lambda waiting: self._to_replay(wanted, until, waiting)[0])
         except KeyError:
             raise Sorry("It is not said up to which delivery. Open the page before once more.") from None
         return self.go(request)
 
-    def _to_replay(self, wanted: Filter, until: str, besides: Sequence[str]) -> list[str]:
+    def _to_replay(self, wanted: Filter, until: str, besides: Sequence[str]) -> tuple[list[str], int]:
         with history.reading(self.log()) as database:
-            return queries.to_replay(database, wanted, until, besides)
+            return queries.to_replay(database, wanted, until, self.endpoints, besides)
 
     # One of them
 
@@ -175,9 +174,14 @@ class Desk:
 
         def look() -> dict[str, Any]:
             with history.reading(self.log()) as database:
-                record, related = history.find(database, id), queries.related(database, id)
                 newer, older = queries.neighbours(database, id)
-                return {"record": record, "related": related, "newer": newer, "older": older}
+                return {
+                    "record": history.find(database, id),
+                    "row": queries.row(database, id),
+                    "related": queries.related(database, id),
+                    "newer": newer,
+                    "older": older,
+                }
 
         try:
             found = await run_in_threadpool(look)

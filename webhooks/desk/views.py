@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from markupsafe import Markup, escape
 
 from ..console import escaped
-from ..deliveries.history import INTERRUPTED, STOPPED, Attempt, Record
+from ..deliveries.history import INTERRUPTED, STOPPED, Attempt
 from ..delivery import Delivery, StartedJob
 from ..endpoints import PREFIX
 from ..payload import FOLDERS
@@ -187,32 +187,6 @@ def _answered(row: Row) -> str:
 
 def _text(said: Any) -> str:
     return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
-
-
-def record_outcome(record: Record, jobs: Sequence[StartedJob], max_attempts: int | None) -> Outcome:
-    """Say the same of a delivery that was read as a whole."""
-    delivery, errors = record.delivery, [attempt.error for attempt in record.attempts if attempt.error]
-    answer = record.answer or b""
-    skipped = record.status == "succeeded" and answer.startswith(b'{"skipped":')
-    row = Row(
-        id=delivery.id,
-        endpoint=delivery.endpoint,
-        repo=None,
-        event=None,
-        received_at=delivery.received_at,
-        status=record.status,
-        skipped=skipped,
-        attempts=delivery.attempt,
-        failures=record.failures,
-        due_at=record.due_at,
-        is_replay=delivery.replay_of is not None,
-        superseded_by=record.superseded_by,
-        answer_status=record.answer_status,
-        answer=answer,
-        error=errors[-1] if errors else None,
-        jobs=jobs,
-    )
-    return outcome(row, max_attempts)
 
 
 def attempt_kind(attempt: Attempt) -> tuple[str, str]:

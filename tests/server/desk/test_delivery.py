@@ -159,6 +159,20 @@ def test_of_a_delivery_and_its_replays_only_the_last_is_replayed(office: Office,
     assert confirm(owner, {})[1]["until"] == third
 
 
+def test_what_failed_for_a_handler_that_is_gone_is_left_out_and_counted(office: Office, owner: Client) -> None:
+    lost = [office.put(arrived("/webhooks/of_last_year"), "failed", error="KeyError") for _ in range(2)]
+    assert "but for 2 whose handler is not there any more" in confirm(owner, {})[0]
+    failed = office.put(arrived(), "failed", error="KeyError")
+    office.open()
+    said, form = confirm(owner, {})
+    assert "Replay 1 delivery?" in said
+    assert "and 2 whose handler is not there any more." in said
+    assert "any more" not in confirm(owner, {"endpoint": "/webhooks/train"})[0]
+    owner.post("/replay", form)
+    wait_until(lambda: office.desk.replays.progress.waiting == 0 and replays_of(office, failed))
+    assert [replays_of(office, id) for id in lost] == [[], []]
+
+
 def test_what_has_failed_since_the_question_was_asked_is_not_replayed(office: Office, owner: Client) -> None:
     seen = office.put(arrived(), "failed", error="ValueError")
     _, form = confirm(owner, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -47,10 +47,15 @@ class Book:
 
     log: DeliveryLog
 
-    def put(self, *, status: str = "succeeded", **what: Any) -> str:
+    def put(self, *, status: str = "succeeded", errors: Sequence[str] = (), **what: Any) -> str:
         """Record a delivery in the transaction that has begun, and return its id."""
         added = delivery(**what)
-        self.log.add(added, "running" if status in FINISHED else status)
+        self.log.add(added, "queued" if errors else "running" if status in FINISHED else status)
+        for place, error in enumerate(errors, 1):
+            self.log.start_attempt(added.id)
+            self.log.fail_attempt(added.id, error)
+            if status not in FINISHED or place < len(errors):
+                self.log.schedule(added.id, 0)
         if status in FINISHED:
             self.log.finish(added.id, status, 200, b"")
         return added.id
@@ -116,6 +121,7 @@ DELIVERIES = st.lists(
             "endpoint": st.sampled_from([F, G]),
             "status": st.sampled_from(["succeeded", "failed", "queued"]),
             "repo": st.sampled_from([DATA, MODEL, None]),
+            "errors": st.sampled_from([(), ("timed out",), ("no model is there",) * 3]),
         }
     ),
     max_size=14,
@@ -125,7 +131,7 @@ OUTCOME = {"succeeded": "done", "failed": "failed", "queued": "waiting"}
 
 def is_wanted(entry: dict[str, Any], wanted: dict[str, str | None]) -> bool:
     known = {**entry, "outcome": OUTCOME[entry["status"]]}
-    if wanted["q"] and wanted["q"] not in (entry["repo"] or ""):
+    if wanted["q"] and not any(wanted["q"] in text for text in (entry["repo"] or "", *entry["errors"])):
         return False
     return all(value in (None, known[name]) for name, value in wanted.items() if name != "q")
 
@@ -154,9 +160,25 @@ def test_all_pages_there_and_back_are_what_a_plain_list_would_give(
     while page.has_newer:
         page = book.page(after=ids(page)[0], **wanted)
     assert page == first
-    counts = book.ask(queries.counts, Filter(**wanted))
-    assert sum(counts[name] for name in queries.OUTCOMES if wanted["outcome"] in (None, name)) == len(expected)
+    if wanted["q"] is None:
+        counts = book.ask(queries.counts, Filter(**wanted))
+        assert sum(counts[name] for name in queries.OUTCOMES if wanted["outcome"] in (None, name)) == len(expected)
     log.close()
+
+
+def test_a_text_is_looked_for_in_repositories_and_errors_page_by_page(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "PAGE", 4)
+    in_error = {"status": "failed", "errors": ["no model is there"] * 3}
+    with book.log.transaction():
+        expected = [book.put(**what) for _ in range(5) for what in (in_error, in_error, {"repo": MODEL})][::-1]
+        book.put(errors=["timed out"])
+    pages = [book.page(q="model")]
+    while pages[-1].has_older:
+        pages.append(book.page(q="model", before=pages[-1].rows[-1].id))
+    assert [id for page in pages for id in ids(page)] == expected
+    assert ids(book.page(q="model", after=expected[8])) == expected[4:8]
 
 
 def test_of_very_many_repositories_two_hundred_can_be_chosen(book: Book) -> None:
