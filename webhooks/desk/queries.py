@@ -209,11 +209,12 @@ def per_hour(database: sqlite3.Connection) -> dict[datetime, Counter[str]]:
     last = time.time_ns() // HOUR
     counted: dict[int, Counter[str]] = {hour: Counter() for hour in range(last - 23, last + 1)}
     # All of a status in one row, for Python's lock is let go and taken again for each.
-    numbers = (
-        f"SELECT status, skipped, json_group_array(number) {_BY_INDEX} WHERE number >= ? GROUP BY status, skipped"
+    query = (
+        f"SELECT status, skipped, json_group_array(number / {HOUR}) {_BY_INDEX} WHERE number >= ? "
+        "GROUP BY status, skipped"
     )
-    for status, skipped, found in database.execute(numbers, (min(counted) * HOUR,)):
-        for hour, count in Counter(arrived // HOUR for arrived in json.loads(found)).items():
+    for status, skipped, hours in database.execute(query, (min(counted) * HOUR,)):
+        for hour, count in Counter(json.loads(hours)).items():
             counted[min(hour, last)][outcome_of(status, skipped)] += count
     return {_utc(hour * 3600): counts for hour, counts in counted.items()}
 
