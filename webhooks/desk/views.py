@@ -249,6 +249,7 @@ class Bar:
 
 
 WIDTH, HEIGHT = 40, 64
+GAP = 0.75  # between two bars of an hour
 
 
 def bars(hours: Mapping[datetime, Counter[str]]) -> list[Bar]:
@@ -259,7 +260,8 @@ def bars(hours: Mapping[datetime, Counter[str]]) -> list[Bar]:
         before = f"{int((since + timedelta(hours=1)).timestamp()) * 10**9:016x}"
         for outcome in OUTCOMES:
             if count := counts[outcome]:
-                height = (HEIGHT - 4) * count / highest
+                height = max(2.0, (HEIGHT - 8) * count / highest)  # one that failed among a thousand is seen
                 top -= height
-                drawn.append(Bar(outcome, count, since, before, place * WIDTH, round(top, 2), round(height, 2)))
+                x = place * WIDTH
+                drawn.append(Bar(outcome, count, since, before, x, round(top, 2), round(height - GAP, 2)))
     return drawn

@@ -9,7 +9,7 @@ import pytest
 from desk.conftest import arrived
 from support.asgi import Exchange
 from support.desk import Client, Office, text
-from support.long_lists import compared
+from support.long_lists import NOWHERE, compared
 
 from webhooks.delivery import StartedJob
 
@@ -240,5 +240,5 @@ def test_the_files_are_text_small_and_need_no_other_host(owner: Client) -> None:
 @pytest.mark.long
 def test_a_page_of_a_long_list_takes_less_than_twice_the_time_of_one_of_a_short_list() -> None:
     for name, place, long, short in compared():
-        if name != "text that is nowhere":  # all errors have to be read for it
+        if name != NOWHERE:  # all errors have to be read for it
             assert long < 2 * short, (name, place, long, short)

@@ -13,18 +13,22 @@ function ago(seconds) {
 const date = new Intl.DateTimeFormat([], { dateStyle: "medium", timeStyle: "medium" });
 const hour = new Intl.DateTimeFormat([], { timeStyle: "short" });
 
-function showTimes() {
-  for (const bar of document.querySelectorAll("svg title")) {
-    bar.textContent = `${bar.textContent.split(",")[0]}, ${hour.format(new Date(bar.dataset.since))}`;
-  }
-  for (const time of document.querySelectorAll("time")) {
+function showTimes(root) {
+  for (const time of root.querySelectorAll("time")) {
     const when = new Date(time.dateTime);
     const full = date.format(when);
     const past = (Date.now() - when) / 1000;
-    const passed = { ago: `${ago(past)} ago`, both: `${full}, ${ago(past)} ago`, due: past < 0 ? `in ${ago(-past)}` : "now", full };
-    const text = passed[time.dataset.show];
+    const shown = { ago: `${ago(past)} ago`, both: `${full}, ${ago(past)} ago`, due: past < 0 ? `in ${ago(-past)}` : "now", full, hour: hour.format(when) };
+    const text = shown[time.dataset.show];
     if (time.textContent !== text) time.textContent = text;
     if (time.title !== full) time.title = full;
+  }
+}
+
+// The name of a bar is text alone, with no room for a <time>.
+function showHours(root) {
+  for (const bar of root.querySelectorAll("svg title")) {
+    bar.textContent = bar.textContent.replace(/,.*/, `, ${hour.format(new Date(bar.dataset.since))}`);
   }
 }
 
@@ -66,13 +70,14 @@ async function look() {
   if (!answer.ok) return; // 304 as well
   seen = answer.headers.get("ETag");
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  showTimes(fresh);
+  showHours(fresh);
   for (const part of document.querySelectorAll("[data-part]")) {
     const other = fresh.getElementById(part.id);
     if (!other) continue;
     if (part.id === "rows") showRows(fresh);
     else if (!isInUse(part) && part.innerHTML !== other.innerHTML) part.innerHTML = other.innerHTML;
   }
-  showTimes();
   if (!("live" in fresh.body.dataset)) delete page.live;
 }
 
@@ -105,6 +110,7 @@ document.addEventListener("change", event => {
 });
 
 if (navigator.clipboard) for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
-showTimes();
-setInterval(showTimes, 1000);
+showTimes(document);
+showHours(document);
+setInterval(() => showTimes(document), 1000);
 keepLooking();
