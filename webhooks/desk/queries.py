@@ -162,15 +162,13 @@ _ERRORS = "SELECT delivery, substr(error, -2000) FROM attempts WHERE delivery IN
 _JOBS = "SELECT delivery, id, namespace, url, flavor, stage FROM jobs WHERE delivery IN {}"
 _ROWS = (
     "SELECT number, id, endpoint, repo, event, received_at, status, skipped, attempts, failures, due_at, "
-    "replay_of IS NOT NULL AS is_replay, printf('%016x', superseded_by) AS superseded_by, answer_status, "
-    "substr(answer, 1, 1000) AS answer FROM deliveries WHERE number IN {} ORDER BY number DESC"
+    "replay_of IS NOT NULL AS is_replay, iif(superseded_by, printf('%016x', superseded_by), NULL) AS superseded_by, "
+    "answer_status, substr(answer, 1, 1000) AS answer FROM deliveries WHERE number IN {} ORDER BY number DESC"
 )
 
 
 def _row(values: dict[str, Any], errors: Mapping[int, str], jobs: Mapping[int, Sequence[StartedJob]]) -> Row:
     number = values.pop("number")
-    if values["status"] != "superseded":
-        values["superseded_by"] = None
     values["received_at"] = _utc(values["received_at"])
     values["due_at"] = None if values["due_at"] is None else _utc(values["due_at"])
     return Row(**values, error=errors.get(number), jobs=jobs.get(number, ()))
@@ -249,13 +247,15 @@ def to_replay(
 
 def neighbours(database: sqlite3.Connection, id: str) -> tuple[str | None, str | None]:
     """Return the ids of the deliveries that arrived next and before."""
-    query = (
-        "SELECT printf('%016x', (SELECT min(number) FROM deliveries WHERE number > :number)), "
-        "printf('%016x', (SELECT max(number) FROM deliveries WHERE number < :number))"
+
+    def first(query: str) -> str | None:
+        found = database.execute(query, (number(id),)).fetchone()
+        return found["id"] if found else None
+
+    return (
+        first("SELECT id FROM deliveries WHERE number > ? ORDER BY number LIMIT 1"),
+        first("SELECT id FROM deliveries WHERE number < ? ORDER BY number DESC LIMIT 1"),
     )
-    newer, older = database.execute(query, {"number": number(id)}).fetchone()
-    nothing = f"{0:016x}"  # how NULL is written
-    return (newer if newer != nothing else None), (older if older != nothing else None)
 
 
 def last_repo(database: sqlite3.Connection, types: Sequence[str]) -> tuple[str, str] | None:

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 
 from ..console import escaped
 from ..deliveries.history import INTERRUPTED, STOPPED, Attempt
-from ..delivery import Delivery, StartedJob
+from ..delivery import UNFINISHED, Delivery, StartedJob
 from ..endpoints import PREFIX
 from ..payload import FOLDERS
 from .queries import OUTCOMES, Row
@@ -82,7 +82,7 @@ def name(endpoint: str) -> str:
 
 
 def event_name(event: str | None) -> str:
-    return EVENTS.get(event or "", event) or "no payload"
+    return EVENTS.get(event, event) if event else "no payload"
 
 
 def repo_name(repo: str | None) -> str:
@@ -125,7 +125,7 @@ def outcome(row: Row, max_attempts: int | None) -> Outcome:
     Args:
         max_attempts: of its endpoint, if that is still there.
     """
-    if row.status in ("queued", "running", "scheduled"):
+    if row.status in UNFINISHED:
         return _waiting(row, max_attempts)
     if row.status == "superseded":
         return Outcome("skipped", f"replaced by {row.superseded_by}, a newer event about the same")
@@ -161,27 +161,31 @@ def last_line(error: str | None) -> str:
     return kept[-1].strip() if kept else ""
 
 
-def _said(answer: bytes | None, key: str) -> str:
-    """Return what an answer of the form `{key: text}` says; it may have been cut."""
+def _read(answer: bytes | None) -> Any:
+    """Return the value of an answer in JSON, and the text of any other; it may have been cut."""
     written = (answer or b"").decode("utf-8", "replace")
     with contextlib.suppress(ValueError, RecursionError):
-        said = json.loads(written)
-        if isinstance(said, dict):
-            return _text(said.get(key, ""))
-    return written.removeprefix(f'{{"{key}":').strip('"')
+        return json.loads(written)
+    return written
+
+
+def _said(answer: bytes | None, key: str) -> str:
+    """Return what an answer of the form `{key: text}` says."""
+    said = _read(answer)
+    if isinstance(said, dict):
+        return _text(said.get(key, ""))
+    return _text(said).removeprefix(f'{{"{key}":').strip('"')
 
 
 def _answered(row: Row) -> str:
-    written = (row.answer or b"").decode("utf-8", "replace")
-    status = f"{row.answer_status}: " if row.answer_status != 200 else ""
-    try:
-        said = json.loads(written)
-    except (ValueError, RecursionError):
-        return f"answered {status}{written}" if written else f"answered {row.answer_status}"
+    said = _read(row.answer)
+    if said == "":
+        return f"answered {row.answer_status}"
     if said == {"delivery": row.id, "status": "succeeded"}:
         return "done"
     if isinstance(said, dict) and said.get("dry_run") is True and "command" in said:
         return f"dry run, nothing started: {_text(said['command'])} on {_text(said.get('flavor'))}"
+    status = f"{row.answer_status}: " if row.answer_status != 200 else ""
     return f"answered {status}{_text(said)}"
 
 
