@@ -317,7 +317,7 @@ def test_everything_is_reached_with_the_keyboard_alone(browser: Browser, desk: D
         assert any("answered" in name for name in reached)
 
 
-def test_nothing_moves_while_a_page_loads_that_is_seen_at_once(browser: Browser, desk: Desk) -> None:
+def test_fifteen_deliveries_and_the_chart_are_seen_at_once_and_nothing_moves(browser: Browser, desk: Desk) -> None:
     for endpoint in ("keep", "skip", "break_down") * 8:
         desk.deliver(endpoint)
     with opened(browser, desk, **LOOKS["light"]) as page:
