@@ -88,7 +88,10 @@ class Desk:
         return Middleware(Aside, path=f"{PAGE}/", aside=self.app())
 
     def app(self) -> Starlette:
-        """Make the application for everything at `PAGE` and below."""
+        """Make the application for everything at `PAGE` and below.
+
+        What asks the log is a `def`, which Starlette runs in a thread.
+        """
         test, hub = TestEventPage(self), HubPage(self)
         routes = [
             Mount(STATIC, StaticFiles(directory=HERE / "static")),
@@ -111,32 +114,28 @@ class Desk:
 
     # All of them
 
-    async def overview(self, request: Request) -> Response:
+    def overview(self, request: Request) -> Response:
         """List the deliveries."""
         wanted = filter_of(request.query_params)
         place = {name: request.query_params.get(name) or None for name in ("before", "after")}
-
-        def look() -> dict[str, Any]:
-            with history.reading(self.log()) as database:
-                return {
-                    "page": queries.page(database, wanted, **place),
-                    "counts": queries.counts(database, wanted) if wanted.q is None else None,
-                    **self._sum_up(database),
-                }
-
-        try:
-            found = await run_in_threadpool(look)
-        except KeyError:
-            raise Sorry("There is no such page of the list.", 404) from None
-        self._look_at(job for row in found["page"].rows for job in row.jobs)
+        with history.reading(self.log()) as database:
+            try:
+                page = queries.page(database, wanted, **place)
+            except KeyError:
+                raise Sorry("There is no such page of the list.", 404) from None
+            counts = queries.counts(database, wanted) if wanted.q is None else None
+            sums = self._sum_up(database)
+        self._look_at(job for row in page.rows for job in row.jobs)
         return self.show(
             request,
             "list.html",
-            **found,
+            page=page,
+            counts=counts,
+            **sums,
             wanted=wanted,
             is_first=not any(place.values()),
             progress=self.replays.progress,
-            paths=sorted({*self.endpoints, *found["choices"]["endpoint"]}),
+            paths=sorted({*self.endpoints, *sums["choices"]["endpoint"]}),
             endpoints=self.endpoints,
         )
 
@@ -148,9 +147,9 @@ class Desk:
             self._sums = time.monotonic(), sums
         return sums
 
-    async def ask_to_replay_all(self, request: Request) -> Response:
+    def ask_to_replay_all(self, request: Request) -> Response:
         wanted = filter_of(request.query_params)
-        chosen, gone = await run_in_threadpool(self._to_replay, wanted, NEWEST, ())
+        chosen, gone = self._to_replay(wanted, NEWEST, ())
         return self.show(request, "replay.html", wanted=wanted, chosen=chosen, gone=gone)
 
     async def replay_all(self, request: Request) -> Response:
@@ -169,39 +168,33 @@ class Desk:
 
     # One of them
 
-    async def details(self, request: Request) -> Response:
+    def details(self, request: Request) -> Response:
         id = request.path_params["id"]
-
-        def look() -> dict[str, Any]:
-            with history.reading(self.log()) as database:
-                newer, older = queries.neighbours(database, id)
-                return {
-                    "record": history.find(database, id),
-                    "row": queries.row(database, id),
-                    "related": queries.related(database, id),
-                    "newer": newer,
-                    "older": older,
-                }
-
-        try:
-            found = await run_in_threadpool(look)
-        except KeyError:
-            raise Sorry("There is no such delivery. It may be too old, and deleted.", 404) from None
-        record, jobs = found["record"], found["related"].jobs
-        self._look_at(jobs)
+        with history.reading(self.log()) as database:
+            try:
+                record, row = history.find(database, id), queries.row(database, id)
+            except KeyError:
+                raise Sorry("There is no such delivery. It may be too old, and deleted.", 404) from None
+            related = queries.related(database, id)
+            newer, older = queries.neighbours(database, id)
+        self._look_at(related.jobs)
         return self.show(
             request,
             "delivery.html",
-            **found,
+            record=record,
+            row=row,
+            related=related,
+            newer=newer,
+            older=older,
             delivery=record.delivery,
             endpoint=self.endpoints.get(record.delivery.endpoint),
             command=self._curl(record.delivery),
-            is_over=record.status not in UNFINISHED and all(job.stage in FINAL for job in jobs),
+            is_over=record.status not in UNFINISHED and all(job.stage in FINAL for job in related.jobs),
         )
 
-    async def replay_one(self, request: Request) -> Response:
+    def replay_one(self, request: Request) -> Response:
         try:
-            return self.go(request, "/" + await run_in_threadpool(self.replay, request.path_params["id"]))
+            return self.go(request, "/" + self.replay(request.path_params["id"]))
         except KeyError:
             raise Sorry("There is no such delivery any more.", 404) from None
 

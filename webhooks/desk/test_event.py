@@ -6,7 +6,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -29,12 +28,12 @@ class TestEventPage:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    async def show(self, request: Request) -> Response:
+    def show(self, request: Request) -> Response:
         """Show an event, to be changed and sent: a new one, or one like a delivery that arrived."""
         if id := request.query_params.get("of"):
-            return self._page(request, **await run_in_threadpool(self._recorded, id))
+            return self._page(request, **self._recorded(id))
         asked = {name: request.query_params.get(name, "").strip() for name in (*FIELDS, "filled_for")}
-        return self._page(request, **await run_in_threadpool(self._new, asked))
+        return self._page(request, **self._new(asked))
 
     def _recorded(self, id: str) -> dict[str, Any]:
         with history.reading(self._desk.log()) as database:
