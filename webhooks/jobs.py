@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import logging
+import platform
 import re
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
+import httpx2
 from huggingface_hub import HfApi, JobInfo
 from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError
 from pydantic import BaseModel
@@ -23,15 +28,24 @@ from .settings import Settings, read_settings
 logger = logging.getLogger("webhooks")
 
 MAX_LABEL = 100  # characters; letters, digits, - and _ (huggingface_hub 2.4.0, update_job_labels)
-ANSWER_WITHIN = 30  # seconds for a page of the list of Jobs, where the client would wait for ever
+ANSWER_WITHIN = 120  # seconds for a call of the Hub, with the upload of files; the client would wait for ever
+LOOK_AGAIN = (2.0, 4.0, 8.0, 16.0, 30.0)  # seconds between looks for a Job that the Hub may show late: a minute in all
 PATIENCE = 60.0  # seconds to wait for an answer of the Hub to somebody else
 ASK_AGAIN = 10.0  # seconds until the Hub is asked again for the stage of the same Job
 
 warnings.filterwarnings("ignore", "'HfApi.run_uv_job' is experimental")
 
 
+_T = TypeVar("_T")
+_TROUBLE = (httpx2.HTTPError, TimeoutError)
+
+
 class JobRefused(GiveUp):
     """The Hub does not start this Job, and would not start it later either; the text says why."""
+
+
+class StartUnknown(RuntimeError):
+    """The Hub may have started this Job, and does not show it; the text says how to look for it."""
 
 
 class Job(BaseModel):
@@ -72,7 +86,13 @@ def launch_job(
     """Start the Job that this delivery calls for, unless it has been started before; return it.
 
     A Job bears the delivery's id. If the handler runs again, after a failure or a crash, the Job is found and
-    returned, even if its start was never answered. It calls the Hub and waits for it, so call it from a `def` handler.
+    returned. It calls the Hub and waits for it, so call it from a `def` handler.
+
+    If nobody knows how a start has ended (no answer, a cut connection, a 5xx, a crash), the list of Jobs is looked at
+    for a minute before the Job may be started again, so a handler with a `timeout` needs some minutes. After each
+    start the list is looked at until it shows the Job; of two for one delivery the older stays, and the other is
+    cancelled. What remains: a Hub that shows a Job only minutes after its start was in doubt. Then there may be two,
+    until a later attempt sees both, and the second costs at most its `timeout` at the price of its `flavor`.
 
     Without `HF_TOKEN`, or with `DRY_RUN=true`, nothing is started and `dry_run` is true.
 
@@ -84,14 +104,15 @@ def launch_job(
         flavor: the hardware (https://huggingface.co/docs/hub/jobs-pricing).
         timeout: when the Hub ends the Job: `90s`, `30m`, `2h`, `1d`.
         namespace: the user or organization that pays; by default the owner of `HF_TOKEN`.
-        cancel_running: first cancel the unfinished Jobs that earlier deliveries to the same endpoint have started for
-            the same repository.
+        cancel_running: first cancel the unfinished Jobs that earlier deliveries to the same endpoint of this Space, or
+            of this log on a laptop, have started for the same repository.
         name: tells the Jobs of one delivery apart; by default the command.
 
     Raises:
         JobRefused: the Hub does not start it: no credit, no such flavor, no permission. The delivery fails at once.
-        HfHubHTTPError, httpx2.HTTPError: the Hub cannot be reached or is in trouble. The delivery's next attempt, if
-            it has one (`max_attempts`), tries again.
+        StartUnknown: the Hub does not say whether it has started it, and shows none for a minute.
+        HfHubHTTPError, httpx2.HTTPError, TimeoutError: the Hub cannot be reached or is in trouble. The delivery's next
+            attempt, if it has one (`max_attempts`), tries again.
 
     Example:
         ```python
@@ -109,7 +130,7 @@ def launch_job(
         dependencies=list(dependencies),
         flavor=flavor,
         timeout=timeout,
-        labels=_labels(delivery, name or command),
+        labels=_labels(delivery, name or command, settings.space_id),
         secrets=["HF_TOKEN"],
         namespace=namespace,
         cancel_running=cancel_running,
@@ -127,13 +148,15 @@ def launch_job(
 def _start(job: Job, delivery: Delivery, token: str) -> Job:
     api = HfApi(token=token)
     namespace = job.namespace or _account(token)
-    mine = {name: job.labels[name] for name in ("webhook-delivery", "webhook-job")}
-    info = next(_jobs(api, namespace, mine), None)
-    if info is None and job.cancel_running:
+    # The process may have been killed in the middle of a start, which the Hub then ends a moment later.
+    in_doubt = delivery.attempt > 1 and delivery.is_inherited
+    if found := _look(api, namespace, job.labels, LOOK_AGAIN if in_doubt else ()):
+        info = _oldest(api, namespace, found)
+    elif job.cancel_running:
         with _alone(str(_subject(job.labels)), PATIENCE):  # or two commits in a row would not see each other's Jobs
             _cancel_earlier(api, namespace, job.labels)
             info = _run(api, namespace, job, token)
-    elif info is None:
+    else:
         info = _run(api, namespace, job, token)
     started = StartedJob(info.id, namespace, info.url, str(info.flavor or job.flavor), _stage(info))
     delivery.jobs.append(started)
@@ -142,7 +165,9 @@ def _start(job: Job, delivery: Delivery, token: str) -> Job:
 
 
 def _run(api: HfApi, namespace: str, job: Job, token: str) -> JobInfo:
-    info: JobInfo = api.run_uv_job(
+    """Start the Job, and look until the Hub shows it: its answer may get lost, and its list may lag."""
+    run = functools.partial(
+        api.run_uv_job,
         job.command,
         script_args=job.args,
         dependencies=job.dependencies or None,
@@ -152,7 +177,49 @@ def _run(api: HfApi, namespace: str, job: Job, token: str) -> JobInfo:
         secrets={"HF_TOKEN": token},
         namespace=namespace,
     )
-    return info
+    started, trouble = None, None
+    try:
+        started = _answer(run)
+    except Exception as error:
+        if not _may_have_started(error):
+            raise
+        trouble = error
+    jobs = {started.id: started} if started else {}
+    with contextlib.suppress(*_TROUBLE):  # which is no reason to lose the one that was started
+        found = _look(api, namespace, job.labels, LOOK_AGAIN, started and started.id)
+        jobs.update((info.id, info) for info in found)
+    if not jobs:
+        raise StartUnknown(
+            "The Hub has not said whether it started this Job, and has shown none since. Before the Job is started "
+            "again by another attempt, that looks once more; before you do it, look yourself: hf jobs ls --all "
+            f"--namespace {namespace} --label webhook-delivery={job.labels['webhook-delivery']}"
+        ) from trouble
+    return _oldest(api, namespace, jobs.values())
+
+
+def _look(
+    api: HfApi, namespace: str, labels: dict[str, str], pauses: Sequence[float], id: str | None = None
+) -> list[JobInfo]:
+    """List the Jobs of this delivery; look again after each pause, until there is one, or the one with this id."""
+    names = ("webhook-delivery", "webhook-job", "webhook-id")
+    mine: dict[str, str] = {name: labels[name] for name in names if name in labels}
+    for pause in pauses:
+        with contextlib.suppress(*_TROUBLE):
+            found = _jobs(api, namespace, mine)
+            if any(id in (None, info.id) for info in found):
+                return found
+        time.sleep(pause)
+    return _jobs(api, namespace, mine)
+
+
+def _oldest(api: HfApi, namespace: str, jobs: Iterable[JobInfo]) -> JobInfo:
+    """Of the Jobs of one delivery, return the oldest, and cancel the others; those that have ended count last."""
+    oldest, *others = sorted(jobs, key=lambda info: (_stage(info) in FINAL, str(info.created_at), info.id))
+    for info in others:
+        if _stage(info) not in FINAL:
+            logger.warning("A delivery has two Jobs: %s stays, and the younger %s is cancelled.", oldest.id, info.id)
+            _cancel(api, namespace, info.id)
+    return oldest
 
 
 def _cancel_earlier(api: HfApi, namespace: str, labels: dict[str, str]) -> None:
@@ -168,53 +235,73 @@ def _cancel_earlier(api: HfApi, namespace: str, labels: dict[str, str]) -> None:
 
 def _cancel(api: HfApi, namespace: str, id: str) -> None:
     try:
-        api.cancel_job(job_id=id, namespace=namespace)
+        _answer(functools.partial(api.cancel_job, job_id=id, namespace=namespace))
     except HfHubHTTPError as error:
         if _may_pass(error):
             raise
         # Most likely it has ended since it was listed; whatever it is, it is no reason to keep the new one back.
-        logger.warning("The Hub does not cancel the earlier Job %s: it says %d.", id, error.response.status_code)
+        logger.warning("The Hub does not cancel the Job %s: it says %d.", id, error.response.status_code)
 
 
 def _account(token: str) -> str:
     """Ask once whose token it is: the Hub answers this question a few times a minute only."""
-    with _asking_lock:
+    with _alone("whoami", PATIENCE):
         return _ask_account(token)
 
 
 @functools.lru_cache(maxsize=1)
 def _ask_account(token: str) -> str:
-    return str(HfApi(token=token).whoami()["name"])
+    return str(_answer(HfApi(token=token).whoami)["name"])
 
 
-_asking_lock = threading.Lock()
-
-
-def _jobs(api: HfApi, namespace: str, labels: dict[str, str]) -> Iterator[JobInfo]:
+def _jobs(api: HfApi, namespace: str, labels: dict[str, str]) -> list[JobInfo]:
     """List the Jobs with all of these labels, whether or not the Hub sorts out the others."""
-    for info in api.list_jobs(labels=labels, namespace=namespace, timeout=ANSWER_WITHIN):
-        if labels.items() <= (info.labels or {}).items():
-            yield info
+    jobs = _answer(lambda: list(api.list_jobs(labels=labels, namespace=namespace, timeout=ANSWER_WITHIN)))
+    return [info for info in jobs if labels.items() <= (info.labels or {}).items()]
+
+
+def _answer(call: Callable[[], _T]) -> _T:
+    """Call the Hub, and wait for it so long: the client has no limit, but for one that all of a program would share.
+
+    Raises:
+        TimeoutError: there was no answer by then. The call goes on, and what becomes of it is not known.
+    """
+    answer: Future[_T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=work, name="webhooks Hub", daemon=True).start()
+    if not wait((answer,), ANSWER_WITHIN).done:
+        raise TimeoutError(f"The Hub has not answered within {ANSWER_WITHIN:g} seconds.")
+    return answer.result()
 
 
 def _stage(info: JobInfo) -> str:
     return str(getattr(info.status.stage, "value", info.status.stage)) if info.status else "UNKNOWN"
 
 
-def _labels(delivery: Delivery, name: str) -> dict[str, str]:
+def _labels(delivery: Delivery, name: str, space_id: str | None) -> dict[str, str]:
+    log = hashlib.sha256(f"{platform.node()} {delivery.log}".encode()).hexdigest()
     labels = {
         "webhook-delivery": delivery.id,
         "webhook-endpoint": label(delivery.endpoint.removeprefix("/webhooks/")),
         "webhook-job": label(name),
         "webhook-received": str(int(delivery.received_at.timestamp() * 1_000_000)),
+        "webhook-server": label(space_id) if space_id else f"log-{log[:16]}",
     }
     if delivery.payload:
+        # Two Spaces may get one event in the same nanosecond, and give it the same id; never from the same webhook.
+        labels["webhook-id"] = label(delivery.payload.webhook.id)
         labels["webhook-repo"] = label(f"{delivery.payload.repo.type}/{delivery.payload.repo.name}")
     return labels
 
 
 def _subject(labels: dict[str, str]) -> dict[str, str]:
-    return {name: labels[name] for name in ("webhook-endpoint", "webhook-repo") if name in labels}
+    return {name: labels[name] for name in ("webhook-server", "webhook-endpoint", "webhook-repo") if name in labels}
 
 
 _PLAIN = re.compile(rf"[A-Za-z0-9_-]{{0,{MAX_LABEL}}}(?<!-[0-9a-f]{{8}})")  # what ends in a hash is not
@@ -249,6 +336,14 @@ def _refusals() -> Iterator[None]:
 def _may_pass(error: HfHubHTTPError) -> bool:
     status = error.response.status_code
     return status in (408, 429) or status >= 500
+
+
+def _may_have_started(error: Exception) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        return _may_pass(error) and error.response.status_code != 429
+    if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+        return False
+    return isinstance(error, (*_TROUBLE, json.JSONDecodeError, UnicodeDecodeError, KeyError))  # it was no Job
 
 
 _locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 from support.desk import delivery_page
-from support.hub import Hub
+from support.hub import Held, Hub
 from support.hub import Job as HubJob
 from support.payloads import load
 from support.processes import Process, Run
@@ -65,10 +65,12 @@ def until(true: Callable[[], bool]) -> None:
 TRAINER = """
 import os, threading, time, types
 import huggingface_hub.utils._http as http
+import webhooks.jobs
 from webhooks import Delivery, WebhookPayload, WebhooksServer
 from webhooks.deliveries import timing
 from webhooks.jobs import launch_job
 
+webhooks.jobs.LOOK_AGAIN = (0.5,) * 6
 http.time = types.SimpleNamespace(time=time.time, sleep=lambda seconds: None)
 timing.backoff = lambda failures: 0.5
 server = WebhooksServer(reply_within=0, data_dir="log")
@@ -121,7 +123,7 @@ def test_a_server_that_is_killed_at_the_worst_moments_starts_each_job_once(hub: 
     server.wait_for("launched for me/answered")
     hub.lose_answer(*START)
     deliver(server, "me/lost")
-    server.wait_for("failed after")
+    server.wait_for("launched for me/lost")
     server.stop()
     assert Counter(ids[job.labels["webhook-delivery"]] for job in hub.jobs) == {
         "me/whoami": 1,
@@ -149,6 +151,59 @@ def test_a_server_that_is_killed_at_the_worst_moments_starts_each_job_once(hub: 
             ).fetchall()
         )
     assert recorded == {id: of(id, hub.jobs)[0].id for id in ids}
+
+
+WAYS: dict[str, Callable[[Hub], Held | None]] = {
+    "answered": lambda hub: None,
+    "503": lambda hub: hub.fail(*START, 503),
+    "late": lambda hub: hub.late(*START, 504),
+    "cut and late": lambda hub: hub.late(*START, None),
+    "cut after": lambda hub: hub.lose_answer(*START),
+    "never answered": lambda hub: hub.hold(*START),
+}
+
+
+def has_started(hub: Hub) -> bool:
+    return any((request.method, request.path) == START for request in hub.requests)
+
+
+def looks(hub: Hub) -> int:
+    return sum((request.method, request.path) == LOOK_UP for request in hub.requests)
+
+
+@pytest.mark.parametrize("moment", ["at the look-up", "at the start", "at the look after it", "after it"])
+@pytest.mark.parametrize("lists_late", [0, 3])
+@pytest.mark.parametrize("way", WAYS)
+def test_however_a_start_ends_and_whenever_the_server_is_killed_one_job_lives(
+    hub: Hub, run: Run, way: str, lists_late: int, moment: str
+) -> None:
+    if way == "never answered" and moment in ("at the look after it", "after it"):
+        pytest.skip("it does not get there within the time that the Hub has for an answer")
+    hub_settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
+    server = run(TRAINER, HELD_AFTER_LAUNCH="me/data", **hub_settings).wait_until_ready()
+    hub.lists_late = lists_late
+    pending = WAYS[way](hub)
+    if moment == "at the look after it":
+        hub.hold(*LOOK_UP).released.set()
+    look = hub.hold(*LOOK_UP) if moment.startswith("at the look") else None
+    id = server.post("train", commit_to("me/data")).headers["X-Delivery-Id"]
+    if look:
+        assert look.arrived.wait(WAIT)
+    else:
+        until(lambda: has_started(hub))
+    if moment == "after it":
+        if pending:
+            pending.released.set()
+        server.wait_for("launched for me/data")
+    server.stop()
+
+    looked = looks(hub)
+    server = run(TRAINER, **hub_settings).wait_until_ready()
+    until(lambda: looks(hub) > looked)
+    if pending:
+        pending.released.set()
+    until(lambda: httpx.get(f"{server.url}/health").json()["succeeded"] == 1)
+    assert [job.stage for job in of(id, hub.jobs)] == ["SCHEDULING"]
 
 
 # --- an app with two triggers

@@ -236,7 +236,7 @@ class Hub:
         unknown: what it had no answer to, as `"GET /path"`. A test that leaves something here went astray.
         jobs: every Job that was started, oldest first.
         webhooks: the webhooks of each user, as JSON.
-        lists_late: from how many lists of webhooks one that is created is missing at first.
+        lists_late: from how many lists of webhooks, or of Jobs, one that is created is missing at first.
         repos: every repository, by its type and name.
         page_size: how many Jobs or discussions a page of a list holds.
         ignores_labels: whether a list holds every Job, whatever labels are asked for.
@@ -265,6 +265,7 @@ class Hub:
         self._codes: dict[str, tuple[User, Mapping[str, str]]] = {}
         self._scripts: list[Script] = []
         self._held: list[Held] = []
+        self._to_come: set[asyncio.Task[None]] = set()
         self._hub = Starlette(routes=self._routes(), exception_handlers={HTTPException: _refused})
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or each answer takes 40 ms
@@ -287,10 +288,11 @@ class Hub:
 
     def forget(self) -> None:
         """Begin anew, but for users and tokens: nothing asked, nothing there, nothing scripted, nothing held."""
-        for held in self._held:
-            held.released.set()
+        released = list(self._held)
         for kept in (self.requests, self.unknown, self.jobs, self.webhooks, self.repos, self._scripts, self._held):
             kept.clear()
+        for held in released:
+            held.released.set()
         self.page_size, self.ignores_labels, self.lists_late = 100, False, 0
         self._late.clear()
 
@@ -374,6 +376,34 @@ class Hub:
 
         self._held.append(held)
         self._scripts.append(Script(method, pattern, wait, 1))
+        return held
+
+    def late(self, method: str, pattern: str, status: int | None = 504) -> Held:
+        """Answer the next matching request with an error, or without a status cut it off; it takes effect later.
+
+        Returns:
+            What to release for that; it arrives when that is done.
+        """
+        held = Held()
+        answer = _cut if status is None else _error(status, "The server was too slow")
+
+        async def take_effect(scope: Scope, body: bytes) -> None:
+            async def receive() -> Message:
+                return {"type": "http.request", "body": body}
+
+            await asyncio.to_thread(held.released.wait)
+            if held in self._held:  # else the test is over
+                await self._hub(scope, receive, _discard)
+                held.arrived.set()
+
+        async def answer_first(scope: Scope, receive: Receive, send: Send) -> None:
+            task = asyncio.create_task(take_effect(scope, (await receive())["body"]))
+            self._to_come.add(task)
+            task.add_done_callback(self._to_come.discard)
+            await answer(scope, receive, send)
+
+        self._held.append(held)
+        self._scripts.append(Script(method, pattern, answer_first, 1))
         return held
 
     # --- the way of a request
@@ -489,15 +519,23 @@ class Hub:
 
     async def _list_webhooks(self, request: Request) -> Response:
         all_of_them = self.webhooks[self._allowed(request, "webhooks").user.name]
-        listed = [webhook for webhook in all_of_them if self._late.get(webhook["id"], 0) == 0]
-        self._late = {id: times - 1 for id, times in self._late.items() if times > 1}
+        listed = [webhook for webhook in all_of_them if webhook["id"] not in self._late]
+        self._let_appear()
         return JSONResponse(listed)
+
+    def _let_appear(self) -> None:
+        """After a list, another one may show what was missing."""
+        self._late = {id: times - 1 for id, times in self._late.items() if times > 1}
+
+    def _created(self, id: str) -> None:
+        if self.lists_late:
+            self._late[id] = self.lists_late
 
     async def _create_webhook(self, request: Request) -> Response:
         user = self._allowed(request, "webhooks").user
         webhook = {"id": secrets.token_hex(12), "disabled": False, **await self._read_webhook(request)}
         self.webhooks[user.name].append(webhook)
-        self._late[webhook["id"]] = self.lists_late
+        self._created(webhook["id"])
         return JSONResponse({"webhook": webhook})
 
     async def _get_webhook(self, request: Request) -> Response:
@@ -545,7 +583,9 @@ class Hub:
             self._info(job)
             for job in reversed(self.jobs)
             if job.namespace == namespace and (not stages or job.stage in stages) and labels <= job.labels.items()
+            if job.id not in self._late
         ]
+        self._let_appear()
         start = int(request.query_params.get("cursor", 0))
         end = start + self.page_size
         following = f'<{request.url.include_query_params(cursor=end)}>; rel="next"'
@@ -570,6 +610,7 @@ class Hub:
             labels=labels,
         )
         self.jobs.append(job)
+        self._created(job.id)
         return JSONResponse(self._info(job))
 
     async def _inspect_job(self, request: Request) -> Response:
