@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 import httpx2
 from huggingface_hub import HfApi, JobInfo
-from huggingface_hub.errors import HfHubHTTPError, JobNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 from pydantic import BaseModel
 
 from .delivery import FINAL, Delivery, GiveUp, StartedJob
@@ -31,7 +31,6 @@ MAX_LABEL = 100  # characters; letters, digits, - and _ (huggingface_hub 2.4.0, 
 ANSWER_WITHIN = 120  # seconds for a call of the Hub, with the upload of files; the client would wait for ever
 LOOK_AGAIN = (2.0, 4.0, 8.0, 16.0, 30.0)  # seconds between looks for a Job that the Hub may show late: a minute in all
 PATIENCE = 60.0  # seconds to wait for an answer of the Hub to somebody else
-ASK_AGAIN = 10.0  # seconds until the Hub is asked again for the stage of the same Job
 
 warnings.filterwarnings("ignore", "'HfApi.run_uv_job' is experimental")
 
@@ -361,45 +360,3 @@ def _alone(with_what: str, patience: float = -1) -> Iterator[None]:
     finally:
         if acquired:
             lock.release()
-
-
-class JobWatch:
-    """Asks the Hub for the stages of Jobs that somebody looks at, without making anybody wait.
-
-    Args:
-        token: may read the Jobs.
-        learned: is told the id of a Job and its stage, from another thread.
-    """
-
-    def __init__(self, token: str, learned: Callable[[str, str], object]) -> None:
-        self._token = token
-        self._learned = learned
-        self._not_before: dict[str, float] = {}  # by id
-        self._lock = threading.Lock()
-
-    def look(self, jobs: Iterable[StartedJob]) -> None:
-        for job in jobs:
-            if job.stage not in FINAL and self._may_ask(job.id):
-                threading.Thread(target=self._ask, args=(job,), daemon=True).start()
-
-    def _may_ask(self, id: str) -> bool:
-        now = time.monotonic()
-        with self._lock:
-            self._not_before = {id: then for id, then in self._not_before.items() if then > now}
-            if id in self._not_before:
-                return False
-            self._not_before[id] = now + PATIENCE
-            return True
-
-    def _ask(self, job: StartedJob) -> None:
-        try:
-            stage = _stage(HfApi(token=self._token).inspect_job(job_id=job.id, namespace=job.namespace))
-        except JobNotFoundError:
-            stage = "DELETED"
-        except Exception:
-            return
-        finally:
-            with self._lock:
-                self._not_before[job.id] = time.monotonic() + ASK_AGAIN
-        if stage != job.stage:
-            self._learned(job.id, stage)

@@ -27,16 +27,15 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from .desk.routes import Desk
-    from .jobs import JobWatch
+    from .desk.stages import JobWatch
     from .watched import ToWatch, Watched
 
 F = TypeVar("F", bound=Handler)
 
 logger = logging.getLogger("webhooks")
 
-# Each of these is one more promise, and can be deleted: the server takes, keeps and runs deliveries without it.
+# One more promise, which can be deleted, like jobs.py: the server takes, keeps and runs deliveries without it.
 HAS_DESK = Path(__file__).with_name("desk").is_dir()
-HAS_JOBS = Path(__file__).with_name("jobs.py").is_file()
 RESTART = "Restart the Space for that (or, on your machine, the script)."
 
 
@@ -270,8 +269,8 @@ class WebhooksServer:
         console.show_log()
         receiver = self._take_deliveries()
         engine = receiver.engine
-        if HAS_JOBS and (token := self._settings.hf_token):
-            from .jobs import JobWatch
+        if HAS_DESK and (token := self._settings.hf_token):
+            from .desk.stages import JobWatch
 
             self._job_watch = JobWatch(token.get_secret_value(), engine.learn_stage)
         try:

@@ -31,7 +31,8 @@ from webhooks.console import wait_until_written
 from webhooks.deliveries.history import find, reading
 from webhooks.deliveries.log import DeliveryLog
 from webhooks.delivery import StartedJob
-from webhooks.jobs import Job, JobRefused, JobWatch, StartUnknown, label, launch_job
+from webhooks.desk.stages import JobWatch
+from webhooks.jobs import Job, JobRefused, StartUnknown, label, launch_job
 
 pytestmark = pytest.mark.once
 
@@ -521,9 +522,9 @@ class Watch(JobWatch):
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that `webhooks.jobs` sees, in seconds."""
+    """The time that a JobWatch sees, in seconds."""
     now = [100.0]
-    monkeypatch.setattr("webhooks.jobs.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("webhooks.desk.stages.time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

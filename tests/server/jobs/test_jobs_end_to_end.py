@@ -209,11 +209,11 @@ def test_however_a_start_ends_and_whenever_the_server_is_killed_one_job_lives(
 
 # The Hub is asked for a stage as often as the page looks, so that the test need not wait.
 APP = """
-import webhooks.jobs
+import webhooks.desk.stages
 from webhooks import Delivery, WebhookPayload, WebhooksServer
 from webhooks.jobs import launch_job
 
-webhooks.jobs.ASK_AGAIN = 0.1
+webhooks.desk.stages.ASK_AGAIN = 0.1
 server = WebhooksServer(data_dir="log")
 
 @server.add_webhook(max_attempts=5)

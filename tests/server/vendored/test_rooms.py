@@ -110,7 +110,7 @@ def test_the_parts_of_the_server_do_not_know_the_server_nor_the_app() -> None:
 def test_what_can_be_deleted_is_imported_by_the_server_alone() -> None:
     for module in DELETABLE:
         inside = module.replace(".", "/") + "/"
-        assert {source for source in importers(module) if not source.startswith(inside)} == {"webhooks/server.py"}
+        assert {source for source in importers(module) if not source.startswith(inside)} <= {"webhooks/server.py"}
 
 
 def test_deliveries_know_nothing_of_what_brings_them_and_what_shows_them() -> None:

@@ -1,0 +1,58 @@
+"""What has become of the Jobs that somebody looks at."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import JobNotFoundError
+
+from ..delivery import FINAL, StartedJob
+
+ASK_AGAIN = 10.0  # seconds until the Hub is asked again for the stage of the same Job
+PATIENCE = 60.0  # seconds until that is done without an answer
+
+
+class JobWatch:
+    """Asks the Hub for the stages of Jobs that somebody looks at, without making anybody wait.
+
+    Args:
+        token: may read the Jobs.
+        learned: is told the id of a Job and its stage, from another thread.
+    """
+
+    def __init__(self, token: str, learned: Callable[[str, str], object]) -> None:
+        self._token = token
+        self._learned = learned
+        self._not_before: dict[str, float] = {}  # by id
+        self._lock = threading.Lock()
+
+    def look(self, jobs: Iterable[StartedJob]) -> None:
+        for job in jobs:
+            if job.stage not in FINAL and self._may_ask(job.id):
+                threading.Thread(target=self._ask, args=(job,), daemon=True).start()
+
+    def _may_ask(self, id: str) -> bool:
+        now = time.monotonic()
+        with self._lock:
+            self._not_before = {id: then for id, then in self._not_before.items() if then > now}
+            if id in self._not_before:
+                return False
+            self._not_before[id] = now + PATIENCE
+            return True
+
+    def _ask(self, job: StartedJob) -> None:
+        try:
+            status = HfApi(token=self._token).inspect_job(job_id=job.id, namespace=job.namespace).status
+            stage = str(getattr(status.stage, "value", status.stage)) if status else "UNKNOWN"
+        except JobNotFoundError:
+            stage = "DELETED"
+        except Exception:
+            return
+        finally:
+            with self._lock:
+                self._not_before[job.id] = time.monotonic() + ASK_AGAIN
+        if stage != job.stage:
+            self._learned(job.id, stage)
