@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -23,10 +24,10 @@ from .deliveries.engine import Engine
 from .deliveries.life import NotTaken
 from .delivery import Delivery, split_credentials
 from .endpoints import Endpoint, find
+from .limits import MAX_BODY, MAX_HEADERS
 from .payload import WebhookPayload, parse_payload
 from .settings import Settings
 
-MAX_BODY = 1024 * 1024  # bytes; the Hub's payloads are a few kilobytes, the longest comment is 64 KiB
 BODY_WITHIN = 10.0  # seconds
 _LATE = "the body is late"
 
@@ -68,6 +69,12 @@ def check_sender(settings: Settings, headers: Iterable[tuple[bytes, bytes]]) -> 
             "the Space's settings, under 'Variables and secrets'.",
         )
     if not settings.secrets:
+        if from_a_page(headers):
+            raise Refused(
+                403,
+                "This request comes from a web page. Any page that is open in a browser could send one, so that is "
+                "not allowed as long as no secret is needed: set WEBHOOK_SECRET.",
+            )
         return
     sent = next((value for name, value in headers if name.lower() == b"x-webhook-secret"), None)
     if sent is None:
@@ -75,6 +82,17 @@ def check_sender(settings: Settings, headers: Iterable[tuple[bytes, bytes]]) -> 
     # Every secret is compared, in constant time: the answer's delay tells nothing.
     if not sum([hmac.compare_digest(sent, secret) for secret in settings.secrets]):
         raise Refused(403, "The X-Webhook-Secret header is not the secret of this server.")
+
+
+def from_a_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Tell whether a script or a form of a web page has sent a request; the Hub and curl say none of this.
+
+    A page of any other site can send one to a server on its reader's own machine, which nobody else can reach
+    (https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site). `Origin` is not compared with
+    our own address: the name of another site can lead to this machine.
+    """
+    sent = dict(headers)
+    return b"origin" in sent or sent.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")
 
 
 def check_payload(body: bytes) -> WebhookPayload:
@@ -100,15 +118,22 @@ class Aside:
         self._aside = aside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and f"{_path(scope)}/".startswith(self._path):
+        if scope["type"] == "http" and f"{path_of(scope)}/".startswith(self._path):
             await self._aside(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
-def _path(scope: Scope) -> str:
+def path_of(scope: Scope) -> str:
     """Return the path below the address at which the whole app is mounted."""
-    return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+    path: str = scope["path"]
+    root = scope.get("root_path") and root_of(scope)
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def root_of(scope: Scope) -> str:
+    """Return where the whole app is mounted: a path, though a setting may say the whole address, or end with "/"."""
+    return urlsplit(scope.get("root_path", "")).path.rstrip("/")
 
 
 @dataclass(eq=False)
@@ -153,7 +178,9 @@ class Receiver:
         return answers.answer(200 if taking and not self.settings.closed else 503, counts)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        path = _path(scope).rstrip("/")
+        if len(scope["headers"]) > MAX_HEADERS:
+            raise Refused(431, f"There are more than {MAX_HEADERS} headers.")
+        path = path_of(scope).rstrip("/")
         endpoint = find_endpoint(self.endpoints, path, scope["method"])
         check_sender(self.settings, scope["headers"])
         body = await _read_body(receive)

@@ -202,7 +202,10 @@ class WebhooksServer:
             prevent_thread_lock: return at once, and leave signals alone; the server goes on as long as the script
                 does. At a prompt or in a notebook it always does.
             gradio_launch_kwargs: passed on to `gr.Blocks.launch`. Outside a Space a public link is made
-                unless `share=False` or `GRADIO_SHARE=False` says otherwise.
+                unless `share=False` or `GRADIO_SHARE=False` says otherwise. A file that somebody uploads to your own
+                `ui` has at most 100 MB, unless `max_file_size="1gb"` or so says otherwise; anything else that is
+                sent to it has at most 4 MiB. Its queue has room for as many as `ui.queue(max_size=...)` says: without
+                that, anybody can stop it.
 
         Raises:
             SetupError: no handler is registered, the port or the `ui` is in use, or the delivery log cannot be used.
@@ -327,7 +330,7 @@ class WebhooksServer:
         routes = []
         if self._ui is None or self._ui_is_ours:
             self._ui, self._ui_is_ours = self._pages(), True
-            # Nothing on our pages takes a file, so a stranger cannot fill the disk that the log needs.
+            # Nothing on our page takes a file, so a stranger cannot fill the disk that the log needs.
             ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
             routes = [arrivals(lambda: receiver.engine.health()[1], lambda: self._log_path)]
             options = {**ours, **options, "css": "\n".join([CSS, options.get("css") or ""])}
@@ -335,7 +338,8 @@ class WebhooksServer:
             self._edits.show(self._ui, self._pages if self._ui_is_ours else None)
         self._serving = Serving(self._ui, receiver, self.close)
         middleware = [self._desk.middleware()] if self._desk else []
-        app = self._serving.launch(options, routes, middleware, self._folder)
+        bodies = self._desk.bodies if self._desk else {}
+        app = self._serving.launch(options, routes, middleware, self._folder, bodies, self._ui_is_ours)
         if self._ui_is_ours:
             self._fill(self._url)
         return app

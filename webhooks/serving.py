@@ -9,16 +9,19 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio.to_thread
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from . import console
 from .endpoints import PREFIX
+from .front import Front
+from .limits import MAX_FILE_OF_OWN_UI, MAX_PAGES_AT_ONCE, MAX_SESSIONS, Gate, Tally
 from .private_files import PrivateFiles, private_paths
 from .receiver import Aside, Lifespan, Receiver
 from .settings import SetupError
@@ -63,6 +66,8 @@ class Serving:
         routes: Iterable[BaseRoute],
         middleware: Iterable[Middleware],
         log: Path,
+        bodies: Mapping[str, int],
+        ui_is_ours: bool,
     ) -> FastAPI:
         """Launch Gradio.
 
@@ -70,6 +75,8 @@ class Serving:
             options: as of `gr.Blocks.launch`.
             routes, middleware: to stand before Gradio's own and those in the options.
             log: the folder of the delivery log.
+            bodies: by path, how many bytes a body may have there and below.
+            ui_is_ours: strangers need little of what Gradio can do.
 
         Raises:
             SetupError: the port is in use.
@@ -81,6 +88,10 @@ class Serving:
             # It acts on the Hub with the token of this machine, for every program on it, and with that of who signed
             # in, for every page that is open in the same browser (gradio 6.31, history.py).
             "run_history": False,
+            # What strangers can do with any page. (They print the address of the monitoring page, and choose it.)
+            "enable_monitoring": False,
+            "state_session_capacity": MAX_SESSIONS,
+            "max_file_size": MAX_FILE_OF_OWN_UI,
         }
         app_kwargs = options.get("app_kwargs") or {}
         blocked = _blocked_paths(options.get("blocked_paths"), private_paths(settings.data_dir, log))
@@ -96,7 +107,7 @@ class Serving:
                     *middleware,
                     *app_kwargs.get("middleware", []),
                 ],
-                "lifespan": self._lifespan(app_kwargs.get("lifespan")),
+                "lifespan": self._lifespan(app_kwargs.get("lifespan"), ui_is_ours and not app_kwargs.get("routes")),
             },
             # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
             # own routes only: the Hub would get a 405.
@@ -114,10 +125,14 @@ class Serving:
                 "Stop that program, or choose another port with GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
             ) from None
         self._ui.close = self._close_from_gradio  # type: ignore[method-assign]
+        tally = Tally()
+        front = Front(app.middleware_stack or app.build_middleware_stack(), tally, bodies, ui_is_ours)
         # In front of Gradio's own middlewares, too: no webhook needs their CORS and compression.
-        app.middleware_stack = Aside(app.middleware_stack or app.build_middleware_stack(), PREFIX, self)
+        app.middleware_stack = Aside(front, PREFIX, self)
+        Gate(tally, behind_proxy=settings.on_space).stand_in_front(self._ui.server.config)
         # Gradio has uvicorn show no line about each request; now it does not compose them either.
         logging.getLogger("uvicorn.access").handlers.clear()
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each request that is not valid HTTP
         _collect_rarely(self)
         return app
 
@@ -173,10 +188,13 @@ class Serving:
         answering = self._receiver(scope, from_there(receive), from_there(send))
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answering, loop))
 
-    def _lifespan(self, other: Lifespan | None) -> Lifespan:
+    def _lifespan(self, other: Lifespan | None, pages_are_few: bool) -> Lifespan:
         @contextlib.asynccontextmanager
         async def lifespan(app: Any) -> AsyncIterator[Any]:
             self._loop = self._loop or asyncio.get_running_loop()  # the first: a test client may bring another
+            if pages_are_few:
+                # A page is built in a thread, which this loop competes with for Python's lock.
+                anyio.to_thread.current_default_thread_limiter().total_tokens = MAX_PAGES_AT_ONCE
             async with self._receiver.lifespan(other)(app) as state:
                 yield state
 

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ..receiver import root_of
 from ..settings import Settings
 
 PAGE = "/deliveries"
@@ -151,7 +152,7 @@ class Access:
         is_public = public.scheme == "https" and request.headers.get("host") == public.netloc
         over_tls = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
         secure = over_tls or is_public or self._settings.on_space
-        path = request.scope.get("root_path", "") + PAGE
+        path = root_of(request.scope) + PAGE
         response.set_cookie(name, value, max_age, path=path, httponly=True, samesite=same_site, secure=secure)
 
 

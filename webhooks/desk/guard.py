@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..receiver import path_of, root_of
 from .access import PAGE, Access
 
 SIGN_IN = f"{PAGE}/sign-in"
@@ -50,7 +51,7 @@ class Guard:
             return
 
         request = Request(scope, receive)
-        path = str(scope["path"]).removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         is_file = path.startswith(f"{STATIC}/") and request.method in ("GET", "HEAD")
 
         async def send_guarded(message: Message) -> None:
@@ -77,7 +78,7 @@ class Guard:
 
     def _follow_link(self, request: Request) -> Response:
         """Begin a session, and go on to the page without the token in its address."""
-        here = request.scope.get("root_path", "") + PAGE
+        here = root_of(request.scope) + PAGE
         if not self._access.is_token(request.query_params["token"]):
             return RedirectResponse(f"{here}?notice=link", 303)
         response: Response = RedirectResponse(here, 303)

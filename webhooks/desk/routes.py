@@ -27,11 +27,11 @@ from ..deliveries import history
 from ..deliveries.life import NotTaken
 from ..delivery import FINAL, UNFINISHED, Delivery, StartedJob
 from ..endpoints import Endpoint
-from ..receiver import Aside
+from ..receiver import Aside, root_of
 from ..settings import Settings
 from . import queries, views
 from .access import PAGE, Access
-from .forms import Sorry, filter_of, form_of
+from .forms import MAX_FORM, Sorry, filter_of, form_of
 from .guard import SIGN_IN, SIGN_IN_CALLBACK, STATIC, Guard
 from .hub import HubPage
 from .queries import Filter
@@ -82,6 +82,11 @@ class Desk:
             from .sign_in import SignIn
 
             self._sign_in = SignIn(self.settings, self.access)
+
+    @property
+    def bodies(self) -> dict[str, int]:
+        """By path, how many bytes a body may have there and below."""
+        return {PAGE: MAX_FORM}
 
     def middleware(self) -> Middleware:
         """Make what brings the pages into another application."""
@@ -262,14 +267,15 @@ class Desk:
         if status == 200 and request.headers.get("if-none-match") == response.headers["ETag"]:
             return Response(status_code=304)
         if chosen in _THEMES:
-            response.set_cookie("webhooks_theme", chosen, path=self.base(request), samesite="lax")
+            secure = self.settings.on_space
+            response.set_cookie("webhooks_theme", chosen, path=self.base(request), samesite="lax", secure=secure)
         return response
 
     def go(self, request: Request, path: str = "") -> Response:
         return RedirectResponse(self.base(request) + path, 303)
 
     def base(self, request: Request) -> str:
-        return str(request.scope.get("root_path", "")) + PAGE
+        return root_of(request.scope) + PAGE
 
 
 def _with_query(path: str, query: Mapping[str, object]) -> str:

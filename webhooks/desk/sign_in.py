@@ -12,6 +12,7 @@ from authlib.integrations.starlette_client import OAuth  # type: ignore[import-u
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from ..receiver import root_of
 from ..settings import Settings
 from .access import PAGE, SESSION, Access, Session, owns
 from .guard import SIGN_IN_CALLBACK
@@ -79,7 +80,7 @@ class SignIn:
                 "again and grant access to it."
             )
         until = min(answer.get("expires_at") or 0, time.time() + SESSION)
-        response = RedirectResponse(request.scope.get("root_path", "") + PAGE, 303)
+        response = RedirectResponse(root_of(request.scope) + PAGE, 303)
         self._access.begin(request, response, Session(until, profile["preferred_username"], answer["access_token"]))
         return response
 
@@ -88,7 +89,7 @@ class SignIn:
         hosts = self._settings.space_hosts
         here = request.headers.get("host", "")
         host = here if here in hosts or not hosts else hosts[0]
-        return f"https://{host}{request.scope.get('root_path', '')}{SIGN_IN_CALLBACK}"
+        return f"https://{host}{root_of(request.scope)}{SIGN_IN_CALLBACK}"
 
 
 def _with(request: Request, state: dict[str, Any]) -> Request:

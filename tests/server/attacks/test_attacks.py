@@ -1,0 +1,196 @@
+"""Attacks on a real server, each with a sender beside it who has the secret, and what works after it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from support.attacks import SECRET, Sender, answer_to, connect, counts, many, memory
+from support.processes import Process, Start
+
+pytestmark = pytest.mark.once
+
+TOKEN = "the-token-of-the-owner"
+SCRIPT = """
+import resource, sys
+{before}
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+from webhooks import WebhookPayload, WebhooksServer
+
+server = WebhooksServer()
+
+@server.add_webhook
+async def train(payload: WebhookPayload):
+    return "trained"
+
+server.launch()
+"""
+WITHOUT_HTTPTOOLS = 'sys.modules["httptools"] = None'  # as where only Gradio is installed: uvicorn takes h11
+HTTP = "POST /{} HTTP/1.1\r\nHost: localhost\r\n{}\r\n"
+MORE = 200  # MiB
+SOON, AT_LAST = 1.0, 5.0  # seconds; other tests run on this machine at the same time
+
+
+@pytest.fixture(scope="module", params=["", WITHOUT_HTTPTOOLS], ids=["httptools", "h11"])
+def server(request: pytest.FixtureRequest, start: Start) -> Process:
+    return start(SCRIPT.format(before=request.param), WEBHOOK_SECRET=SECRET, WEBHOOKS_ADMIN_TOKEN=TOKEN)
+
+
+@contextlib.contextmanager
+def attack(server: Process) -> Iterator[None]:
+    """Measure the sender while it lasts, and look at everything after it."""
+    before, had = memory(server), counts(server)["succeeded"]
+    with Sender(server) as sender:
+        yield
+        while len(sender.took) < 5:
+            time.sleep(0.05)
+    assert set(sender.answers) == {200}
+    assert statistics.median(sender.took) < SOON
+    assert max(sender.took) < AT_LAST
+    assert memory(server) - before < MORE
+    assert counts(server)["succeeded"] == had + len(sender.answers), "what has the secret, and nothing else, has run"
+    with httpx.Client(base_url=server.url, timeout=30) as visitor:
+        assert "Webhooks" in visitor.get("/").text
+        visitor.get(f"/deliveries?token={TOKEN}")
+        assert visitor.get("/deliveries").status_code == 200
+
+
+def head(path: str, **headers: object) -> bytes:
+    return HTTP.format(path, "".join(f"{name.replace('_', '-')}: {it}\r\n" for name, it in headers.items())).encode()
+
+
+def test_gradios_queue_cannot_be_filled(server: Process) -> None:
+    def join(number: int) -> bytes:
+        body = b'{"data": [], "fn_index": 0, "session_hash": "%d"}' % number
+        join = head("gradio_api/queue/join", Connection="close", Content_Length=len(body))
+        return answer_to(server, join + body)[:12]
+
+    with attack(server), ThreadPoolExecutor(8) as attackers:
+        assert set(attackers.map(join, range(2300))) == {b"HTTP/1.1 404"}
+
+
+@pytest.mark.parametrize("path", ["gradio_api/queue/join", "login", "deliveries/test", "webhooks/train"])
+def test_a_giant_body_is_not_taken(server: Process, path: str) -> None:
+    giant = b'{"data": [%s]}' % b",".join([b"{}"] * 20_000_000)  # 60 MB
+    chunked = b"".join(b"%x\r\n%s\r\n" % (1_000_000, giant[:1_000_000]) for _ in range(60))
+    kind = {"Connection": "close", "Content-Type": "application/x-www-form-urlencoded"}
+    with attack(server):
+        for _ in range(3):
+            said = answer_to(server, head(path, **kind, Content_Length=len(giant)), giant)
+            counted = answer_to(server, head(path, **kind, Transfer_Encoding="chunked"), chunked)
+            for answer in (said, counted):  # which is lost where the server closes before all has come
+                assert re.match(rb"$|HTTP/1.1 (401|403|404|413) ", answer), answer[:200]
+
+
+@pytest.mark.parametrize("size", [40_000, 30 * 1024 * 1024])
+@pytest.mark.parametrize("path", ["webhooks/train", "health"])
+def test_giant_headers_are_431_and_leave_no_trace(server: Process, path: str, size: int) -> None:
+    line = b"X-Webhook-Secret: %s\r\nX-Giant: %s\r\n\r\n{}" % (SECRET.encode(), b"a" * size)
+    with attack(server):
+        for _ in range(3):
+            answer = answer_to(server, head(path, Content_Length=2)[:-2], line)
+            assert re.match(rb"HTTP/1.1 431 .*\"error\"" if size < 100_000 else rb"$|HTTP/1.1 431 ", answer, re.S)
+
+
+def test_very_many_headers_are_431(server: Process) -> None:
+    with attack(server):
+        lines = b"".join(b"a%d: b\r\n" % number for number in range(2000))
+        head_of_it = head("webhooks/train", X_Webhook_Secret=SECRET, Connection="close", Content_Length=2)[:-2]
+        answer = answer_to(server, head_of_it, lines, b"\r\n{}")
+        assert re.match(rb"HTTP/1.1 (431|400) ", answer), "h11 has a limit of its own"
+
+
+BEGINNINGS = {
+    "nothing": b"",
+    "half of the headers": head("webhooks/train")[:-2],
+    "a body that does not come": head("login", Content_Type="application/x-www-form-urlencoded", Content_Length=1000),
+    "a body with a wrong secret": head("webhooks/train", X_Webhook_Secret="wrong", Content_Length=1000),
+    "a body that goes on for ever": head("login", Transfer_Encoding="chunked") + b"1\r\nx\r\n",
+    "a whole request": b"GET /theme.css HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "an answer that is not read": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50,
+}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_1500_connections_that_do_nothing_keep_nobody_out(server: Process, beginning: str) -> None:
+    with attack(server), many(server, 1500, BEGINNINGS[beginning]):
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:  # the sender goes on beside them
+            time.sleep(0.1)
+
+
+def test_headers_that_come_one_byte_at_a_time_end_after_ten_seconds(server: Process) -> None:
+    with attack(server), connect(server) as client:
+        began = time.monotonic()
+        received = b""
+        client.settimeout(0.5)
+        client.sendall(b"GET / HTTP/1.1\r\nX-Long: ")
+        while not received and time.monotonic() < began + 30:
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                client.sendall(b"x")
+                received = client.recv(1000) or b"closed"
+        assert 9 < time.monotonic() - began < 15
+
+
+def test_what_is_not_http_is_answered_and_not_written_line_by_line(server: Process) -> None:
+    printed = lines_of(server)
+    nonsense = [b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"\0" * 100, b"POST / HTTP/9.9\r\n\r\n"]
+    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n"
+    with attack(server):
+        for _ in range(100):
+            for piece in (*nonsense, upgrade):
+                answer_to(server, piece + b"\r\n\r\n")
+    assert lines_of(server) - printed < 10
+
+
+def test_what_gradio_fails_at_is_not_written_line_by_line(server: Process) -> None:
+    printed = lines_of(server)
+    addresses = [
+        "/?page=/deliveries",
+        "/gradio_api/queue/data?session_hash=x",
+        "/monitoring",
+        "/config?deep_link=../x",
+    ]
+    with attack(server), httpx.Client(base_url=server.url, headers={"X-Forwarded-Host": "evil.example"}) as visitor:
+        for address in addresses * 50:
+            assert visitor.get(address).status_code < 500
+    assert lines_of(server) - printed < 10
+    assert "evil.example" not in server.output
+
+
+def lines_of(server: Process) -> int:
+    """Count what has been printed so far. What was turned away is said at most once a minute."""
+    while not server._lines.empty():
+        server.output += server._lines.get() or ""
+    return server.output.count("\n")
+
+
+def test_one_sender_whose_address_is_known_has_half_of_the_room(start: Start) -> None:
+    address = own_address()
+    server = start(
+        SCRIPT.format(before=""), WEBHOOK_SECRET=SECRET, GRADIO_SERVER_NAME="0.0.0.0", WEBHOOKS_ADMIN_TOKEN=TOKEN
+    )
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection((address, server.port))) for _ in range(400)]
+        refused = [client for client in clients[256:] if client.recv(20).startswith(b"HTTP/1.1 503")]
+        assert len(refused) == 400 - 256
+        assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def own_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has no address but localhost")
+        address = str(probe.getsockname()[0])
+    if address.startswith("127."):
+        pytest.skip("this machine has no address but localhost")
+    return address
