@@ -32,6 +32,9 @@ def check_request(scope: Scope, ui_is_ours: bool) -> None:
     path, headers = "/" + path_of(scope).lstrip("/"), scope["headers"]
     if len(headers) > MAX_HEADERS:
         raise Refused(431, f"There are more than {MAX_HEADERS} headers.")
+    names = {name for name, _ in headers}
+    if b"origin" in names and b"host" not in names:  # Gradio compares the two
+        raise Refused(400, "The Host header is missing.")
     if path in NO_OTHER_ORIGIN and from_a_page(headers):
         raise Refused(403, "This request comes from a page of another origin.")
     if not ui_is_ours:
@@ -102,7 +105,8 @@ class Front:
         if exchange.refused:
             self._tally.add(str(exchange.refused))
             if not exchange.started:
-                exchange.refused.answer.headers["connection"] = "close"  # what is still to come is not read
+                if any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"]):
+                    exchange.refused.answer.headers["connection"] = "close"  # or a body would be read to its end
                 await exchange.refused.answer(scope, receive, send)
 
 

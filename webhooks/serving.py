@@ -132,7 +132,8 @@ class Serving:
         Gate(tally, behind_proxy=settings.on_space).stand_in_front(self._ui.server.config)
         # Gradio has uvicorn show no line about each request; now it does not compose them either.
         logging.getLogger("uvicorn.access").handlers.clear()
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of each request that is not valid HTTP
+        for name in ("uvicorn.error", "python_multipart"):  # they warn of each request that makes no sense
+            logging.getLogger(name).setLevel(logging.ERROR)
         _collect_rarely(self)
         return app
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 from support.browsers import CHROMIUM_ARGUMENTS
 from support.hub import Hub
 from support.payloads import load
@@ -309,3 +309,36 @@ def test_a_page_of_another_site_in_the_owners_browser_reads_and_does_nothing(
     assert MARK not in "".join(frame.content() for frame in evil.frames)
     own.reload()
     expect(own.locator("#rows tbody tr")).to_have_count(2)
+
+
+OPEN = """
+from webhooks import WebhooksServer
+
+server = WebhooksServer()
+
+@server.add_webhook
+def train():
+    return "trained"
+
+server.launch()
+"""
+SIMPLE_POST = """url => fetch(url, { method: "POST", mode: "no-cors", headers: { "Content-Type": "text/plain" }, body: "{}" })
+  .then(answer => answer.type)"""
+
+
+def test_a_page_of_another_site_calls_no_handler_of_a_laptop_without_a_secret(start: Start, browser: Browser) -> None:
+    """Nobody else reaches such a server, but every page does that its owner has open."""
+    server = start(OPEN)
+    other = http.server.ThreadingHTTPServer(("127.0.0.1", 0), OtherSite)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    for site in (f"http://localhost:{other.server_port}", f"http://127.0.0.1:{other.server_port}"):
+        with closing(browser.new_page()) as page:
+            page.goto(site)
+            assert page.evaluate(SIMPLE_POST, f"{server.url}/webhooks/train") == "opaque", "it has been sent"
+            read = page.evaluate(
+                "url => fetch(url).then(answer => answer.text()).catch(String)", f"{server.url}/health"
+            )
+            assert "succeeded" not in read
+    other.shutdown()
+    assert httpx.get(f"{server.url}/health").json()["succeeded"] == 0
+    assert server.post("train").status_code == 200

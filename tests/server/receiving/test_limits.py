@@ -74,7 +74,7 @@ def test_with_a_secret_it_is_the_secret_that_counts(headers: dict[str, str]) -> 
 @pytest.mark.parametrize("path", ["/health", "/arrivals"])
 def test_no_other_origin_learns_how_much_arrives(path: str) -> None:
     for headers in PAGES:
-        assert post(front(), path, method="GET", headers=headers).status == 403
+        assert post(front(), path, method="GET", headers={"host": "localhost", **headers}).status == 403
     for headers in NO_PAGES:
         assert post(front(), path, method="GET", headers=headers).status == 200
 
@@ -179,6 +179,11 @@ def test_what_our_page_does_not_use_is_not_there(name: str) -> None:
         answer = post(front(), path, b"x")
         assert (answer.status, answer.received) == (404, 0)
         assert post(front(ui_is_ours=False), path, b"x").status == 200
+
+
+def test_a_browser_that_names_its_page_and_not_its_host_is_no_browser() -> None:
+    assert post(front(), "/", headers={"origin": "https://evil.example"}).status == 400
+    assert post(front(), "/", headers={"origin": "https://evil.example", "host": "localhost"}).status == 200
 
 
 def test_our_page_is_the_only_one() -> None:

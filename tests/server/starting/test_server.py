@@ -274,9 +274,10 @@ def test_what_gradio_does_for_pages_is_not_done_for_webhooks(serve: Run) -> None
         server = WebhooksServer()
         server.add_webhook("/hello")(lambda: "hello")
         server.launch()
-        """
+        """,
+        WEBHOOK_SECRET="s3cret",
     )
-    headers = {"Origin": server.url}
+    headers = {"Origin": server.url, "X-Webhook-Secret": "s3cret"}
     assert "access-control-allow-origin" in httpx.get(server.url, headers=headers).headers
     answer = server.post("hello", b"", headers=headers)
     assert (answer.status_code, answer.json()) == (200, "hello")

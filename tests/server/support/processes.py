@@ -106,6 +106,15 @@ class Process:
             if text in line:
                 return line
 
+    def unread(self) -> str:
+        """Return what has been printed since the last line that was waited for."""
+        lines = []
+        with contextlib.suppress(queue.Empty):
+            while line := self._lines.get_nowait():
+                lines.append(line)
+        self.output += "".join(lines)
+        return "".join(lines)
+
     def wait_until_ready(self) -> Process:
         self.wait_for(self.READY)
         return self
