@@ -28,7 +28,7 @@ MAX_CONNECTIONS = (
     1000  # or half of the files that the process may open; half of them for one sender, where it is known
 )
 MAX_SESSIONS = 1000  # of Gradio's pages, each of which takes a hundred kilobytes or more
-MAX_PAGES_AT_ONCE = 4  # of ours; forty at once, as usual, would keep a webhook waiting for seconds
+MAX_PAGES_AT_ONCE = 2  # of ours; forty at once, as usual, would keep a webhook waiting for seconds
 WAIT = 10.0  # seconds for all headers of a request, for the next piece of its body, for a sender to read on
 SAID_EVERY = 60.0  # seconds between two lines about what was turned away
 SAID_AFTER = 2.0  # seconds

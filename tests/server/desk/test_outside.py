@@ -322,8 +322,11 @@ def train():
 
 server.launch()
 """
-SIMPLE_POST = """url => fetch(url, { method: "POST", mode: "no-cors", headers: { "Content-Type": "text/plain" }, body: "{}" })
-  .then(answer => answer.type)"""
+SIMPLE_POST = """url => {
+  const asked = { method: "POST", mode: "no-cors", headers: { "Content-Type": "text/plain" }, body: "{}" };
+  return fetch(url, asked).then(answer => answer.type);
+}"""
+READ = "url => fetch(url).then(answer => answer.text()).catch(String)"
 
 
 def test_a_page_of_another_site_calls_no_handler_of_a_laptop_without_a_secret(start: Start, browser: Browser) -> None:
