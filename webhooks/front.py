@@ -40,7 +40,9 @@ def check_request(scope: Scope, ui_is_ours: bool) -> None:
     if not ui_is_ours:
         return
     if path.startswith(API):
-        is_there = path.removeprefix(API).rstrip("/") in USED
+        name = path.removeprefix(API)
+        # Files are there for `launch(allowed_paths=...)`; Gradio would fetch those of other servers, too.
+        is_there = name.rstrip("/") in USED or (name.startswith("file=") and not name.startswith("file=http"))
     else:  # Gradio fails where there is no such page, and has one only
         is_there = path != "/" or not parse_qs(scope["query_string"], keep_blank_values=True).get(b"page")
     if not is_there:

@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 
 MAX_HEAD = 32 * 1024  # bytes of a request's first line and headers
 MAX_HEADERS = 100
-MAX_BODY = (
-    1024 * 1024
-)  # bytes; the Hub's payloads are a few kilobytes, the longest comment is 64 KiB; then it is a 413
+MAX_BODY = 1024 * 1024  # bytes; the Hub's payloads are a few kilobytes, the longest comment is 64 KiB
 MAX_BODY_OF_OWN_UI = 4 * 1024 * 1024  # bytes, outside /webhooks/; Gradio makes fifty times as much of JSON
 MAX_FILE_OF_OWN_UI = "100mb"  # files are written to the disk; `launch(max_file_size=...)` says otherwise
-MAX_CONNECTIONS = (
-    1000  # or half of the files that the process may open; half of them for one sender, where it is known
-)
+MAX_CONNECTIONS = 1000  # or half of the files that the process may open; one sender, where it is known, may have half
 MAX_SESSIONS = 1000  # of Gradio's pages, each of which takes a hundred kilobytes or more
 MAX_PAGES_AT_ONCE = 2  # of ours; forty at once, as usual, would keep a webhook waiting for seconds
 WAIT = 10.0  # seconds for all headers of a request, for the next piece of its body, for a sender to read on
@@ -156,9 +152,7 @@ class Gate:
                 self.leave(connection)
                 connection.transport.abort()
             else:
-                self.turn_away(
-                    connection, 408, f"The request did not come, or its answer was not read, in {WAIT:g} s."
-                )
+                self.turn_away(connection, 408, f"A sender has not gone on, or not read on, for {WAIT:g} seconds.")
         self._looks = bool(self._waiting)
         if self._looks:
             asyncio.get_running_loop().call_later(1, self._look)

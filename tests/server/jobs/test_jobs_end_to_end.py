@@ -282,7 +282,7 @@ def test_no_secret_gets_anywhere_it_does_not_belong(app: Process, folder: Path, 
     assert "*** has no credit" in shown
     with httpx.Client(base_url=app.url, follow_redirects=True) as owner, httpx.Client(base_url=app.url) as visitor:
         owner.get(link(app))
-        paths = ("/", "/config", "/deliveries", "/gradio_api/info", "/health")
+        paths = ("/", "/config", "/deliveries", "/arrivals", "/health")
         answers = [client.get(path) for client in (owner, visitor) for path in paths]
     fields = [{name: value for name, value in asdict(job).items() if name != "secrets"} for job in hub.jobs]
     files = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -170,7 +170,8 @@ def test_as_many_requests_as_there_is_room_for_are_answered_at_once_and_health_a
 
 # What of Gradio is there
 
-UNUSED = ["queue/join", "queue/data", "upload", "run/predict", "call/x", "deep_link", "info", "heartbeat/x", "file=x"]
+UNUSED = ["queue/join", "queue/data", "upload", "run/predict", "call/x", "deep_link", "info", "heartbeat/x"]
+UNUSED += ["file=https://evil.example/x", "proxy=x", "stream/x", "component_server", "monitoring"]
 
 
 @pytest.mark.parametrize("name", UNUSED)
@@ -179,6 +180,10 @@ def test_what_our_page_does_not_use_is_not_there(name: str) -> None:
         answer = post(front(), path, b"x")
         assert (answer.status, answer.received) == (404, 0)
         assert post(front(ui_is_ours=False), path, b"x").status == 200
+
+
+def test_files_that_are_allowed_are_there() -> None:
+    assert post(front(), "/gradio_api/file=/home/me/shown.txt", method="GET").status == 200
 
 
 def test_a_browser_that_names_its_page_and_not_its_host_is_no_browser() -> None:
