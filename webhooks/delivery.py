@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -96,7 +95,6 @@ class StartedJob:
 
 _ids = threading.Lock()
 _last_id = 0
-_last_inherited = 0  # the greatest id that was in a log when a server began with it
 
 
 def new_id() -> str:
@@ -109,10 +107,9 @@ def new_id() -> str:
 
 def continue_after(id: str) -> None:
     """Let every new id be greater than this one, though the clock may have been set back since it was given."""
-    global _last_id, _last_inherited
+    global _last_id
     with _ids:
-        _last_inherited = max(_last_inherited, int(id, 16))
-        _last_id = max(_last_id, _last_inherited)
+        _last_id = max(_last_id, int(id, 16))
 
 
 @dataclass(frozen=True)
@@ -145,9 +142,8 @@ class Delivery:
     body: bytes = field(default=b"", repr=False)
     jobs: list[StartedJob] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    # No fields: whoever shows, compares or serializes a delivery must find no credential in it, and no path.
+    # No field: whoever shows, compares or serializes a delivery must find no credential in it.
     _scope: ClassVar[Scope | None] = None
-    _log: ClassVar[Path | None] = None
 
     def received_as(self, scope: Scope) -> Delivery:
         """Have `request()` return the request as it came, credentials included. They stay in this process."""
@@ -167,20 +163,6 @@ class Delivery:
     def scope(self) -> Scope:
         """The request's ASGI scope."""
         return self._scope or self._rebuilt(None)
-
-    @property
-    def log(self) -> Path | None:
-        """The file that it is written down in; `None` for one that no server has taken."""
-        return self._log
-
-    def kept_in(self, log: Path) -> Delivery:
-        object.__setattr__(self, "_log", log)
-        return self
-
-    @property
-    def is_inherited(self) -> bool:
-        """Whether it was there when this process began: of its earlier attempts, nobody may know how they ended."""
-        return int(self.id, 16) <= _last_inherited
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -87,11 +87,12 @@ def launch_job(
     A Job bears the delivery's id. If the handler runs again, after a failure or a crash, the Job is found and
     returned. It calls the Hub and waits for it, so call it from a `def` handler.
 
-    If nobody knows how a start has ended (no answer, a cut connection, a 5xx, a crash), the list of Jobs is looked at
-    for a minute before the Job may be started again, so a handler with a `timeout` needs some minutes. After each
-    start the list is looked at until it shows the Job; of two for one delivery the older stays, and the other is
-    cancelled. What remains: a Hub that shows a Job only minutes after its start was in doubt. Then there may be two,
-    until a later attempt sees both, and the second costs at most its `timeout` at the price of its `flavor`.
+    If nobody knows how a start has ended (no answer, a cut connection, a 5xx), the list of Jobs is looked at for a
+    minute, and so it is by every attempt but the first before it starts the Job: the one before may have been cut
+    short. A handler with a `timeout` needs some minutes. After each start the list is looked at until it shows the
+    Job; of two for one delivery the older stays, and the other is cancelled. What remains: a Hub that shows a Job only
+    minutes after its start was in doubt. Then there may be two, until a later attempt sees both, and the second costs
+    at most its `timeout` at the price of its `flavor`.
 
     Without `HF_TOKEN`, or with `DRY_RUN=true`, nothing is started and `dry_run` is true.
 
@@ -103,8 +104,8 @@ def launch_job(
         flavor: the hardware (https://huggingface.co/docs/hub/jobs-pricing).
         timeout: when the Hub ends the Job: `90s`, `30m`, `2h`, `1d`.
         namespace: the user or organization that pays; by default the owner of `HF_TOKEN`.
-        cancel_running: first cancel the unfinished Jobs that earlier deliveries to the same endpoint of this Space, or
-            of this log on a laptop, have started for the same repository.
+        cancel_running: first cancel the unfinished Jobs that earlier deliveries to the same endpoint of this Space (on
+            a laptop, of this `WEBHOOKS_DATA_DIR`) have started for the same repository.
         name: tells the Jobs of one delivery apart; by default the command.
 
     Raises:
@@ -129,7 +130,7 @@ def launch_job(
         dependencies=list(dependencies),
         flavor=flavor,
         timeout=timeout,
-        labels=_labels(delivery, name or command, settings.space_id),
+        labels=_labels(delivery, name or command, settings),
         secrets=["HF_TOKEN"],
         namespace=namespace,
         cancel_running=cancel_running,
@@ -147,9 +148,8 @@ def launch_job(
 def _start(job: Job, delivery: Delivery, token: str) -> Job:
     api = HfApi(token=token)
     namespace = job.namespace or _account(token)
-    # The process may have been killed in the middle of a start, which the Hub then ends a moment later.
-    in_doubt = delivery.attempt > 1 and delivery.is_inherited
-    if found := _look(api, namespace, job.labels, LOOK_AGAIN if in_doubt else ()):
+    # An earlier attempt may have been cut short in the middle of a start, which the Hub then ends a moment later.
+    if found := _look(api, namespace, job.labels, LOOK_AGAIN if delivery.attempt > 1 else ()):
         info = _oldest(api, namespace, found)
     elif job.cancel_running:
         with _alone(str(_subject(job.labels)), PATIENCE):  # or two commits in a row would not see each other's Jobs
@@ -283,14 +283,14 @@ def _stage(info: JobInfo) -> str:
     return str(getattr(info.status.stage, "value", info.status.stage)) if info.status else "UNKNOWN"
 
 
-def _labels(delivery: Delivery, name: str, space_id: str | None) -> dict[str, str]:
-    log = hashlib.sha256(f"{platform.node()} {delivery.log}".encode()).hexdigest()
+def _labels(delivery: Delivery, name: str, settings: Settings) -> dict[str, str]:
+    log = hashlib.sha256(f"{platform.node()} {settings.data_dir.absolute()}".encode()).hexdigest()
     labels = {
         "webhook-delivery": delivery.id,
         "webhook-endpoint": label(delivery.endpoint.removeprefix("/webhooks/")),
         "webhook-job": label(name),
         "webhook-received": str(int(delivery.received_at.timestamp() * 1_000_000)),
-        "webhook-server": label(space_id) if space_id else f"log-{log[:16]}",
+        "webhook-server": label(settings.space_id) if settings.space_id else f"log-{log[:16]}",
     }
     if delivery.payload:
         # Two Spaces may get one event in the same nanosecond, and give it the same id; never from the same webhook.

@@ -107,7 +107,6 @@ class Life:
             if call is None or self.shared.stopping:
                 return  # a newer one has replaced it, or it cannot run, or it does so at the next start
             endpoint, delivery = call
-            delivery.kept_in(self.shared.log.path)
             began = time.monotonic()
             ended = await self.shared.handlers.run(endpoint, delivery, self.tell)
             seconds = time.monotonic() - began

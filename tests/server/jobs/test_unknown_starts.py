@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
-from support.dispatching import WAIT, Desk
+from support.dispatching import WAIT
 from support.hub import Hub
 from support.jobs import CANCEL, LOOK_UP, START, TOKEN, WHOAMI, Naps, Office, arrived, old_job, train
 
 import webhooks.jobs
 from webhooks import Delivery
-from webhooks.delivery import continue_after
 from webhooks.jobs import JobRefused, StartUnknown
 
 pytestmark = pytest.mark.once
@@ -33,9 +30,7 @@ def starts(hub: Hub) -> int:
     return sum((request.method, request.path) == START for request in hub.requests)
 
 
-def after_a_restart(delivery: Delivery) -> Delivery:
-    """The next attempt, where the process that began the last one was killed."""
-    continue_after(delivery.id)
+def next_attempt(delivery: Delivery) -> Delivery:
     return replace(delivery, attempt=delivery.attempt + 1)
 
 
@@ -68,8 +63,8 @@ def test_a_job_that_never_appears_is_started_again_by_another_attempt_a_minute_l
     assert naps.seconds >= 60
     assert f"hf jobs ls --all --namespace julien --label webhook-delivery={delivery.id}" in str(unknown.value)
     assert isinstance(unknown.value.__cause__, HfHubHTTPError)
-    assert train(replace(delivery, attempt=2)).id == hub.jobs[0].id
-    assert (naps.seconds, starts(hub)) == (60, 2)
+    assert train(next_attempt(delivery)).id == hub.jobs[0].id
+    assert (naps.seconds, starts(hub)) == (120, 2)
 
 
 def test_lists_that_fail_after_a_start_in_doubt_do_not_hide_the_doubt(hub: Hub, naps: Naps) -> None:
@@ -86,8 +81,9 @@ def test_a_start_that_the_hub_has_refused_is_in_no_doubt(hub: Hub, naps: Naps, s
     hub.fail(*START, status)
     with pytest.raises((JobRefused, HfHubHTTPError)):
         train(delivery)
-    train(replace(delivery, attempt=2))
-    assert (naps.seconds, len(hub.jobs)) == (0, 1)
+    assert naps.seconds == 0
+    train(next_attempt(delivery))
+    assert len(hub.jobs) == 1
 
 
 @pytest.mark.parametrize("content", [b"<html>", b"{}", b"\xff"])
@@ -105,7 +101,7 @@ def test_an_error_of_the_hub_that_repeats_the_token_is_not_repeated_in_ours(hub:
     assert TOKEN not in str(unknown.value)
 
 
-# --- a process that was killed
+# --- another attempt
 
 
 def test_after_a_kill_the_hub_has_a_minute_to_show_what_was_started(hub: Hub, naps: Naps) -> None:
@@ -115,21 +111,18 @@ def test_after_a_kill_the_hub_has_a_minute_to_show_what_was_started(hub: Hub, na
         train(delivery)
     naps.seconds = 0
     naps.make(on_its_way, 50)
-    assert train(after_a_restart(delivery)).id == hub.jobs[0].id
+    assert train(next_attempt(delivery)).id == hub.jobs[0].id
     assert (naps.seconds, starts(hub)) == (60, 1)
 
 
 def test_after_a_kill_before_the_start_the_job_is_started_a_minute_later(hub: Hub, naps: Naps) -> None:
-    train(after_a_restart(arrived()))
+    train(next_attempt(arrived()))
     assert (naps.seconds, stages(hub)) == (60, [LIVE])
 
 
-def test_a_first_attempt_after_a_restart_and_another_one_without_any_wait_for_nothing(hub: Hub, naps: Naps) -> None:
-    waited = arrived()
-    continue_after(waited.id)
-    train(waited)
-    train(replace(arrived(), attempt=2))
-    assert (naps.seconds, len(hub.jobs)) == (0, 2)
+def test_a_first_attempt_waits_for_nothing(hub: Hub, naps: Naps) -> None:
+    train(arrived())
+    assert (naps.seconds, len(hub.jobs)) == (0, 1)
 
 
 # --- two Jobs
@@ -154,7 +147,7 @@ def test_of_a_job_that_appears_minutes_later_and_its_second_the_older_stays(hub:
     late = hub.late(*START)
     with pytest.raises(StartUnknown):
         train(delivery)
-    hub.lists_late = 1  # so the look before the start just misses it
+    hub.lists_late = len(webhooks.jobs.LOOK_AGAIN) + 1  # so the looks before the start just miss it
     late.released.set()
     assert late.arrived.wait(WAIT)
     assert train(replace(delivery, attempt=2)).id == hub.jobs[0].id
@@ -233,14 +226,12 @@ def test_two_spaces_leave_each_others_jobs_alone(hub: Hub, monkeypatch: pytest.M
     assert stages(hub) == [CANCELED, LIVE, LIVE]
 
 
-def test_two_logs_of_a_laptop_leave_each_others_jobs_alone(office: Office, hub: Hub, tmp_path: Path) -> None:
-    other = Office(tmp_path / "other")
-    try:
-        for log in (office, other, office):
-            training = log.add(lambda delivery: train(delivery, cancel_running=True), path="/train")
-            log.wait_until_finished((log if log.engine else log.start()).begin(training))
-    finally:
-        other.stop(0)
+def test_two_logs_of_a_laptop_leave_each_others_jobs_alone(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for log in ("one", "two", "one"):
+        monkeypatch.setenv("WEBHOOKS_DATA_DIR", str(tmp_path / log))
+        train(arrived(), cancel_running=True)
     assert stages(hub) == [CANCELED, LIVE, LIVE]
     assert str(tmp_path) not in str([job.labels for job in hub.jobs])
 
@@ -249,7 +240,7 @@ def test_a_job_is_found_again_by_a_machine_that_has_another_name(hub: Hub, monke
     delivery = arrived()
     first = train(delivery)
     monkeypatch.setattr("platform.node", lambda: "another")
-    assert train(after_a_restart(delivery)).id == first.id
+    assert train(next_attempt(delivery)).id == first.id
 
 
 def test_one_event_that_two_webhooks_bring_in_the_same_nanosecond_is_two_deliveries(hub: Hub) -> None:
@@ -302,31 +293,3 @@ def test_a_handler_without_another_attempt_fails_with_the_way_to_look(office: Of
     (record,) = office.wait_until_finished(id)
     assert record.status == "failed"
     assert f"hf jobs ls --all --namespace julien --label webhook-delivery={id}" in (record.attempts[0].error or "")
-
-
-def test_an_attempt_after_its_predecessor_was_killed_waits_and_one_after_a_failure_does_not(
-    office: Office, hub: Hub, naps: Naps
-) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-
-    def handler(delivery: Delivery) -> Any:
-        if not go_on.is_set():
-            begun.set()
-            go_on.wait(WAIT)
-            return None
-        if delivery.attempt == 2 and not delivery.is_inherited:
-            raise ValueError
-        return train(delivery)
-
-    endpoint = office.add(handler, path="/train", max_attempts=3)
-    id = office.start().begin(endpoint)
-    assert begun.wait(WAIT)
-    killed = Office(Desk.copied(office.folder))
-    go_on.set()
-    killed.endpoints = office.endpoints
-    killed.start()
-    try:
-        (record,) = killed.wait_until_finished(id)
-    finally:
-        killed.stop(0)
-    assert (record.status, naps.seconds, stages(hub)) == ("succeeded", 60, [LIVE])
