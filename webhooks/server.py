@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -14,7 +14,6 @@ from . import console
 from .autostart import at_prompt
 from .deliveries.engine import Engine
 from .deliveries.log import DeliveryLog
-from .delivery import UNFINISHED, StartedJob
 from .endpoints import Endpoint
 from .receiver import Receiver
 from .reloading import Edits, is_reloading, script_runs_again, watches_script
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from .desk.routes import Desk
-    from .desk.stages import JobWatch
     from .watched import ToWatch, Watched
 
 F = TypeVar("F", bound=Handler)
@@ -98,7 +96,6 @@ class WebhooksServer:
         self._ui = ui
         self._ui_is_ours = False
         self._fill: Callable[[str], None] = lambda url: None
-        self._job_watch: JobWatch | None = None
         self._desk = self._owners_desk() if HAS_DESK else None
         self.fastapi_app: FastAPI | None = None
         self.call_off_autostart: Callable[[], None] = lambda: None
@@ -243,10 +240,6 @@ class WebhooksServer:
             raise SetupError("Nothing can be replayed before the server runs: launch() it first.")
         return self._engine.replay(delivery_id)
 
-    def _look_at_jobs(self, jobs: Iterable[StartedJob]) -> None:
-        if self._job_watch:
-            self._job_watch.look(jobs)
-
     def close(self, grace: float = GRACE) -> bool:
         """Stop taking deliveries, wait up to `grace` seconds for running handlers, and stop serving.
 
@@ -271,17 +264,12 @@ class WebhooksServer:
     def _start(self, options: dict[str, Any]) -> None:
         console.show_log()
         receiver = self._take_deliveries()
-        engine = receiver.engine
-        if HAS_DESK and (token := self._settings.hf_token):
-            from .desk.stages import JobWatch
-
-            self._job_watch = JobWatch(token.get_secret_value(), engine.learn_stage)
         try:
             self.fastapi_app = self._launch_gradio(receiver, options)
         except BaseException:
             self.close(grace=0)
             raise
-        engine.recover()
+        receiver.engine.recover()
 
     def _take_deliveries(self, folder: Path | None = None) -> Receiver:
         """Begin to take deliveries, with the server's log or one in this folder; the caller serves them."""
@@ -363,18 +351,15 @@ class WebhooksServer:
             access,
             log=lambda: self._log_path,
             replay=self.replay,
-            has_room=self._has_room,
-            look_at_jobs=self._look_at_jobs,
+            has_room=lambda: self._engine is not None and self._engine.has_room(),
+            learn_stage=self._learn_stage,
             local_url=lambda: self._local_url,
             public_url=lambda: self._url,
         )
 
-    def _has_room(self) -> bool:
-        """Tell whether many replays may go on: half of the room is for the Hub, which does not send again."""
-        if self._engine is None:
-            return False
-        takes, counts = self._engine.health()
-        return takes and sum(counts[status] for status in UNFINISHED) < self._max_pending / 2
+    def _learn_stage(self, job_id: str, stage: str) -> None:
+        if self._engine:
+            self._engine.learn_stage(job_id, stage)
 
     # Edits while the server runs
 

@@ -155,6 +155,10 @@ class Engine:
         counts = self._pruner.counts
         return self._refusal(None) is None, {status: counts[status] for status in (*UNFINISHED, *FINISHED)}
 
+    def has_room(self) -> bool:
+        """Tell whether many replays may go on: half of the room is for the Hub, which does not send again."""
+        return self._refusal(None) is None and len(self._lives) < self._max_pending / 2
+
     def stop(self, grace: float) -> bool:
         """Take nothing more, wait up to `grace` seconds for running handlers, and close the log. From another thread.
 

@@ -37,6 +37,7 @@ from .hub import HubPage
 from .queries import Filter
 from .registration import HubSaysNo
 from .replays import Replays
+from .stages import JobWatch
 from .test_event import TestEventPage
 
 HERE = Path(__file__).parent
@@ -54,7 +55,7 @@ class Desk:
         log: gives the file of the delivery log.
         replay: runs a recorded delivery again and returns the new one's id.
         has_room: tells whether one of many replays may run, or would take the place of what the Hub sends.
-        look_at_jobs: sees to it that the log learns their present stages.
+        learn_stage: is told the id of a Job and its present stage, from another thread.
         local_url: gives the address of this server on its own machine.
         public_url: gives the one that the Hub reaches.
     """
@@ -65,13 +66,15 @@ class Desk:
     log: Callable[[], Path]
     replay: Callable[[str], str]
     has_room: Callable[[], bool]
-    look_at_jobs: Callable[[Iterable[StartedJob]], object]
+    learn_stage: Callable[[str, str], object]
     local_url: Callable[[], str]
     public_url: Callable[[], str]
 
     def __post_init__(self) -> None:
         self._sums: tuple[float, dict[str, Any]] = (-math.inf, {})
         self.replays = Replays(self.replay, self.has_room)
+        token = self.settings.hf_token
+        self.job_watch = JobWatch(token.get_secret_value(), self.learn_stage) if token else None
         self._templates = Jinja2Templates(HERE / "templates")
         environment = self._templates.env
         environment.finalize = views.visible
@@ -214,7 +217,8 @@ class Desk:
         return curl(url, self.settings, body) if len(body.encode()) < MAX_ARGUMENT else None
 
     def _look_at(self, jobs: Iterable[StartedJob]) -> None:
-        self.look_at_jobs([job for job in jobs if job.stage not in FINAL][:MAX_LOOKED_AT])
+        if self.job_watch:
+            self.job_watch.look([job for job in jobs if job.stage not in FINAL][:MAX_LOOKED_AT])
 
     # Who comes in
 

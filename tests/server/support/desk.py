@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import urlencode
 
 from support.asgi import Exchange, exchange, on_loop
@@ -49,10 +50,11 @@ class Office:
             log=lambda: self.log.path,
             replay=self.engine.replay,
             has_room=lambda: self.room(),
-            look_at_jobs=self.looked_at.extend,
+            learn_stage=self.engine.learn_stage,
             local_url=lambda: "http://127.0.0.1:9",
             public_url=lambda: self.url,
         )
+        self.desk.job_watch = Mock(look=self.looked_at.extend)  # it would ask the Hub
         self.app = self.desk.app()
         self.host = self.url.partition("://")[2]
 
