@@ -444,7 +444,7 @@ FAILURES: dict[str, tuple[Callable[[Hub, str, str], object], str]] = {
     ),
     "no answer": (
         lambda hub, *at: hub.hold(*at),
-        "The Hub has not answered within 1 seconds. Try again later.",
+        "The Hub has not answered within 0.3 seconds. Try again later.",
     ),
 }
 
@@ -461,7 +461,7 @@ def raised(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize("failure", FAILURES)
 def test_each_failure_is_a_sentence_of_its_own(hub: Hub, failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if failure == "no answer":
-        monkeypatch.setattr(webhooks.desk.registration, "HUB_WITHIN", 1)
+        monkeypatch.setattr(webhooks.desk.registration, "HUB_WITHIN", 0.3)
     spoil, sentence = FAILURES[failure]
     id = add(hub)
     spoil(hub, "GET", LIST)

@@ -133,9 +133,10 @@ def handler(first: str, second: str, is_async: bool) -> Any:
     return namespace["f"]
 
 
-def test_a_handler_gets_what_fastapi_gives() -> None:
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.long)], ids=["every fifth pair", "every pair"])
+def test_a_handler_gets_what_fastapi_gives(step: int) -> None:
     app, server, paths = fastapi.FastAPI(), WebhooksServer(), []
-    for number, pair in enumerate(itertools.combinations(PARAMETERS, 2)):
+    for number, pair in enumerate(itertools.islice(itertools.combinations(PARAMETERS, 2), 0, None, step)):
         path = f"/{number}/{{name}}" if "name" in pair else f"/{number}"
         function = handler(*pair, is_async=bool(number % 2))
         try:
@@ -146,7 +147,7 @@ def test_a_handler_gets_what_fastapi_gives() -> None:
         else:
             server.add_webhook(path)(function)
             paths.append((pair, f"/webhooks/{number}{'/alice' * ('name' in pair)}"))
-    assert len(paths) > 300
+    assert len(paths) > 300 / step
     differ = []
     with TestClient(app) as there, serving(server) as here:
         for (pair, path), (number, request) in itertools.product(paths, enumerate(REQUESTS)):

@@ -86,3 +86,4 @@ def browser(chromium: str) -> Iterator[Browser]:
 @pytest.fixture
 def prunes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks.deliveries.pruning, "PRUNED_AT_ONCE", 1)
+    monkeypatch.setattr(webhooks.deliveries.pruning, "PRUNE_AGAIN", 0.01)
