@@ -141,7 +141,8 @@ class Serving:
         """Wait until the Gradio app is closed, or Ctrl-C or SIGTERM closes the server."""
         with _sigterm_as_ctrl_c():
             try:
-                self._block()
+                # Gradio's `block_thread` answers Ctrl-C itself, and would leave running handlers no time.
+                _interruptible(self._ui.block_thread)
                 if not self._ui.is_running:
                     self._close_all()  # of the server, what is not closed yet
                 return
@@ -149,19 +150,12 @@ class Serving:
                 pass
             console.say(f"Stopping: nothing new is taken, running handlers have {GRACE:g} seconds.")
             with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C does not want to wait
-                if self._close_all() and console.wait_until_written(CONSOLE_WITHIN):
+                if _interruptible(self._close_all) and console.wait_until_written(CONSOLE_WITHIN):
                     return
             # A handler that does not end may also hold threads that Python would wait for without end.
             console.say("Some handlers have not come back. What is unfinished runs again at the next start.")
             console.wait_until_written(CONSOLE_WITHIN)
             os._exit(0)
-
-    def _block(self) -> None:
-        """Gradio's `block_thread` answers Ctrl-C itself, and leaves running handlers no time: it waits elsewhere."""
-        waiting = threading.Thread(target=self._ui.block_thread, name="webhooks wait", daemon=True)
-        waiting.start()
-        while waiting.is_alive():
-            waiting.join(1)  # not for ever: on Windows Ctrl-C is not seen before it returns
 
     def close(self) -> None:
         self._close_ui(verbose=False)
@@ -210,6 +204,19 @@ def _blocked_paths(given: list[str] | None, ours: list[Path]) -> list[str]:
     """List what Gradio gives to nobody, even if `allowed_paths` or `gr.set_static_paths` covers it."""
     others = given or os.environ.get("GRADIO_BLOCKED_PATHS", "").split(",")
     return [*filter(None, map(str.strip, map(str, others))), *map(str, ours)]
+
+
+def _interruptible(wait: Callable[[], object]) -> object:
+    """Wait in another thread, so that this one hears of a signal within a second.
+
+    On Windows a wait is not interrupted, and elsewhere the system may have told another thread of the signal.
+    """
+    returned: list[object] = []
+    waiting = threading.Thread(target=lambda: returned.append(wait()), name="webhooks wait", daemon=True)
+    waiting.start()
+    while waiting.is_alive():
+        waiting.join(1)
+    return returned and returned[0]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import pytest
 from desk.conftest import arrived
 from support.asgi import Exchange
 from support.desk import Client, Office, text
-from support.long_lists import NOWHERE, compared
 
 from webhooks.delivery import StartedJob
 
@@ -235,10 +234,3 @@ def test_the_files_are_text_small_and_need_no_other_host(owner: Client) -> None:
     assert b"url(" not in sent
     for path in ("/static/no.css", "/static/../routes.py", "/static/%2e%2e/routes.py", "/static//etc/passwd"):
         assert owner.get(path).status == 404
-
-
-@pytest.mark.long
-def test_a_page_of_a_long_list_takes_less_than_twice_the_time_of_one_of_a_short_list() -> None:
-    for name, place, long, short in compared():
-        if name != NOWHERE:  # all errors have to be read for it
-            assert long < 2 * short, (name, place, long, short)
