@@ -313,7 +313,7 @@ class WebhooksServer:
         return not self._endpoints.keys().isdisjoint(other._endpoints)
 
     def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
-        from .pages import CSS, THEME, arrivals
+        from .landing import CSS, THEME, arrivals
 
         routes = []
         if self._ui is None or self._ui_is_ours:
@@ -333,7 +333,7 @@ class WebhooksServer:
         return app
 
     def _pages(self) -> gr.Blocks:
-        from .pages import landing_page
+        from .landing import landing_page
 
         page, self._fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DESK)
         if self._serving:
