@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import answers, receiver
 from .limits import MAX_BODY, MAX_BODY_OF_OWN_UI, MAX_HEADERS, WAIT, Tally, max_connections
+from .private_files import PrivateFiles
 from .receiver import Refused, from_a_page, path_of
 
 API = "/gradio_api/"
@@ -27,7 +28,7 @@ _PASSED = ("<frozen ", *{sysconfig.get_path(name) for name in ("stdlib", "pureli
 _PASSED_HERE = (__file__, receiver.__file__)
 
 
-def check_request(scope: Scope, ui_is_ours: bool) -> None:
+def check_request(scope: Scope, ui_is_ours: bool, private: PrivateFiles) -> None:
     """Let a request pass that something here may answer."""
     path, headers = "/" + path_of(scope).lstrip("/"), scope["headers"]
     if len(headers) > MAX_HEADERS:
@@ -37,6 +38,8 @@ def check_request(scope: Scope, ui_is_ours: bool) -> None:
         raise Refused(400, "The Host header is missing.")
     if path in NO_OTHER_ORIGIN and from_a_page(headers):
         raise Refused(403, "This request comes from a page of another origin.")
+    if private.asked_for(path):
+        raise Refused(403, "This file is private.")
     if not ui_is_ours:
         return
     if path.startswith(API):
@@ -72,13 +75,17 @@ class Front:
         tally: counts what is refused.
         bodies: by path, how many bytes a body may have there and below.
         ui_is_ours: Gradio shows our landing page, which needs little of what Gradio can do.
+        private: files that Gradio gives to nobody.
     """
 
-    def __init__(self, app: ASGIApp, tally: Tally, bodies: Mapping[str, int], ui_is_ours: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, tally: Tally, bodies: Mapping[str, int], ui_is_ours: bool, private: PrivateFiles
+    ) -> None:
         self._app = app
         self._tally = tally
         self._bodies = bodies
         self._ui_is_ours = ui_is_ours
+        self._private = private
         self._room = max_connections() // 2  # so that whatever is asked for here, webhooks find a connection
         self._at_once = 0
 
@@ -91,7 +98,7 @@ class Front:
         try:
             if self._at_once > self._room and path_of(scope) != "/health":  # which takes no time
                 raise Refused(503, "Too many requests are being answered. Send yours again.", {"Retry-After": "10"})
-            check_request(scope, self._ui_is_ours)
+            check_request(scope, self._ui_is_ours, self._private)
             exchange.limit = body_limit(scope, self._bodies, self._ui_is_ours)
             await self._app(scope, exchange.receive, exchange.send)
         except Refused as refused:

@@ -7,10 +7,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from . import answers
-
 NAMES = (".env", ".git")  # the settings, and what was ever committed
 _SERVED_AT = "/gradio_api/file"  # `=`, or `/` as Gradio once had it, and a path on the disk (gradio 6.31, routes.py)
 
@@ -27,29 +23,23 @@ def private_paths(*folders: Path) -> list[Path]:
 
 
 class PrivateFiles:
-    """An ASGI middleware: what Gradio is told to block stays blocked under every name.
+    """What nobody gets, under whatever name.
 
     Gradio compares names in small letters, and makes them small before it follows links (6.31, `is_allowed_file`). So
     it would give out what lies in a folder with a capital letter to whoever asks through `/proc/self/cwd`.
     """
 
-    def __init__(self, app: ASGIApp, paths: Iterable[str]) -> None:
-        self._app = app
-        self._private = {_true_name(path) for path in paths}
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._names = {_true_name(path) for path in paths}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = scope["path"].partition(_SERVED_AT)[2] if scope["type"] == "http" else ""
-        if asked and self._is_private(asked[1:]):
-            await answers.answer(403, {"error": "This file is private."})(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-    def _is_private(self, asked: str) -> bool:
+    def asked_for(self, url_path: str) -> bool:
+        """Tell whether the path of an address asks Gradio for one."""
+        asked = url_path.partition(_SERVED_AT)[2][1:]
         try:
             found = Path(_true_name(asked))
         except ValueError:  # a name that no file has
             return False
-        return any(str(path) in self._private for path in (found, *found.parents))
+        return bool(asked) and any(str(path) in self._names for path in (found, *found.parents))
 
 
 def _true_name(path: str) -> str:

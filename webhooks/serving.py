@@ -95,6 +95,7 @@ class Serving:
         }
         app_kwargs = options.get("app_kwargs") or {}
         blocked = _blocked_paths(options.get("blocked_paths"), private_paths(settings.data_dir, log))
+        tally = Tally()
         fixed = {
             "prevent_thread_lock": True,
             # Handed over before Gradio serves, so the webhooks are there from the first moment.
@@ -103,7 +104,9 @@ class Serving:
                 "routes": [Route("/health", self._receiver.health), *routes, *app_kwargs.get("routes", [])],
                 "middleware": [
                     Middleware(Aside, path=PREFIX, aside=self),
-                    Middleware(PrivateFiles, paths=blocked),
+                    Middleware(
+                        Front, tally=tally, bodies=bodies, ui_is_ours=ui_is_ours, private=PrivateFiles(blocked)
+                    ),
                     *middleware,
                     *app_kwargs.get("middleware", []),
                 ],
@@ -125,10 +128,8 @@ class Serving:
                 "Stop that program, or choose another port with GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
             ) from None
         self._ui.close = self._close_from_gradio  # type: ignore[method-assign]
-        tally = Tally()
-        front = Front(app.middleware_stack or app.build_middleware_stack(), tally, bodies, ui_is_ours)
         # In front of Gradio's own middlewares, too: no webhook needs their CORS and compression.
-        app.middleware_stack = Aside(front, PREFIX, self)
+        app.middleware_stack = Aside(app.middleware_stack or app.build_middleware_stack(), PREFIX, self)
         Gate(tally, behind_proxy=settings.on_space).stand_in_front(self._ui.server.config)
         # Gradio has uvicorn show no line about each request; now it does not compose them either.
         logging.getLogger("uvicorn.access").handlers.clear()

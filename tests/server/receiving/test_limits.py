@@ -23,6 +23,7 @@ import webhooks.front
 import webhooks.limits
 from webhooks.front import Front
 from webhooks.limits import Tally
+from webhooks.private_files import PrivateFiles
 from webhooks.receiver import from_a_page, path_of
 
 UPDATE = json.dumps(load("repo.content-update")).encode()
@@ -41,7 +42,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def front(inner: Any = app, ui_is_ours: bool = True, **bodies: int) -> Front:
-    return Front(inner, Tally(), {f"/{name}": limit for name, limit in bodies.items()}, ui_is_ours)
+    return Front(inner, Tally(), {f"/{name}": limit for name, limit in bodies.items()}, ui_is_ours, PrivateFiles([]))
 
 
 # Pages of other origins
