@@ -1,6 +1,6 @@
 """Nonsense for every route, ours and Gradio's, as fast as this machine sends it.
 
-    python tests/fuzz.py [--requests 1000000] [--seconds 60] [--seed 0] [--ui ours]
+    python tests/server/attacks/fuzz.py [--requests 1000000] [--seconds 60] [--seed 0] [--ui ours]
 
 It starts a server, and stops after so many requests or seconds. It fails if a handler has run without the secret, if a
 route of ours has answered 500, if somebody with the secret has not been answered, if the console or the memory has
@@ -21,8 +21,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "server")]
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS.parents[1]), str(TESTS)]
 
 import httpx  # noqa: E402
 from support.attacks import SECRET, Sender, counts, memory  # noqa: E402
