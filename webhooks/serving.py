@@ -10,13 +10,14 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import console
 from .endpoints import PREFIX
@@ -96,6 +97,8 @@ class Serving:
         app_kwargs = options.get("app_kwargs") or {}
         blocked = _blocked_paths(options.get("blocked_paths"), private_paths(settings.data_dir, log))
         tally = Tally()
+        front = partial(Front, tally=tally, bodies=bodies, ui_is_ours=ui_is_ours, private=PrivateFiles(blocked))
+        pages_are_few = ui_is_ours and not app_kwargs.get("routes")
         fixed = {
             "prevent_thread_lock": True,
             # Handed over before Gradio serves, so the webhooks are there from the first moment.
@@ -104,13 +107,10 @@ class Serving:
                 "routes": [Route("/health", self._receiver.health), *routes, *app_kwargs.get("routes", [])],
                 "middleware": [
                     Middleware(Aside, path=PREFIX, aside=self),
-                    Middleware(
-                        Front, tally=tally, bodies=bodies, ui_is_ours=ui_is_ours, private=PrivateFiles(blocked)
-                    ),
                     *middleware,
                     *app_kwargs.get("middleware", []),
                 ],
-                "lifespan": self._lifespan(app_kwargs.get("lifespan"), ui_is_ours and not app_kwargs.get("routes")),
+                "lifespan": self._lifespan(app_kwargs.get("lifespan"), front, pages_are_few),
             },
             # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
             # own routes only: the Hub would get a 405.
@@ -128,8 +128,6 @@ class Serving:
                 "Stop that program, or choose another port with GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
             ) from None
         self._ui.close = self._close_from_gradio  # type: ignore[method-assign]
-        # In front of Gradio's own middlewares, too: no webhook needs their CORS and compression.
-        app.middleware_stack = Aside(app.middleware_stack or app.build_middleware_stack(), PREFIX, self)
         Gate(tally, behind_proxy=settings.on_space).stand_in_front(self._ui.server.config)
         # Gradio has uvicorn show no line about each request; now it does not compose them either.
         logging.getLogger("uvicorn.access").handlers.clear()
@@ -184,13 +182,17 @@ class Serving:
         answering = self._receiver(scope, from_there(receive), from_there(send))
         return asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answering, loop))
 
-    def _lifespan(self, other: Lifespan | None, pages_are_few: bool) -> Lifespan:
+    def _lifespan(self, other: Lifespan | None, front: Callable[[ASGIApp], ASGIApp], pages_are_few: bool) -> Lifespan:
         @contextlib.asynccontextmanager
         async def lifespan(app: Any) -> AsyncIterator[Any]:
-            self._loop = self._loop or asyncio.get_running_loop()  # the first: a test client may bring another
-            if pages_are_few:
-                # A page is built in a thread, which this loop competes with for Python's lock.
-                anyio.to_thread.current_default_thread_limiter().total_tokens = MAX_PAGES_AT_ONCE
+            if self._loop is None:  # later a test client may bring another one
+                self._loop = asyncio.get_running_loop()
+                # Before the first request, and in front of Gradio's own middlewares: they fail at some of what is to
+                # be refused, and no webhook needs their CORS and compression.
+                app.middleware_stack = Aside(front(app.middleware_stack), PREFIX, self)
+                if pages_are_few:
+                    # A page is built in a thread, which this loop competes with for Python's lock.
+                    anyio.to_thread.current_default_thread_limiter().total_tokens = MAX_PAGES_AT_ONCE
             async with self._receiver.lifespan(other)(app) as state:
                 yield state
 
