@@ -38,6 +38,18 @@ CONSOLE_WITHIN = 1.0  # seconds that whoever reads the console gets then
 # of a second, since Gradio has hundreds of thousands. (`gc.freeze` would hide them from tools, such as a hot reload.)
 COLLECT_AFTER = (10_000, 50, 200)
 
+# Unless `launch` is given something else.
+GRADIO_DEFAULTS = {
+    "quiet": True,
+    # It acts on the Hub with the token of this machine, for every program on it, and with that of who signed in, for
+    # every page that is open in the same browser (gradio 6.31, history.py).
+    "run_history": False,
+    # What strangers can do with any page. (They print the address of the monitoring page, and choose it.)
+    "enable_monitoring": False,
+    "state_session_capacity": MAX_SESSIONS,
+    "max_file_size": MAX_FILE_OF_OWN_UI,
+}
+
 
 class Serving:
     """An ASGI application: the receiver, on the loop that Gradio serves on.
@@ -83,17 +95,7 @@ class Serving:
             SetupError: the port is in use.
         """
         settings = self._receiver.settings
-        defaults = {
-            "share": settings.gradio_share and not settings.on_space,
-            "quiet": True,
-            # It acts on the Hub with the token of this machine, for every program on it, and with that of who signed
-            # in, for every page that is open in the same browser (gradio 6.31, history.py).
-            "run_history": False,
-            # What strangers can do with any page. (They print the address of the monitoring page, and choose it.)
-            "enable_monitoring": False,
-            "state_session_capacity": MAX_SESSIONS,
-            "max_file_size": MAX_FILE_OF_OWN_UI,
-        }
+        defaults = {**GRADIO_DEFAULTS, "share": settings.gradio_share and not settings.on_space}
         app_kwargs = options.get("app_kwargs") or {}
         blocked = _blocked_paths(options.get("blocked_paths"), private_paths(settings.data_dir, log))
         tally = Tally()
@@ -122,17 +124,10 @@ class Serving:
         except OSError as error:
             if "empty port" not in str(error):
                 raise
-            port = options.get("server_port")
-            raise SetupError(
-                f"{f'Port {port} is' if port else 'All the ports that Gradio tries are'} in use by another program. "
-                "Stop that program, or choose another port with GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
-            ) from None
+            raise _no_port(options.get("server_port")) from None
         self._ui.close = self._close_from_gradio  # type: ignore[method-assign]
         Gate(tally, behind_proxy=settings.on_space).stand_in_front(self._ui.server.config)
-        # Gradio has uvicorn show no line about each request; now it does not compose them either.
-        logging.getLogger("uvicorn.access").handlers.clear()
-        for name in ("uvicorn.error", "python_multipart"):  # they warn of each request that makes no sense
-            logging.getLogger(name).setLevel(logging.ERROR)
+        _log_no_requests()
         _collect_rarely(self)
         return app
 
@@ -201,6 +196,20 @@ class Serving:
     def _close_from_gradio(self, verbose: bool = True) -> None:
         """Stand in for `ui.close`, which `gr.close_all` calls, too."""
         self._close_all()
+
+
+def _no_port(port: object) -> SetupError:
+    return SetupError(
+        f"{f'Port {port} is' if port else 'All the ports that Gradio tries are'} in use by another program. "
+        "Stop that program, or choose another port with GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
+    )
+
+
+def _log_no_requests() -> None:
+    # Gradio has uvicorn show no line about each request; now it does not compose them either.
+    logging.getLogger("uvicorn.access").handlers.clear()
+    for name in ("uvicorn.error", "python_multipart"):  # they warn of each request that makes no sense
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _blocked_paths(given: list[str] | None, ours: list[Path]) -> list[str]:

@@ -47,6 +47,7 @@ def test_a_page_of_this_server_is_known_under_each_of_its_names(headers: dict[st
         {**HERE, "origin": "https://evil.example/me-hooks.hf.space"},
         {**HERE, "origin": "me-hooks.hf.space"},
         {**HERE, "origin": "null"},
+        {**HERE, "origin": "http://[me-hooks.hf.space"},
         {**HERE, "origin": ""},
         {**HERE, "origin": "null", "sec-fetch-site": "same-origin"},
         {**HERE, "origin": "https://other.hf.space", "sec-fetch-site": "same-site"},
