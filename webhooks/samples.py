@@ -27,7 +27,7 @@ KINDS = {  # each by its name in code, in the words of the owner's page
 REPO_TYPES = ("dataset", "model", "space", "bucket")
 
 _REPO_ID = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
-_REVISION = re.compile(r"[0-9a-f]{40}")
+REVISION = re.compile(r"[0-9a-f]{40}")
 _ID = "6123456789abcdef01234567"  # of everything that has one
 _NEW, _OLD = "c0ffee" * 6 + "c0ff", "0ff1ce" * 6 + "0ff1"
 
@@ -49,7 +49,7 @@ def sample(kind: str, repo_type: str, repo_id: str, revision: str = "") -> dict[
             raise ValueError(f"There is no {name} {value!r}. Choose one of: {', '.join(known)}.")
     if not _REPO_ID.fullmatch(repo_id):
         raise ValueError("The repository must be a name like username/my-dataset.")
-    if revision and not _REVISION.fullmatch(revision):
+    if revision and not REVISION.fullmatch(revision):
         raise ValueError("The revision must be a full commit hash, 40 hexadecimal digits, or empty.")
     url = {
         "web": f"https://huggingface.co/{FOLDERS[repo_type]}{repo_id}",

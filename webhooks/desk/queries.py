@@ -15,6 +15,7 @@ from typing import Any
 
 from ..deliveries.history import find, number
 from ..delivery import FINISHED, UNFINISHED, StartedJob
+from ..samples import REVISION
 
 PAGE = 50  # deliveries on a page of the list
 MAX_CHOICES = 200  # repositories, events or endpoints to choose from
@@ -274,7 +275,7 @@ def last_commit(database: sqlite3.Connection, type: str, name: str) -> str:
     row = database.execute(query, (f"{type}/{name}",)).fetchone()
     payload = find(database, row[0]).delivery.payload if row else None
     commit = payload.repo.head_sha if payload else None
-    return commit if commit and re.fullmatch("[0-9a-f]{40}", commit) else ""
+    return commit if commit and REVISION.fullmatch(commit) else ""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Registration:
 
         def look(webhooks: Sequence[WebhookInfo]) -> Sequence[str]:
             for webhook in webhooks:
-                keys = [(item.type, item.name.lower()) for item in webhook.watched]
+                keys = [Watched(item.type, item.name).key for item in webhook.watched]
                 if webhook.url == self._url(endpoint) and new.key in keys:
                     raise HubSaysNo(f"A webhook of yours already watches {new.name} and calls this endpoint.")
             return new.domains
