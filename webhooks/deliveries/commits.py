@@ -1,4 +1,4 @@
-"""Writes to the log: one thread commits, and all that came together shares a commit."""
+"""Writes to the log: one thread commits, and all that has come during a commit shares the next one."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ class Commits:
         self._transaction = transaction
         self._probe = probe
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: list[_Write] = []  # for the commit under way to end
-        self._is_committing = False
-        self._batches: queue.SimpleQueue[list[_Write] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()  # `None` is the end
         self._began: float | None = None  # by the monotonic clock, the commit that is under way
         self._probing: asyncio.Task[None] | None = None  # while nothing can be written
         self._finished = False
@@ -92,8 +90,7 @@ class Commits:
         assert self._loop
         future: asyncio.Future[T] = self._loop.create_future()
         if not self._finished:  # after that nothing is written, and whoever waits is cancelled with the loop
-            self._waiting.append(_Write(step, future))
-            self._commit_soon()
+            self._waiting.put(_Write(step, future))
         try:
             return await future
         except NotWritten as error:
@@ -113,9 +110,8 @@ class Commits:
         if self._finished:
             return
         self._finished = True
-        self._batches.put([*self._waiting, _Write(last, None)])
-        self._batches.put(None)
-        self._waiting = []
+        self._waiting.put(_Write(last, None))
+        self._waiting.put(None)
         if self._probing:
             self._probing.cancel()
 
@@ -123,22 +119,6 @@ class Commits:
         """Wait for the last step, from another thread; return `False` if the disk does not answer."""
         self._thread.join(STUCK_AFTER)
         return not self._thread.is_alive()
-
-    def _commit_soon(self) -> None:
-        assert self._loop
-        if self._waiting and not self._is_committing:
-            self._is_committing = True
-            self._loop.call_soon(self._commit)  # what else comes in this turn of the loop shares it
-
-    def _commit(self) -> None:
-        batch, self._waiting = self._waiting, []
-        self._batches.put(batch)
-
-    def _report(self, batch: list[_Write]) -> None:
-        self._is_committing = False
-        for write in batch:
-            write.tell()
-        self._commit_soon()
 
     def _cannot_write(self, error: NotWritten) -> None:
         if self._probing is None and not self._finished:
@@ -161,13 +141,23 @@ class Commits:
     # In the thread
 
     def _work(self) -> None:
-        while (batch := self._batches.get()) is not None:
+        while batch := self._next_batch():
             self._began = time.monotonic()
             self._write(batch)
             self._began = None
             if self._loop:
                 with contextlib.suppress(RuntimeError):  # it is closed
-                    self._loop.call_soon_threadsafe(self._report, batch)
+                    self._loop.call_soon_threadsafe(_report, batch)
+
+    def _next_batch(self) -> list[_Write]:
+        """Take all that waits, if need be after the first of it has come; an empty list is the end."""
+        batch = []
+        while (write := self._waiting.get()) is not None:
+            batch.append(write)
+            if self._waiting.empty():
+                return batch
+        self._waiting.put(None)  # for the next time
+        return batch
 
     def _write(self, batch: list[_Write]) -> None:
         try:
@@ -182,6 +172,11 @@ class Commits:
             else:  # to wait again for each helps nobody
                 for write in batch:
                     write.error = _not_written(error) if _is_of_the_disk(error) else error
+
+
+def _report(batch: list[_Write]) -> None:
+    for write in batch:
+        write.tell()
 
 
 def _is_of_the_disk(error: BaseException) -> bool:
