@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections import Counter
@@ -300,14 +301,20 @@ class DeliveryLog:
             by_age: those that are past their days go too.
         """
         too_old = time.time() - self.keep_days * 24 * 60 * 60 if by_age else 0
-        oldest = self._database.execute(
-            "SELECT number, status, finished_at FROM deliveries WHERE finished_at IS NOT NULL ORDER BY number LIMIT ?",
+        # All in one row, and deleted by one statement: for each row Python's lock would be let go and taken again.
+        found = self._database.execute(
+            "SELECT json_group_array(json_array(number, status, finished_at)) FROM (SELECT number, status, "
+            "finished_at FROM deliveries WHERE finished_at IS NOT NULL ORDER BY number LIMIT ?)",
             (at_most,),
-        ).fetchall()
-        pruned = [row for place, row in enumerate(oldest) if place < excess or row["finished_at"] < too_old]
-        for row in pruned:
-            self._database.execute("DELETE FROM deliveries WHERE number = ?", (row["number"],))
-        return Counter(row["status"] for row in pruned)
+        ).fetchone()[0]
+        pruned = {
+            number: status
+            for place, (number, status, finished_at) in enumerate(json.loads(found))
+            if place < excess or finished_at < too_old
+        }
+        numbers = json.dumps(list(pruned))
+        self._database.execute("DELETE FROM deliveries WHERE number IN (SELECT value FROM json_each(?))", (numbers,))
+        return Counter(pruned.values())
 
     # What it knows
 
