@@ -107,11 +107,7 @@ class Serving:
             "app_kwargs": {
                 **app_kwargs,
                 "routes": [Route("/health", self._receiver.health), *routes, *app_kwargs.get("routes", [])],
-                "middleware": [
-                    Middleware(Aside, path=PREFIX, aside=self),
-                    *middleware,
-                    *app_kwargs.get("middleware", []),
-                ],
+                "middleware": [*middleware, *app_kwargs.get("middleware", [])],
                 "lifespan": self._lifespan(app_kwargs.get("lifespan"), front, pages_are_few),
             },
             # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's
