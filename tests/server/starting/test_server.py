@@ -120,6 +120,37 @@ def test_the_table_of_answers_holds_on_the_wire(serve: Run) -> None:
     assert "Traceback" not in server.output
 
 
+SENDER = """
+from webhooks import webhook_endpoint
+
+@webhook_endpoint
+async def sender(request):
+    return f"{request.client.host} by {request.url.scheme}"
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "sender"),
+    [
+        ({}, "203.0.113.7 by https"),
+        ({"GRADIO_ROOT_PATH": "/hooks"}, "203.0.113.7 by https"),
+        ({"SPACE_ID": "me/hooks"}, "127.0.0.1 by https"),  # there only the proxy itself reaches the server
+        ({"SPACE_ID": "me/hooks", "FORWARDED_ALLOW_IPS": "127.0.0.1"}, "203.0.113.7 by https"),
+    ],
+    ids=str,
+)
+def test_a_handler_hears_from_a_proxy_on_this_machine_who_has_sent_a_request(
+    serve: Run, environment: dict[str, str], sender: str
+) -> None:
+    server = serve(SENDER, WEBHOOK_SECRET="s3cret", **environment)
+    secret = {"X-Webhook-Secret": "s3cret"}
+    forwarded = {**secret, "X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
+    for below in ("", environment.get("GRADIO_ROOT_PATH", "")):
+        url = f"{server.url}{below}/webhooks/sender"
+        assert httpx.post(url, headers=forwarded).json() == sender
+        assert httpx.post(url, headers=secret).json() == "127.0.0.1 by http"
+
+
 def test_a_body_that_does_not_come_is_waited_for_ten_seconds(serve: Run) -> None:
     stalled = raw(serve(GREETER), b"POST /webhooks/greet HTTP/1.1\r\nHost: x\r\n"
                                   b"Connection: close\r\nContent-Length: 500\r\n\r\n{")  # fmt: skip
