@@ -56,6 +56,8 @@ class Database:
     ) -> None:
         self.path = path.absolute()  # a handler may change the working directory
         self._schema, self._version, self._journal_mode, self._check = schema, version, journal_mode, check
+        suffixes = ("", "-wal") if journal_mode == "WAL" else ("",)
+        self._names = [f"{self.path}{suffix}" for suffix in suffixes]  # as text: each commit asks for them
         self._rows: dict[str, list[dict[str, Any]]] = {query: [] for query in batched}  # still to be written
         folder = self.path.parent
         if sqlite3.sqlite_version_info < NEEDED:
@@ -178,8 +180,7 @@ class Database:
         os.replace(copy, self.path)
 
     def _identities(self) -> list[tuple[int, int] | None]:
-        files = [self.path, Path(f"{self.path}-wal")] if self._journal_mode == "WAL" else [self.path]
-        return [_identity(path) for path in files]
+        return [_identity(name) for name in self._names]
 
     # What is written
 
@@ -262,9 +263,9 @@ def _make_folder(folder: Path) -> None:
             (folder / ".gitignore").write_text("*\n")  # payloads may name private repositories
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(name: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)
+        found = os.stat(name)
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
