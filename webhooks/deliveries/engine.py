@@ -21,7 +21,7 @@ from ..hiding import Hide
 from . import timing
 from .commits import STUCK_AFTER, Commits, NotWritten
 from .handlers import Handlers, quoted_traceback
-from .life import UNWRITABLE, Call, Life, NotTaken, Shared
+from .life import UNWRITABLE, Call, Life, NotTaken
 from .log import DeliveryLog
 from .pruning import Pruner
 from .successes import Successes
@@ -42,6 +42,11 @@ class Engine:
         max_pending: how many deliveries may be unfinished at once.
         hide: takes the server's secrets out of what is logged, recorded and answered.
         secret: the server's own, which requests that carried it carry again.
+
+    Attributes:
+        lives: by id, those that are not over.
+        stopping: nothing begins any more.
+        hurries: nobody sleeps.
     """
 
     def __init__(
@@ -52,20 +57,20 @@ class Engine:
         hide: Hide,
         secret: str | None = None,
     ) -> None:
-        self._log = log
+        self.endpoints, self.log, self.secret = endpoints, log, secret
+        self.commits = Commits(log.transaction, log.probe)
+        self.handlers = Handlers(hide, self._came_back)
+        self.successes = Successes(log, self.commits, self._begin, self._log_fault)
+        self.pruner = Pruner(log, self.commits)
+        self.lives: dict[str, Life] = {}
+        self.stopping = self.hurries = False
         self._max_pending = max_pending
         self._hide = hide
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._commits = Commits(log.transaction, log.probe)
-        self._handlers = Handlers(hide, self._came_back)
-        self._successes = Successes(log, self._commits, self._begin, self._log_fault)
-        self._pruner = Pruner(log, self._commits)
-        self._shared = Shared(endpoints, log, self._commits, self._handlers, self._successes, self._pruner, secret)
-        self._lives = self._shared.lives
         continue_after(log.last_id())
         for left in log.unfinished():  # by the last process; what arrives from now on is ours
-            self._lives[left.id] = Life(self._shared, left.id, left.endpoint, left.status, left.subject, left=left)
+            self.lives[left.id] = Life(self, left.id, left.endpoint, left.status, left.subject, left=left)
         self._stop_once = threading.Lock()
         self._all_ended: bool | None = None  # known when it has stopped
 
@@ -79,14 +84,14 @@ class Engine:
         Raises:
             RuntimeError: the loop that it began on has ended, and with it what was under way.
         """
-        if self._shared.stopping or (self._loop and self._loop.is_running()):
+        if self.stopping or (self._loop and self._loop.is_running()):
             return
         if self._loop:
             raise RuntimeError("The event loop of this server has ended. Close the server, and launch another one.")
         self._loop = loop = asyncio.get_running_loop()
-        self._commits.start(loop)
-        self._handlers.start(loop)
-        self._pruning = self._begin(self._pruner.run())
+        self.commits.start(loop)
+        self.handlers.start(loop)
+        self._pruning = self._begin(self.pruner.run())
 
     def recover(self) -> None:
         """Go on with everything that the last process left unfinished. From any thread, after the start."""
@@ -107,9 +112,7 @@ class Engine:
             raise NotTaken(reason)
         assert self._loop
         answer: asyncio.Future[Response] = self._loop.create_future()
-        life = Life(
-            self._shared, delivery.id, delivery.endpoint, "arriving", subject, scope=delivery.scope, answer=answer
-        )
+        life = Life(self, delivery.id, delivery.endpoint, "arriving", subject, scope=delivery.scope, answer=answer)
         self._bear(life, (endpoint, delivery))
         timer = self._loop.call_later(reply_within, life.has_waited)
         try:
@@ -137,8 +140,8 @@ class Engine:
 
     def learn_stage(self, job_id: str, stage: str) -> None:
         """Write down the present stage of a Job. From any thread; if it cannot be written, it is asked for again."""
-        if self._loop and not self._shared.stopping:
-            write = self._commits.written(lambda: self._log.set_stage(job_id, stage))
+        if self._loop and not self.stopping:
+            write = self.commits.written(lambda: self.log.set_stage(job_id, stage))
             asyncio.run_coroutine_threadsafe(write, self._loop)
 
     def hasten(self, id: str, within: float) -> None:
@@ -152,12 +155,12 @@ class Engine:
 
     def health(self) -> tuple[bool, dict[str, int]]:
         """Tell whether deliveries are taken, and how many there are by status."""
-        counts = self._pruner.counts
+        counts = self.pruner.counts
         return self._refusal(None) is None, {status: counts[status] for status in (*UNFINISHED, *FINISHED)}
 
     def has_room(self) -> bool:
         """Tell whether many replays may go on: half of the room is for the Hub, which does not send again."""
-        return self._refusal(None) is None and len(self._lives) < self._max_pending / 2
+        return self._refusal(None) is None and len(self.lives) < self._max_pending / 2
 
     def stop(self, grace: float) -> bool:
         """Take nothing more, wait up to `grace` seconds for running handlers, and close the log. From another thread.
@@ -173,13 +176,13 @@ class Engine:
     # Where a life begins and ends
 
     def _bear(self, life: Life, call: Call | None) -> None:
-        self._lives[life.id] = life
+        self.lives[life.id] = life
         assert self._loop
         life.task = self._loop.create_task(life.live(call))
         life.task.add_done_callback(partial(self._bury, life))
 
     def _bury(self, life: Life, task: asyncio.Task[None]) -> None:
-        self._lives.pop(life.id, None)
+        self.lives.pop(life.id, None)
         error = None if task.cancelled() else task.exception()
         if error:
             self._log_fault(f"Delivery {life.id}", error)
@@ -189,69 +192,69 @@ class Engine:
             life.accept()
 
     async def _replay(self, id: str) -> str:
-        replay = await self._commits.written(lambda: self._log.add_replay(id))
-        self._pruner.count(None, "queued")
-        self._bear(Life(self._shared, replay.id, replay.endpoint, "queued", due_at=0.0), None)
+        replay = await self.commits.written(lambda: self.log.add_replay(id))
+        self.pruner.count(None, "queued")
+        self._bear(Life(self, replay.id, replay.endpoint, "queued", due_at=0.0), None)
         return replay.id
 
     def _recover(self) -> None:
-        left = [life for life in self._lives.values() if life.left and not self._shared.stopping]
+        left = [life for life in self.lives.values() if life.left and not self.stopping]
         if left:
             log(logging.INFO, "%d unfinished deliveries go on.", len(left))
         for life in left:
             self._bear(life, None)
 
     async def _outlive(self, id: str) -> None:
-        self._shared.hurries = True
+        self.hurries = True
         try:
-            for life in self._lives.values():
+            for life in self.lives.values():
                 life.wake_up()
-            if (found := self._lives.get(id)) and found.task:
+            if (found := self.lives.get(id)) and found.task:
                 await asyncio.wait((found.task,))
-            if self._successes.writing:
-                await asyncio.wait((self._successes.writing,))
+            if self.successes.writing:
+                await asyncio.wait((self.successes.writing,))
         finally:
-            self._shared.hurries = False
+            self.hurries = False
 
     def _stop(self, grace: float) -> bool:
-        self._shared.stopping = True
-        all_ended = not self._lives
+        self.stopping = True
+        all_ended = not self.lives
         if self._loop and self._loop.is_running():
             ending = asyncio.run_coroutine_threadsafe(self._end(grace), self._loop)
             with contextlib.suppress(FutureTimeoutError, FutureCancelledError):  # the loop has ended meanwhile
                 all_ended = ending.result(grace + 3 * LAST_WRITES)
-        self._commits.finish(self._write_the_rest)
-        self._handlers.stop()
-        if not self._commits.wait():
+        self.commits.finish(self._write_the_rest)
+        self.handlers.stop()
+        if not self.commits.wait():
             return False
-        self._log.close()
+        self.log.close()
         return all_ended
 
     async def _end(self, grace: float) -> bool:
         """Wait for what runs, let go of what does not end, and have the rest written down."""
         self._pruning.cancel()
-        for life in self._lives.values():
+        for life in self.lives.values():
             if life.alarm and life.task:
                 life.task.cancel()
-        back = self._begin(self._handlers.come_back())
+        back = self._begin(self.handlers.come_back())
         await self._wait(grace)
         back.cancel()
-        all_ended = self._handlers.let_go()
+        all_ended = self.handlers.let_go()
         await self._wait(LAST_WRITES)
-        for life in self._lives.values():
+        for life in self.lives.values():
             if life.status == "arriving" and life.task:
                 life.task.cancel()  # it is told that it was not taken, and so must not be written
-        self._commits.finish(self._write_the_rest)
+        self.commits.finish(self._write_the_rest)
         return all_ended
 
     async def _wait(self, seconds: float) -> None:
-        if tasks := {life.task for life in self._lives.values() if life.task} | self._tasks:
+        if tasks := {life.task for life in self.lives.values() if life.task} | self._tasks:
             await asyncio.wait(tasks, timeout=seconds)
 
     def _write_the_rest(self) -> None:
         """Write down what is told already, and that all which still runs goes on at the next start."""
-        self._successes.write()
-        self._log.put_back(besides=[life.id for life in list(self._lives.values()) if life.left])
+        self.successes.write()
+        self.log.put_back(besides=[life.id for life in list(self.lives.values()) if life.left])
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         assert self._loop
@@ -273,17 +276,17 @@ class Engine:
 
     def _came_back(self, delivery: Delivery) -> None:
         """A handler has come back after its timeout; the Jobs that it has started by then are to be seen, too."""
-        if delivery.jobs and not self._shared.stopping:
-            self._begin(self._commits.surely(lambda: self._log.add_jobs(delivery.id, delivery.jobs)))
+        if delivery.jobs and not self.stopping:
+            self._begin(self.commits.surely(lambda: self.log.add_jobs(delivery.id, delivery.jobs)))
 
     def _refusal(self, subject: str | None) -> str | None:
-        if self._shared.stopping:
+        if self.stopping:
             return _STOPPING
-        if not self._commits.are_possible:
+        if not self.commits.are_possible:
             return UNWRITABLE
-        if len(self._lives) < self._max_pending:
+        if len(self.lives) < self._max_pending:
             return None
         # One that takes the place of another is taken all the same: else the older one would run.
-        if subject and any(life.subject == subject for life in self._lives.values()):
+        if subject and any(life.subject == subject for life in self.lives.values()):
             return None
         return _TOO_MANY

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 from starlette.types import Scope
@@ -21,11 +21,13 @@ from .. import answers, console
 from ..delivery import Delivery
 from ..endpoints import Endpoint, find
 from . import timing
-from .commits import Commits, NotWritten
-from .handlers import Ended, Handlers
-from .log import MAX_INTERRUPTIONS, DeliveryLog, Unfinished
-from .pruning import Pruner
-from .successes import Success, Successes
+from .commits import NotWritten
+from .handlers import Ended
+from .log import MAX_INTERRUPTIONS, Unfinished
+from .successes import Success
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 POSTPONE = 1.0  # seconds until a handler that the machine could not start is started again
 
@@ -36,30 +38,6 @@ Call = tuple[Endpoint, Delivery]  # a handler, and what it is called with
 
 class NotTaken(Exception):
     """A delivery was neither recorded nor run; the text says why."""
-
-
-@dataclass
-class Shared:
-    """What all lives share.
-
-    Attributes:
-        endpoints: by path.
-        secret: the server's own, which requests that carried it carry again.
-        lives: by id, those that are not over.
-        stopping: nothing begins any more.
-        hurries: nobody sleeps.
-    """
-
-    endpoints: Mapping[str, Endpoint]
-    log: DeliveryLog
-    commits: Commits
-    handlers: Handlers
-    successes: Successes
-    pruner: Pruner
-    secret: str | None = None
-    lives: dict[str, Life] = field(default_factory=dict)
-    stopping: bool = False
-    hurries: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -79,7 +57,7 @@ class Life:
         alarm: what it sleeps until.
     """
 
-    shared: Shared
+    engine: Engine
     id: str
     path: str
     status: str
@@ -99,20 +77,20 @@ class Life:
             await self._resume(self.left)
         elif call and not await self._record(*call):
             return
-        while not self.shared.stopping:
+        while not self.engine.stopping:
             if self.due_at is not None:
                 call = None  # what waits is read again from the log: a thousand long bodies need not stay here
                 await self._sleep(self.due_at)
                 call = await self._next_attempt()
-            if call is None or self.shared.stopping:
+            if call is None or self.engine.stopping:
                 return  # a newer one has replaced it, or it cannot run, or it does so at the next start
             endpoint, delivery = call
             began = time.monotonic()
-            ended = await self.shared.handlers.run(endpoint, delivery, self.tell)
+            ended = await self.engine.handlers.run(endpoint, delivery, self.tell)
             seconds = time.monotonic() - began
             if ended.error is None:
                 self.tell(ended.answer)
-                self.shared.successes.add(Success(self, delivery, ended, seconds))
+                self.engine.successes.add(Success(self, delivery, ended, seconds))
                 return
             await self._fail(endpoint, delivery, ended, seconds)
             if self.due_at is None:
@@ -121,7 +99,7 @@ class Life:
 
     async def _record(self, endpoint: Endpoint, delivery: Delivery) -> bool:
         """Write down what has arrived; return whether it is."""
-        log, commits = self.shared.log, self.shared.commits
+        log, commits = self.engine.log, self.engine.commits
         replaced = None
         try:
             if self.subject is None:
@@ -133,7 +111,7 @@ class Life:
             self.refuse(UNWRITABLE)
             return False
         self.move("running" if self.due_at is None else "scheduled")
-        if replaced and (earlier := self.shared.lives.get(replaced)):
+        if replaced and (earlier := self.engine.lives.get(replaced)):
             earlier.move("superseded")
             if earlier.task:
                 earlier.task.cancel()
@@ -143,10 +121,10 @@ class Life:
 
     async def _resume(self, left: Unfinished) -> None:
         """Write down that what the last process left goes on, or that it has ended the process too often."""
-        log = self.shared.log
+        log = self.engine.log
         reason = f"The process has ended {MAX_INTERRUPTIONS} times while this delivery's handler ran."
         reason = f"{reason} Does the handler end it, or use up the memory?"
-        endpoint = find(self.shared.endpoints, self.path)
+        endpoint = find(self.engine.endpoints, self.path)
         longest_wait = endpoint.debounce if endpoint and left.subject else timing.MAX_BACKOFF
 
         def resume() -> float | None:
@@ -155,7 +133,7 @@ class Life:
                 log.abandon(self.id, answers.abandoned(self.id, reason))
             return due_at
 
-        self.due_at = await self.shared.commits.surely(resume)
+        self.due_at = await self.engine.commits.surely(resume)
         self.left = None
         if self.due_at is None:
             self._is_abandoned(reason)
@@ -163,7 +141,7 @@ class Life:
             self.move("scheduled")
 
     async def _sleep(self, due_at: float) -> None:
-        if (seconds := due_at - time.time()) > 0 and not self.shared.hurries:
+        if (seconds := due_at - time.time()) > 0 and not self.engine.hurries:
             loop = asyncio.get_running_loop()
             self.alarm = loop.create_future()
             timer = loop.call_later(seconds, self.wake_up)
@@ -176,7 +154,7 @@ class Life:
     async def _next_attempt(self) -> Call | None:
         """Begin an attempt after a wait; return `None` if the delivery is over."""
         try:
-            record = await self.shared.commits.surely(lambda: self.shared.log.start_attempt(self.id))
+            record = await self.engine.commits.surely(lambda: self.engine.log.start_attempt(self.id))
         except KeyError:  # a newer one has replaced it in the same moment
             return None
         except ValueError as error:
@@ -184,8 +162,8 @@ class Life:
             return None
         self.move("running")
         self.subject, self.due_at, self.failures = None, None, record.failures
-        delivery = record.delivery.received_before(self.scope, self.shared.secret)
-        endpoint = find(self.shared.endpoints, self.path)
+        delivery = record.delivery.received_before(self.scope, self.engine.secret)
+        endpoint = find(self.engine.endpoints, self.path)
         if endpoint is None:
             await self._abandon(f"No handler is registered at {self.path} any more.")
         elif endpoint.way.takes_payload and delivery.payload is None:
@@ -197,7 +175,7 @@ class Life:
 
     async def _fail(self, endpoint: Endpoint, delivery: Delivery, ended: Ended, seconds: float) -> None:
         """Write down a failed attempt, and when the next one is due."""
-        log = self.shared.log
+        log = self.engine.log
         error = ended.error or ""
         wait: float | None = POSTPONE
         if ended.has_run:
@@ -217,7 +195,7 @@ class Life:
             else:
                 log.schedule(self.id, due_at)
 
-        await self.shared.commits.surely(write)
+        await self.engine.commits.surely(write)
         console.log(logging.ERROR, "%s: failed after %.2f s\n%s", console.title(delivery), seconds, error)
         if due_at is None:
             self.move("failed")
@@ -229,7 +207,7 @@ class Life:
     async def _abandon(self, reason: str) -> None:
         """Fail a delivery that cannot run."""
         answer = answers.abandoned(self.id, reason)
-        await self.shared.commits.surely(lambda: self.shared.log.abandon(self.id, answer))
+        await self.engine.commits.surely(lambda: self.engine.log.abandon(self.id, answer))
         self._is_abandoned(reason)
 
     def _is_abandoned(self, reason: str) -> None:
@@ -238,7 +216,7 @@ class Life:
 
     def move(self, status: str) -> None:
         """Count what the log says now."""
-        self.shared.pruner.count(self.status, status)
+        self.engine.pruner.count(self.status, status)
         self.status = status
 
     def wake_up(self) -> None:

@@ -171,8 +171,8 @@ def test_a_disk_that_does_not_answer_ends_the_wait_and_the_next_start_goes_on(
         engine = desk.engine
         assert desk.stop(0) is False
         gate.set()
-        engine._commits.wait()
-        engine._log.close()  # as the end of the process does
+        engine.commits.wait()
+        engine.log.close()  # as the end of the process does
     assert statuses(desk.start().records()) == ["succeeded"]
 
 
