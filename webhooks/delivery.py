@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.types import Scope
 
-from .hiding import MIN_SECRET
+from .credentials import Headers, is_credential, secrets_in
 from .payload import WebhookPayload
 
 UNFINISHED = ("queued", "running", "scheduled")
 FINISHED = ("succeeded", "failed", "superseded")
-
-
-class GiveUp(Exception):
-    """Raised by a handler when trying again would not help: the delivery fails at once."""
-
-
-Headers = tuple[tuple[bytes, bytes], ...]
-
-# Credentials are needed to judge a request, and by nobody after that. Spaces add some of their own (X-IP-Token).
-_CREDENTIAL = re.compile(rb"secret|token|auth|cookie|api-?key", re.IGNORECASE)
-
-
-@lru_cache(maxsize=256)
-def _is_credential(name: bytes) -> bool:
-    return _CREDENTIAL.search(name) is not None
-
-
-def _parts(name: bytes, value: str) -> Iterator[str]:
-    """Yield what in a credential may be the secret: all but the name of a scheme, each word, and a password."""
-    scheme, _, rest = value.partition(" ") if b"auth" in name.lower() else ("", "", value)
-    yield rest
-    yield from re.split(r'[\s;,="]+', value)
-    if scheme.lower() == "basic":
-        with contextlib.suppress(ValueError):
-            yield base64.b64decode(rest).decode("latin-1").partition(":")[2]
-
-
-SECRET_HEADER = b"x-webhook-secret"
-OURS = b"***"  # stands where the server's own secret was
+FINAL = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})  # stages that a Job does not leave
 
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 
@@ -60,26 +27,8 @@ _ON_THE_WIRE = (
 )  # fmt: skip
 
 
-def split_credentials(headers: Iterable[tuple[bytes, bytes]], *, is_ours: bool) -> tuple[Headers, tuple[bytes, ...]]:
-    """Return the headers that the log may keep, and the names of those that it must not.
-
-    Args:
-        is_ours: the secret in them has been found to be the server's own. Then it needs no keeping: the server
-            has it. One that nobody has looked at is withheld, or a replay would make a right one of it.
-    """
-    kept = []
-    withheld = []
-    for name, value in headers:
-        if not _is_credential(name):
-            kept.append((name, value))
-        elif is_ours and name.lower() == SECRET_HEADER:
-            kept.append((name, OURS))
-        else:
-            withheld.append(name)
-    return tuple(kept), tuple(withheld)
-
-
-FINAL = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})  # stages that a Job does not leave
+class GiveUp(Exception):
+    """Raised by a handler when trying again would not help: the delivery fails at once."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +117,7 @@ class Delivery:
     def missing(self) -> tuple[str, ...]:
         """The names of the credentials that the sender had, and `request()` has not."""
         present = {name for name, _ in self.scope["headers"]}
-        sent = [*self.withheld, *(name for name, _ in self.headers if _is_credential(name))]
+        sent = [*self.withheld, *(name for name, _ in self.headers if is_credential(name))]
         return tuple(sorted({name.decode("latin-1") for name in sent if name not in present}))
 
     def request(self) -> Request:
@@ -183,19 +132,13 @@ class Delivery:
 
     @property
     def credentials(self) -> set[str]:
-        """What in the sender's credentials is secret, as far as they are here.
-
-        Short words are left out: to take every "1" out of a text would hide the text and no secret.
-        """
-        if not self.withheld:
-            return set()
-        sent = [(name, value.decode("latin-1")) for name, value in self.scope["headers"] if _is_credential(name)]
-        return {part for name, value in sent for part in _parts(name, value) if len(part) >= MIN_SECRET}
+        """What in the sender's credentials is secret, as far as they are here."""
+        return secrets_in(self.scope["headers"]) if self.withheld else set()
 
     def _rebuilt(self, secret: str | None) -> Scope:
-        headers = [(name, value) for name, value in self.headers if not _is_credential(name)]
+        headers = [(name, value) for name, value in self.headers if not is_credential(name)]
         if secret is not None:  # the only credential among the headers is the one that it takes the place of
-            headers += [(name, secret.encode()) for name, _ in self.headers if _is_credential(name)]
+            headers += [(name, secret.encode()) for name, _ in self.headers if is_credential(name)]
         return {
             "http_version": "1.1",
             "method": "POST",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PREFIX = "/webhooks/"
 
+_PART = r"([\w.~-]|{[A-Za-z_]\w*(:(str|path|int|float|uuid))?})+"
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -180,9 +181,6 @@ def find(endpoints: Mapping[str, Endpoint], path: str) -> Endpoint | None:
     return endpoints.get(path) or next(
         (one for one in endpoints.values() if one.template and one.template.match(path)), None
     )
-
-
-_PART = r"([\w.~-]|{[A-Za-z_]\w*(:(str|path|int|float|uuid))?})+"
 
 
 def _full_path(path: str) -> str:

@@ -20,19 +20,20 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import answers
+from .credentials import split_credentials
 from .deliveries.engine import Engine
 from .deliveries.life import NotTaken
-from .delivery import Delivery, split_credentials
+from .delivery import Delivery
 from .endpoints import Endpoint, find
-from .limits import MAX_BODY, MAX_HEADERS
+from .limits import BODY_WITHIN, MAX_BODY, MAX_HEADERS
 from .payload import WebhookPayload, parse_payload
 from .settings import Settings
 
-BODY_WITHIN = 10.0  # seconds
-_LATE = "the body is late"
+RETRY_AFTER = "30"  # seconds
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
-RETRY_AFTER = "30"  # seconds
+
+_LATE = "the body is late"
 
 
 class Refused(Exception):

@@ -20,9 +20,10 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import console
+from .connections import Gate
 from .endpoints import PREFIX
 from .front import Front
-from .limits import MAX_FILE_OF_OWN_UI, MAX_PAGES_AT_ONCE, MAX_SESSIONS, Gate, Tally
+from .limits import MAX_FILE_OF_OWN_UI, MAX_PAGES_AT_ONCE, MAX_SESSIONS, Tally
 from .private_files import PrivateFiles, private_paths
 from .receiver import Aside, Lifespan, Receiver
 from .settings import SetupError

@@ -19,6 +19,9 @@ OWNERS = ("user", "org")
 WATCHABLE = ("dataset", "model", "space", "bucket", *OWNERS)
 DOMAINS = ("repo", "discussion")
 
+_OWNER = r"[\w.-]+"
+_REPOSITORY = rf"({_OWNER}/)?{_OWNER}"  # a few old models have no owner in their name
+
 
 @dataclass(frozen=True)
 class Watched:
@@ -94,7 +97,3 @@ def _read(item: object) -> Watched:
     if not (isinstance(domains, Iterable) and (domains := list(domains)) and all(one in DOMAINS for one in domains)):
         raise SetupError(f"No webhook can watch {item!r}: the domains must be {' or '.join(DOMAINS)}, or both.")
     return Watched(kind, name, tuple(domains))
-
-
-_OWNER = r"[\w.-]+"
-_REPOSITORY = rf"({_OWNER}/)?{_OWNER}"  # a few old models have no owner in their name

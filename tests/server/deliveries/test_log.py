@@ -23,10 +23,10 @@ from support.payloads import load
 from support.processes import ROOT
 
 from webhooks import Delivery, SetupError, WebhookPayload
+from webhooks.credentials import split_credentials
 from webhooks.deliveries.history import Record, reading
 from webhooks.deliveries.history import find as find_in
 from webhooks.deliveries.log import DeliveryLog
-from webhooks.delivery import split_credentials
 
 HEADERS = ((b"content-type", b"application/json"), (b"x-odd", b"\xff"))
 

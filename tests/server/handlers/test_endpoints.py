@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from support.payloads import load
 
 from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer
-from webhooks.delivery import split_credentials
+from webhooks.credentials import split_credentials
 from webhooks.endpoints import Endpoint
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from support.asgi import on_loop
 from support.dispatching import Desk
 
 from webhooks import Delivery, WebhookPayload, WebhooksServer
-from webhooks.delivery import split_credentials
+from webhooks.credentials import split_credentials
 from webhooks.testing import Client, serving
 
 RIGHT = "the-right-one"
