@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -17,15 +16,6 @@ from .hiding import Hide
 from .settings import Settings
 
 WEBHOOK_SETTINGS = "https://huggingface.co/settings/webhooks"
-
-EXAMPLE_PAYLOAD = """{
-  "event": {"action": "update", "scope": "repo.content"},
-  "repo": {"type": "dataset", "name": "username/my-dataset", "id": "1", "private": false,
-           "url": {"web": "https://huggingface.co/datasets/username/my-dataset"}, "owner": {"id": "2"}},
-  "updatedRefs": [{"ref": "refs/heads/main", "oldSha": null, "newSha": "575db8b7"}],
-  "webhook": {"id": "3", "version": 3}
-}"""
-MAX_ARGUMENT = 100_000  # characters; Linux takes 131,071 bytes in one
 
 _ONLY_LOCAL = "none; only this machine reaches the addresses below"
 
@@ -69,19 +59,6 @@ def _secret_state(settings: Settings) -> str:
     return (
         "Webhook secret is not defined. This means your webhook endpoints will be open to everyone.\n"
         "To close them, set WEBHOOK_SECRET in the environment or in .env."
-    )
-
-
-def curl(url: str, settings: Settings, body: str = EXAMPLE_PAYLOAD) -> str:
-    """Write the command that posts a payload to an endpoint. It names the secret, and never shows it."""
-    # Read from a file that the shell makes up, the secret is in no process list.
-    header = '-H @<(echo "X-Webhook-Secret: $WEBHOOK_SECRET")'
-    secret = f"  {header} \\\n" if settings.secrets or settings.closed else ""
-    first = "# In bash or zsh, after: export WEBHOOK_SECRET=...\n" if secret else ""
-    return (
-        f"{first}curl -X POST {shlex.quote(url)} \\\n"
-        f'  -H "Content-Type: application/json" \\\n{secret}'
-        f"  --data-raw {shlex.quote(body)}"
     )
 
 

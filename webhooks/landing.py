@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .console import curl
 from .deliveries.history import reading
 from .endpoints import Endpoint
+from .samples import curl
 from .settings import Settings
 
 HERE = Path(__file__).parent

@@ -1,11 +1,13 @@
-"""Events as the Hub would report them, to try a handler with: on the owner's page, or in a test."""
+"""Events as the Hub would report them, to try a handler with: on the owner's page, by `curl`, or in a test."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 from .payload import FOLDERS, MAIN
+from .settings import Settings
 
 KINDS = {  # each by its name in code, in the words of the owner's page
     "commit": "New commit on main",
@@ -25,6 +27,15 @@ KINDS = {  # each by its name in code, in the words of the owner's page
     "made_private": "Made private",
 }
 REPO_TYPES = ("dataset", "model", "space", "bucket")
+
+EXAMPLE_PAYLOAD = """{
+  "event": {"action": "update", "scope": "repo.content"},
+  "repo": {"type": "dataset", "name": "username/my-dataset", "id": "1", "private": false,
+           "url": {"web": "https://huggingface.co/datasets/username/my-dataset"}, "owner": {"id": "2"}},
+  "updatedRefs": [{"ref": "refs/heads/main", "oldSha": null, "newSha": "575db8b7"}],
+  "webhook": {"id": "3", "version": 3}
+}"""
+MAX_ARGUMENT = 100_000  # characters; Linux takes 131,071 bytes in one
 
 _REPO_ID = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 REVISION = re.compile(r"[0-9a-f]{40}")
@@ -113,3 +124,16 @@ def _events(repo_id: str, url: dict[str, str], revision: str) -> dict[str, tuple
         "repo_deleted": ("repo", "delete", {}),
         "made_private": ("repo.config", "update", {"updatedConfig": {"private": True}}),
     }
+
+
+def curl(url: str, settings: Settings, body: str = EXAMPLE_PAYLOAD) -> str:
+    """Write the command that posts a payload to an endpoint. It names the secret, and never shows it."""
+    # Read from a file that the shell makes up, the secret is in no process list.
+    header = '-H @<(echo "X-Webhook-Secret: $WEBHOOK_SECRET")'
+    secret = f"  {header} \\\n" if settings.secrets or settings.closed else ""
+    first = "# In bash or zsh, after: export WEBHOOK_SECRET=...\n" if secret else ""
+    return (
+        f"{first}curl -X POST {shlex.quote(url)} \\\n"
+        f'  -H "Content-Type: application/json" \\\n{secret}'
+        f"  --data-raw {shlex.quote(body)}"
+    )

@@ -22,12 +22,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
-from ..console import MAX_ARGUMENT, curl
 from ..deliveries import history
 from ..deliveries.life import NotTaken
 from ..delivery import FINAL, UNFINISHED, Delivery, StartedJob
 from ..endpoints import Endpoint
 from ..receiver import Aside, root_of
+from ..samples import MAX_ARGUMENT, curl
 from ..settings import Settings
 from . import queries, views
 from .access import PAGE, Access

@@ -18,7 +18,7 @@ from support.payloads import load
 from support.processes import Process, Start
 
 import webhooks.settings
-from webhooks.console import curl
+from webhooks.samples import curl
 from webhooks.settings import Settings, read_settings
 
 pytestmark = pytest.mark.long  # importing Gradio takes seconds
