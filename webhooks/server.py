@@ -142,8 +142,8 @@ class WebhooksServer:
         """Register a handler; use it as `@server.add_webhook` or `@server.add_webhook("/path")`.
 
         The handler is a `def` or an `async def`, and takes whatever a FastAPI path operation takes, and a `Delivery`.
-        An annotation says what a parameter is; one without is told by its name, if that is `payload`, `delivery` or
-        `request`. What it returns is the answer. Only where it takes a `WebhookPayload` must the body be one.
+        An annotation says what a parameter is, else its name does: `payload`, `delivery` or `request`. Only where it
+        takes a `WebhookPayload` must the body be one. What it returns is the answer.
 
         Args:
             path: where to reach it under `/webhooks/`, such as `/hook` or `/hook/{name}`; by default the function's
