@@ -14,9 +14,8 @@ from starlette.routing import compile_path
 
 from .delivery import Delivery
 from .filling import Filled
-from .reloading import plain_function
 from .settings import SetupError, at_least
-from .signatures import BY_NAME, Handler, filters, handler_signature, is_async, streams
+from .signatures import BY_NAME, Handler, filters, handler_signature, is_async, plain_function, streams
 from .watched import read_watched
 
 if TYPE_CHECKING:

@@ -26,9 +26,8 @@ from . import answers
 from .delivery import Delivery
 from .own_loop import aside
 from .payload import WebhookPayload
-from .reloading import plain_function
 from .settings import SetupError
-from .signatures import Handler, filters, is_def, signature_of, streams
+from .signatures import Handler, filters, is_def, plain_function, signature_of, streams
 
 _UNIONS = (typing.Union, types.UnionType)
 _scope: contextvars.ContextVar[Any] = contextvars.ContextVar("scope")

@@ -8,7 +8,6 @@ again in a thread of its own.
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
 import os
 import sys
@@ -21,17 +20,6 @@ if TYPE_CHECKING:
     from .endpoints import Endpoint
 
 logger = logging.getLogger("webhooks")
-
-
-def plain_function(handler: Callable[..., Any]) -> FunctionType | None:
-    """Return the function that somebody wrote, without what is wrapped around it."""
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    inner: Any = inspect.unwrap(handler)
-    if not (inspect.isfunction(inner) or inspect.ismethod(inner)):
-        inner = type(inner).__call__
-    inner = getattr(inner, "__func__", inner)
-    return inner if isinstance(inner, FunctionType) else None
 
 
 class Follower:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from starlette.requests import Request
@@ -13,12 +14,22 @@ from starlette.responses import Response
 
 from .delivery import Delivery
 from .payload import WebhookPayload
-from .reloading import plain_function
 
 Handler = Callable[..., Any]
 
 _OURS = {kind.__name__: kind for kind in (WebhookPayload, Delivery, Request)}
 BY_NAME = {"payload": WebhookPayload, "delivery": Delivery, "request": Request}
+
+
+def plain_function(handler: Callable[..., Any]) -> FunctionType | None:
+    """Return the function that somebody wrote, without what is wrapped around it."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    inner: Any = inspect.unwrap(handler)
+    if not (inspect.isfunction(inner) or inspect.ismethod(inner)):
+        inner = type(inner).__call__
+    inner = getattr(inner, "__func__", inner)
+    return inner if isinstance(inner, FunctionType) else None
 
 
 def signature_of(call: Handler) -> inspect.Signature:
