@@ -41,20 +41,16 @@ if [[ -n $seen ]]; then
   seen=$(git rev-parse FETCH_HEAD)
   if ! git merge-base --is-ancestor "$seen" "$head"; then
     if [[ ${SYNC_FORCE:-} != true ]]; then
-      if git merge-base "$seen" "$head" >/dev/null; then
-        say "The Space $SPACE_ID has commits that this repository lacks, made in its browser editor:" ""
-      else
-        say "The Space $SPACE_ID has a history of its own, with nothing in common with this repository's:" ""
-      fi
-      git log --format='  %h %an: %s' --max-count=20 "$head..$seen" >&2
-      say "" "Nothing was changed. Bring them here first:" "" \
-        "  git fetch $space main" "  git merge FETCH_HEAD" "" \
-        "(on GitHub, the workflow \"Bring back\" opens a pull request with them). If they may be lost, as the first" \
-        "commit of a freshly created Space may, run this with SYNC_FORCE=true: on GitHub, run the workflow \"CI\" by" \
-        "hand with \"force\"."
-      exit 1
+      edits=$(git log --format='  %h %an: %s' --max-count=20 "$head..$seen")
+      force="run this with SYNC_FORCE=true (on GitHub, run the workflow \"CI\" by hand with \"force\")."
+      git merge-base "$seen" "$head" >/dev/null ||
+        fail "The Space $SPACE_ID has a history of its own, with nothing in common with this repository's:" "" "$edits" "" \
+          "Nothing was changed. A Space that was just created or duplicated has one. To replace it, once, $force"
+      fail "The Space $SPACE_ID has commits that this repository lacks, made in its browser editor:" "" "$edits" "" \
+        "Nothing was changed. Bring them here first:" "" "  git fetch $space main" "  git merge FETCH_HEAD" "" \
+        "(on GitHub, the workflow \"Bring back\" opens a pull request with them). If they may be lost, $force"
     fi
-    say "Replacing $(git rev-list --count "$head..$seen") commits of the Space $SPACE_ID, the last of them $seen."
+    say "Replacing what only the Space $SPACE_ID has, up to its commit $seen."
     lease=("--force-with-lease=refs/heads/main:$seen") # only if nobody has added another one since
   fi
 fi

@@ -58,7 +58,7 @@ def _secret_state(settings: Settings) -> str:
         )
     return (
         "Webhook secret is not defined. This means your webhook endpoints will be open to everyone.\n"
-        "To close them, set WEBHOOK_SECRET in the environment or in .env."
+        "To close them, set WEBHOOK_SECRET in the environment, or in .env if the script calls load_dotenv()."
     )
 
 

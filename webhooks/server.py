@@ -274,7 +274,7 @@ class WebhooksServer:
     def _take_deliveries(self, folder: Path | None = None) -> Receiver:
         """Begin to take deliveries, with the server's log or one in this folder; the caller serves them."""
         if not self._endpoints:
-            raise SetupError("There is no webhook to serve. Put @webhook_endpoint above a function first.")
+            raise SetupError("No webhook to serve: put @webhook_endpoint or @server.add_webhook above a function.")
         if self._engine:
             raise SetupError("This server is running already: close() it first.")
         settings = self._settings

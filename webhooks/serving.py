@@ -144,12 +144,12 @@ class Serving:
                 return
             except KeyboardInterrupt:
                 pass
-            console.say(f"Stopping: nothing new is taken, running handlers have {GRACE:g} seconds.")
             with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C does not want to wait
+                console.say(f"Stopping: nothing new is taken, running handlers have {GRACE:g} seconds.")
                 if _interruptible(self._close_all) and console.wait_until_written(CONSOLE_WITHIN):
                     return
             # A handler that does not end may also hold threads that Python would wait for without end.
-            console.say("Some handlers have not come back. What is unfinished runs again at the next start.")
+            console.say("Not everything has come to its end. What is unfinished runs again at the next start.")
             console.wait_until_written(CONSOLE_WITHIN)
             os._exit(0)
 

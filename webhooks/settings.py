@@ -112,8 +112,8 @@ def _problem(model: type[BaseModel], name: str, message: str, given: Mapping[str
     if name not in given:
         return f"The default of {name} is wrong: {message}."
     default = model.model_fields[name].default
-    example = "" if default is None else f", such as {str(default).lower() if isinstance(default, bool) else default}"
-    return f"{name.upper()} is wrong: {message}{example}."
+    example = str(default).lower() if isinstance(default, bool) else default
+    return f"{name.upper()} is wrong: {message}." + ("" if default is None else f" Write, for example, {example}.")
 
 
 def _sendable(secret: SecretStr) -> SecretStr:

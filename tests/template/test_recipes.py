@@ -129,6 +129,14 @@ def test_each_recipe_imports_all_that_app_py_does_not_have(name: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_an_app_py_with_all_of_them_passes_the_lint_that_decides_about_the_sync() -> None:
+    command = [sys.executable, "-m", "ruff", "check", "--stdin-filename", "app.py", "-"]
+    beginning = "from webhooks import WebhookPayload, WebhooksServer\n\nserver = WebhooksServer()\n\n\n"
+    app = beginning + "\n\n".join(RECIPES.values())
+    done = subprocess.run(command, input=app, text=True, capture_output=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+
+
 # --- the bot that answers when it is mentioned
 
 

@@ -70,7 +70,7 @@ class Database:
                 undo.pop_all()
         except (OSError, sqlite3.Error) as error:
             raise SetupError(
-                f"The delivery log in {folder} cannot be used: {error}. Free the disk or give the folder's "
+                f"The delivery log in {folder} cannot be used: {error}. Make room on the disk, see to the folder's "
                 "permissions, or set WEBHOOKS_DATA_DIR to another folder."
             ) from None
 

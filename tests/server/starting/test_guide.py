@@ -169,7 +169,7 @@ def test_all_that_a_newcomer_reads_is_what_is_needed_and_said_once(serve: Run) -
         said_by(serve(ONE_ENDPOINT))
         == """
 Webhook secret is not defined. This means your webhook endpoints will be open to everyone.
-To close them, set WEBHOOK_SECRET in the environment or in .env.
+To close them, set WEBHOOK_SECRET in the environment, or in .env if the script calls load_dotenv().
 
 Local:     LOCAL
 Public:    none; only this machine reaches the addresses below

@@ -35,7 +35,7 @@ MISTAKES: dict[str, tuple[str, dict[str, str], str]] = {
     "at the launch": (
         IMPORT + "WebhooksServer().launch()",
         {},
-        "There is no webhook to serve. Put @webhook_endpoint above a function",
+        "No webhook to serve: put @webhook_endpoint or @server.add_webhook above a function",
     ),
     "in a setting of the server's": (ONE_ENDPOINT, {"GRADIO_SHARE": "perhaps"}, "GRADIO_SHARE is wrong:"),
     "in a setting of the app's": (APP, {"DATASET": "no slash"}, "DATASET is wrong:"),
@@ -101,7 +101,7 @@ def handler(*wants: Any) -> None: ...
         (lambda: WebhooksServer().add_webhook("/../admin?")(handler), "cannot be the path"),
         (lambda: WebhooksServer().add_webhook(7), "not 7"),  # type: ignore[call-overload]
         (lambda: WebhooksServer().add_webhook()("no function"), "not 'no function'"),  # type: ignore[type-var]
-        (lambda: WebhooksServer().launch(), "no webhook to serve"),
+        (lambda: WebhooksServer().launch(), "No webhook to serve"),
         *(
             (lambda value=value: WebhooksServer(reply_within=value), f"reply_within .* not {value!r}")
             for value in ("soon", -1, float("nan"), float("inf"), True, None)
