@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError, ValidationException
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope
@@ -43,8 +43,15 @@ def content(delivery: Delivery, result: Any) -> Any:
 
 
 def succeeded(delivery: Delivery, result: Any) -> Response:
-    """Answer with what the handler returned; a Starlette response has to be `collected` before."""
-    return result if isinstance(result, Response) else answer(200, content(delivery, result))
+    """Answer with what the handler returned; a Starlette response has to be `collected` before.
+
+    Raises:
+        TypeError: it has no form in JSON.
+    """
+    try:
+        return result if isinstance(result, Response) else answer(200, content(delivery, result))
+    except PydanticSerializationError as error:
+        raise TypeError(f"What the handler returned has no form in JSON: {error}") from None
 
 
 def failed(delivery: Delivery, error: BaseException) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import re
 import threading
 from collections.abc import Mapping
@@ -21,9 +22,12 @@ from .watched import read_watched
 if TYPE_CHECKING:
     from .watched import ToWatch
 
+logger = logging.getLogger("webhooks")
+
 PREFIX = "/webhooks/"
 
 _PART = r"([\w.~-]|{[A-Za-z_]\w*(:(str|path|int|float|uuid))?})+"
+_NO_ANNOTATION = "%s(): its parameter %r has no annotation, so it is looked for in the query. Is it the payload?"
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -140,6 +144,9 @@ class Endpoint:
         signature = handler_signature(function)
         sources = None if self.template or streams(function) else _sources(signature)
         if sources is None:
+            for name, parameter in signature.parameters.items():
+                if parameter.annotation is parameter.default is parameter.empty and f"{{{name}" not in self.path:
+                    logger.warning(_NO_ANNOTATION, self.name, name)
             return Filled(function, signature, self.path, is_async(function))
         return Direct(function, sources, is_async(function))
 

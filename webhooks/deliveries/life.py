@@ -196,7 +196,8 @@ class Life:
                 log.schedule(self.id, due_at)
 
         await self.engine.commits.surely(write)
-        console.log(logging.ERROR, "%s: failed after %.2f s\n%s", console.title(delivery), seconds, error)
+        then = "for good" if wait is None else f"again in {wait:.1f} s"
+        console.log(logging.ERROR, "%s: failed after %.2f s, %s\n%s", console.title(delivery), seconds, then, error)
         if due_at is None:
             self.move("failed")
             self.tell(ended.answer)

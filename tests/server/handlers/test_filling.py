@@ -337,3 +337,46 @@ def test_new_code_of_a_handler_and_of_its_dependencies_is_followed() -> None:
         assert answer.json() == ["new", 3, "closed t"]
         patch(handler, impossible)
         assert "nothing can fill" in client.deliver("handler").outcome.errors[0]
+
+
+def test_a_parameter_that_only_looks_like_the_payload_is_told_of_at_registration(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def handler(event): ...
+
+    def by_the_path(name, page=1): ...
+
+    server = server_of(handler)
+    server.add_webhook("/of/{name}")(by_the_path)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "handler(): its parameter 'event' has no annotation, so it is looked for in the query. Is it the payload?"
+    )
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_has_no_form_in_json_is_named_as_what_the_handler_returned(is_async: bool) -> None:
+    def handler(payload: WebhookPayload) -> Any:
+        return object()
+
+    async def handler_async(payload: WebhookPayload) -> Any:
+        return object()
+
+    with serving(server_of(handler_async if is_async else handler)) as client:
+        sent = client.deliver("handler_async" if is_async else "handler")
+        assert sent.answer.status_code == 500
+        assert "What the handler returned has no form in JSON" in sent.outcome.errors[0]
+
+
+def test_the_console_says_whether_a_failed_attempt_is_followed_by_another_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def handler(payload: WebhookPayload) -> None:
+        raise RuntimeError("no")
+
+    with serving(server_of(handler, max_attempts=2)) as client:
+        assert client.deliver("handler").outcome.attempts == 2
+    first, last = [record.getMessage() for record in caplog.records if "failed after" in record.getMessage()]
+    assert "attempt 1: failed after " in first
+    assert " s, again in " in first.partition("\n")[0]
+    assert last.partition("\n")[0].endswith(" s, for good")

@@ -302,7 +302,7 @@ def test_a_server_can_be_served_by_one_test_at_a_time(server: WebhooksServer) ->
 
 
 def test_a_server_without_a_handler_says_what_is_missing() -> None:
-    with pytest.raises(SetupError, match="no webhook to serve"), serving(WebhooksServer()):
+    with pytest.raises(SetupError, match="No webhook to serve"), serving(WebhooksServer()):
         pass
 
 
