@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .deliveries.history import reading
+from .deliveries.history import reading, utc
 from .endpoints import Endpoint
 from .samples import curl
 from .settings import Settings
@@ -26,7 +25,6 @@ THEME = gr.themes.Default(
     font=[gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"],
     font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "Consolas", "monospace"],
 )
-
 
 Fill = Callable[[str], None]
 
@@ -85,7 +83,7 @@ def arrivals(counts: Callable[[], Mapping[str, int]], log: Callable[[], Path]) -
     def answer(_: Request) -> Response:
         with reading(log()) as database:
             row = database.execute("SELECT received_at FROM deliveries ORDER BY number DESC LIMIT 1").fetchone()
-        last = datetime.fromtimestamp(row[0], timezone.utc).isoformat() if row else None
+        last = utc(row[0]).isoformat() if row else None
         return JSONResponse({"count": sum(counts().values()), "last": last}, headers={"Cache-Control": "no-store"})
 
     return Route("/arrivals", answer)

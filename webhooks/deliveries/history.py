@@ -37,6 +37,10 @@ def _id(number: int | None) -> str | None:
     return None if number is None else f"{number:016x}"
 
 
+def utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One run of a handler. `error` is `None` for one that succeeded or still runs; times are in UTC."""
@@ -88,7 +92,7 @@ def find(database: sqlite3.Connection, id: str) -> Record:
             endpoint=row["endpoint"],
             payload=_payload(row["body"]),
             id=row["id"],
-            received_at=_utc(row["received_at"]),
+            received_at=utc(row["received_at"]),
             attempt=row["attempts"],
             replay_of=_id(row["replay_of"]),
             query=row["query"],
@@ -98,7 +102,7 @@ def find(database: sqlite3.Connection, id: str) -> Record:
         ),
         status=row["status"],
         failures=row["failures"],
-        due_at=None if row["due_at"] is None else _utc(row["due_at"]),
+        due_at=None if row["due_at"] is None else utc(row["due_at"]),
         attempts=tuple(attempts),
         superseded_by=_id(row["superseded_by"]),
         answer_status=row["answer_status"],
@@ -107,7 +111,7 @@ def find(database: sqlite3.Connection, id: str) -> Record:
 
 
 def _attempt(attempt: int, started_at: float, ended_at: float | None, error: str | None) -> Attempt:
-    return Attempt(attempt, _utc(started_at), None if ended_at is None else _utc(ended_at), error)
+    return Attempt(attempt, utc(started_at), None if ended_at is None else utc(ended_at), error)
 
 
 def _payload(body: bytes) -> WebhookPayload | None:
@@ -115,7 +119,3 @@ def _payload(body: bytes) -> WebhookPayload | None:
         return parse_payload(body)
     except ValidationError:
         return None
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, timezone.utc)

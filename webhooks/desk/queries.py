@@ -10,10 +10,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
-from ..deliveries.history import find, number
+from ..deliveries.history import find, number, utc
 from ..delivery import FINISHED, UNFINISHED, StartedJob
 from ..samples import REVISION
 
@@ -170,8 +170,8 @@ _ROWS = (
 
 def _row(values: dict[str, Any], errors: Mapping[int, str], jobs: Mapping[int, Sequence[StartedJob]]) -> Row:
     number = values.pop("number")
-    values["received_at"] = _utc(values["received_at"])
-    values["due_at"] = None if values["due_at"] is None else _utc(values["due_at"])
+    values["received_at"] = utc(values["received_at"])
+    values["due_at"] = None if values["due_at"] is None else utc(values["due_at"])
     return Row(**values, error=errors.get(number), jobs=jobs.get(number, ()))
 
 
@@ -215,7 +215,7 @@ def per_hour(database: sqlite3.Connection) -> dict[datetime, Counter[str]]:
     for status, skipped, hours in database.execute(query, (min(counted) * HOUR,)):
         for hour, count in Counter(json.loads(hours)).items():
             counted[min(hour, last)][outcome_of(status, skipped)] += count
-    return {_utc(hour * 3600): counts for hour, counts in counted.items()}
+    return {utc(hour * 3600): counts for hour, counts in counted.items()}
 
 
 def to_replay(
@@ -294,7 +294,3 @@ def related(database: sqlite3.Connection, id: str) -> Related:
     return Related(
         [row[0] for row in replays], [row[0] for row in superseded], [StartedJob(**dict(row)) for row in jobs]
     )
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, timezone.utc)
