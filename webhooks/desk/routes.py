@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +80,6 @@ class Desk:
         environment.finalize = views.visible
         environment.trim_blocks = environment.lstrip_blocks = True
         environment.globals.update(views=views, settings=self.settings)
-        self._sign_in = None
-        if self.settings.oauth:
-            from .sign_in import SignIn
-
-            self._sign_in = SignIn(self.settings, self.access)
 
     @property
     def bodies(self) -> dict[str, int]:
@@ -101,10 +96,17 @@ class Desk:
         What asks the log is a `def`, which Starlette runs in a thread.
         """
         test, hub = TestEventPage(self), HubPage(self)
+        begin: Callable[[Request], Awaitable[Response]] = self.door
+        end = begin
+        if self.settings.oauth:
+            from .sign_in import SignIn  # with Authlib, which `gradio[oauth]` brings
+
+            sign_in = SignIn(self.settings, self.access, self.door)
+            begin, end = sign_in.begin, sign_in.end
         routes = [
             Mount(STATIC, StaticFiles(directory=HERE / "static")),
-            Route(SIGN_IN, self.sign_in),
-            Route(SIGN_IN_CALLBACK, self.has_signed_in),
+            Route(SIGN_IN, begin),
+            Route(SIGN_IN_CALLBACK, end),
             Route(PAGE, self.overview),
             Route(f"{PAGE}/replay", self.ask_to_replay_all),
             Route(f"{PAGE}/replay", self.replay_all, methods=["POST"]),
@@ -221,23 +223,6 @@ class Desk:
             self.job_watch.look([job for job in jobs if job.stage not in FINAL][:MAX_LOOKED_AT])
 
     # Who comes in
-
-    async def sign_in(self, request: Request) -> Response:
-        return await self._with_hub(request, "begin")
-
-    async def has_signed_in(self, request: Request) -> Response:
-        return await self._with_hub(request, "end")
-
-    async def _with_hub(self, request: Request, step: str) -> Response:
-        if self._sign_in is None:
-            return await self.door(request)
-        from .sign_in import NotSignedIn
-
-        try:
-            answer: Response = await getattr(self._sign_in, step)(request)
-        except NotSignedIn as reason:
-            return await self.door(request, str(reason))
-        return answer
 
     async def sign_out(self, request: Request) -> Response:
         self.access.sign_out(request)

@@ -6,6 +6,7 @@ Gradio has a sign-in of its own; its session opens nothing here.
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from authlib.integrations.starlette_client import OAuth  # type: ignore[import-untyped]
@@ -20,20 +21,20 @@ from .guard import SIGN_IN_CALLBACK
 PROVIDER_WITHIN = 20.0  # seconds
 
 
-class NotSignedIn(Exception):
-    """Nobody is; the text is a sentence."""
-
-
 class SignIn:
     """The way to the Hub and back.
 
     Args:
         settings: must have all that a Space with `hf_oauth: true` has.
+        door: shows whoever is not signed in what everybody sees, and a sentence that says why.
     """
 
-    def __init__(self, settings: Settings, access: Access) -> None:
+    def __init__(
+        self, settings: Settings, access: Access, door: Callable[[Request, str], Awaitable[Response]]
+    ) -> None:
         self._settings = settings
         self._access = access
+        self._door = door
         assert settings.oauth_client_secret
         self._provider: Any = OAuth().register(
             name="huggingface",
@@ -44,40 +45,35 @@ class SignIn:
         )
 
     async def begin(self, request: Request) -> Response:
-        """Send somebody to the Hub.
-
-        Raises:
-            NotSignedIn: the Hub cannot be reached.
-        """
+        """Send somebody to the Hub."""
         state: dict[str, Any] = {}
         try:
             redirect: Response = await self._provider.authorize_redirect(_with(request, state), self._back(request))
         except Exception as error:  # whatever the client raises: the network, a TLS error, an answer that is no JSON
-            raise NotSignedIn(_unreachable(error)) from None
+            return await self._door(request, _unreachable(error))
         self._access.begin_sign_in(request, redirect, state)
         return redirect
 
     async def end(self, request: Request) -> Response:
-        """Begin the session of an owner who comes back.
-
-        Raises:
-            NotSignedIn: it is not the owner, who declined, took too long, or began elsewhere.
-        """
+        """Begin the session of whoever comes back, if that is the owner."""
         state = self._access.end_sign_in(request)
         if "error" in request.query_params:
-            raise NotSignedIn("You have not signed in.")
+            return await self._door(request, "You have not signed in.")
         if not state:
-            raise NotSignedIn("This sign-in took too long, or began in another browser. Begin it again.")
+            return await self._door(
+                request, "This sign-in took too long, or began in another browser. Begin it again."
+            )
         try:
             answer = await self._provider.authorize_access_token(_with(request, state))
         except Exception as error:  # a state or a signature that does not fit is as good as no answer
-            raise NotSignedIn(_unreachable(error)) from None
+            return await self._door(request, _unreachable(error))
         profile = answer.get("userinfo") or {}
         if not owns(profile, self._settings.space_author_name):
-            raise NotSignedIn(
+            return await self._door(
+                request,
                 f"You are signed in as {profile.get('preferred_username')}. What has arrived is shown to "
                 f"{self._settings.space_author_name} only. If that is an organization in which you may write, sign in "
-                "again and grant access to it."
+                "again and grant access to it.",
             )
         until = min(answer.get("expires_at") or 0, time.time() + SESSION)
         response = RedirectResponse(root_of(request.scope) + PAGE, 303)
