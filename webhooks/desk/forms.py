@@ -16,9 +16,9 @@ MAX_FORM = 4 * 1024 * 1024  # bytes; a payload may be 1 MiB, and a form writes s
 class Sorry(Exception):
     """What was asked for cannot be done; the text is a sentence for the owner."""
 
-    def __init__(self, sentence: str, status: int = 400) -> None:
+    def __init__(self, sentence: str, status_code: int = 400) -> None:
         super().__init__(sentence)
-        self.status = status
+        self.status_code = status_code
 
 
 def filter_of(asked: Mapping[str, str]) -> Filter:

@@ -35,7 +35,6 @@ from .forms import MAX_FORM, Sorry, filter_of, form_of
 from .guard import SIGN_IN, SIGN_IN_CALLBACK, STATIC, Guard
 from .hub import HubPage
 from .queries import Filter
-from .registration import HubSaysNo
 from .replays import Replays
 from .stages import JobWatch
 from .test_event import TestEventPage
@@ -118,7 +117,7 @@ class Desk:
             Route(f"{PAGE}/{{id}}", self.details),
             Route(f"{PAGE}/{{id}}/replay", self.replay_one, methods=["POST"]),
         ]
-        told = dict.fromkeys((Sorry, NotTaken, HubSaysNo, HTTPException), self.sorry)
+        told = dict.fromkeys((Sorry, NotTaken, HTTPException), self.sorry)
         guard = Middleware(Guard, access=self.access, door=self.door)
         return Starlette(routes=routes, middleware=[guard], exception_handlers=told)
 
@@ -237,7 +236,7 @@ class Desk:
     # What is shown
 
     async def sorry(self, request: Request, error: Exception) -> Response:
-        status = getattr(error, "status_code", getattr(error, "status", 400))
+        status = getattr(error, "status_code", 400)
         sentence = "There is no such page." if status in (404, 405) and not isinstance(error, Sorry) else str(error)
         return self.show(request, "sorry.html", status, sentence=self.settings.hide(sentence))
 

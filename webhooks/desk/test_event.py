@@ -66,7 +66,7 @@ class TestEventPage:
         try:
             event = samples.sample(kind, type, repo, revision or last)
         except ValueError as error:
-            return {"chosen": chosen, "notice": str(error)}
+            return {"chosen": chosen, "notice": str(error), "status": 400}
         return {"chosen": chosen, "body": views.plain_json(event, indent=2), "last": last}
 
     async def send(self, request: Request) -> Response:
@@ -81,7 +81,7 @@ class TestEventPage:
         except Sorry as reason:
             chosen = {name: form.get(name, "") for name in FIELDS}
             notice = self._desk.settings.hide(str(reason))
-            return self._page(request, chosen, body, notice, reason.status)
+            return self._page(request, chosen, body, notice, reason.status_code)
 
     def _page(
         self,
@@ -89,13 +89,13 @@ class TestEventPage:
         chosen: dict[str, str],
         body: str = "",
         notice: str = "",
-        status: int = 0,
+        status: int = 200,
         last: str = "",
     ) -> Response:
         return self._desk.show(
             request,
             "test.html",
-            status or (400 if notice else 200),
+            status,
             chosen=chosen,
             body=body,
             notice=notice,
