@@ -259,6 +259,13 @@ def neighbours(database: sqlite3.Connection, id: str) -> tuple[str | None, str |
     )
 
 
+def replays_and_replaced(database: sqlite3.Connection, id: str) -> tuple[list[str], list[str]]:
+    """Return the ids of the deliveries that repeat this one, and of those that it took the place of."""
+    replays = database.execute("SELECT id FROM deliveries WHERE replay_of = ? ORDER BY number", (number(id),))
+    replaced = database.execute("SELECT id FROM deliveries WHERE superseded_by = ? ORDER BY number", (number(id),))
+    return [row["id"] for row in replays], [row["id"] for row in replaced]
+
+
 def last_repo(database: sqlite3.Connection, types: Sequence[str]) -> tuple[str, str] | None:
     """Return type and name of the repository that was heard of last, of one of these types."""
     known = f"substr(repo, 1, instr(repo, '/') - 1) IN ({', '.join('?' * len(types))})"
@@ -276,21 +283,3 @@ def last_commit(database: sqlite3.Connection, type: str, name: str) -> str:
     payload = find(database, row[0]).delivery.payload if row else None
     commit = payload.repo.head_sha if payload else None
     return commit if commit and REVISION.fullmatch(commit) else ""
-
-
-@dataclass(frozen=True)
-class Related:
-    """What belongs to a delivery: the ids of those that repeat it and of those that it took the place of, its Jobs."""
-
-    replays: Sequence[str]
-    superseded: Sequence[str]
-    jobs: Sequence[StartedJob]
-
-
-def related(database: sqlite3.Connection, id: str) -> Related:
-    replays = database.execute("SELECT id FROM deliveries WHERE replay_of = ? ORDER BY number", (number(id),))
-    superseded = database.execute("SELECT id FROM deliveries WHERE superseded_by = ? ORDER BY number", (number(id),))
-    jobs = database.execute("SELECT id, namespace, url, flavor, stage FROM jobs WHERE delivery = ?", (number(id),))
-    return Related(
-        [row[0] for row in replays], [row[0] for row in superseded], [StartedJob(**dict(row)) for row in jobs]
-    )

@@ -184,21 +184,22 @@ class Desk:
                 record, row = history.find(database, id), queries.row(database, id)
             except KeyError:
                 raise Sorry("There is no such delivery. It may be too old, and deleted.", 404) from None
-            related = queries.related(database, id)
+            replays, replaced = queries.replays_and_replaced(database, id)
             newer, older = queries.neighbours(database, id)
-        self._look_at(related.jobs)
+        self._look_at(row.jobs)
         return self.show(
             request,
             "delivery.html",
             record=record,
             row=row,
-            related=related,
+            replays=replays,
+            replaced=replaced,
             newer=newer,
             older=older,
             delivery=record.delivery,
             endpoint=self.endpoints.get(record.delivery.endpoint),
             command=self._curl(record.delivery),
-            is_over=record.status not in UNFINISHED and all(job.stage in FINAL for job in related.jobs),
+            is_over=record.status not in UNFINISHED and all(job.stage in FINAL for job in row.jobs),
         )
 
     def replay_one(self, request: Request) -> Response:

@@ -21,7 +21,7 @@ from webhooks.deliveries import history
 from webhooks.deliveries.log import DeliveryLog
 from webhooks.delivery import FINISHED, StartedJob
 from webhooks.desk import queries
-from webhooks.desk.queries import Filter, Page, Related
+from webhooks.desk.queries import Filter, Page
 
 pytestmark = pytest.mark.once
 
@@ -198,9 +198,10 @@ def test_a_delivery_is_found_with_those_that_repeat_it_and_its_jobs(book: Book) 
     with book.log.transaction():
         replays = [book.log.add_replay(original).id for _ in range(2)]
         book.log.add_jobs(original, [job])
-    assert book.ask(queries.related, original) == Related(replays, [], [job])
-    assert book.ask(queries.related, another) == Related([], [], [])
-    assert book.ask(queries.related, "0123456789abcdef") == Related([], [], [])
+    assert book.ask(queries.replays_and_replaced, original) == (replays, [])
+    assert book.ask(queries.replays_and_replaced, another) == ([], [])
+    assert book.ask(queries.replays_and_replaced, "0123456789abcdef") == ([], [])
+    assert [list(book.ask(queries.row, id).jobs) for id in (original, another)] == [[job], []]
     assert book.ask(history.find, replays[1]).delivery.replay_of == original
 
 
@@ -209,8 +210,8 @@ def test_a_delivery_is_found_with_the_one_whose_place_it_took(book: Book) -> Non
     with book.log.transaction():
         for one, subject in ((early, "a"), (other, "b"), (late, "a")):
             book.log.add_to_burst(one, subject, 60)
-    assert book.ask(queries.related, late.id) == Related([], [early.id], [])
-    assert book.ask(queries.related, other.id) == Related([], [], [])
+    assert book.ask(queries.replays_and_replaced, late.id) == ([], [early.id])
+    assert book.ask(queries.replays_and_replaced, other.id) == ([], [])
     assert book.ask(history.find, early.id).superseded_by == late.id
 
 

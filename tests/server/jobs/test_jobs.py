@@ -181,7 +181,7 @@ def test_however_a_launch_fails_the_attempts_lead_to_one_job(
     (record,) = office.wait_until_finished(id)
     (job,) = hub.jobs
     assert (record.status, len(record.attempts) > 1) == ("succeeded", True)
-    assert [started.id for started in office.related(id).jobs] == [job.id]
+    assert [started.id for started in office.jobs(id)] == [job.id]
 
 
 def test_ten_deliveries_of_different_repositories_at_once_start_ten_jobs(office: Office, hub: Hub) -> None:
@@ -405,9 +405,9 @@ def test_a_job_is_on_its_delivery_whatever_the_handler_does_with_it(office: Offi
     ids = [office.begin(office.add(handler)) for handler in (forget, stumble, async_handler)]
     records = office.wait_until_finished(*ids)
     assert [record.status for record in records] == ["succeeded", "failed", "succeeded"]
-    assert [len(office.related(id).jobs) for id in ids] == [1, 1, 2]
+    assert [len(office.jobs(id)) for id in ids] == [1, 1, 2]
     page = delivery_page(office.folder / "deliveries.db", ids[0])
-    (job,) = office.related(ids[0]).jobs
+    (job,) = office.jobs(ids[0])
     assert f'href="{hub.url}/jobs/julien/{job.id}"' in page
     assert "t4-small" in page
     assert "scheduling" in page
@@ -445,11 +445,11 @@ def test_a_job_that_a_timed_out_handler_starts_late_is_on_its_delivery(
 
     id = office.start().begin(office.add(late, timeout=0.1))
     (record,) = office.wait_until_finished(id)
-    assert (record.status, office.related(id).jobs) == ("failed", [])
+    assert (record.status, office.jobs(id)) == ("failed", [])
     gate.set()
     assert late_write.wait(WAIT)
     office.stop()
-    assert [job.id for job in office.related(id).jobs] == [hub.jobs[0].id]
+    assert [job.id for job in office.jobs(id)] == [hub.jobs[0].id]
 
 
 @pytest.mark.usefixtures("hub", "prunes_at_once")
@@ -491,7 +491,7 @@ def test_a_final_stage_stays_whatever_comes_late_and_after_a_restart_without_the
 
     id = office.start().begin(office.add(slow, timeout=0.1))
     office.wait_until_finished(id)
-    (job,) = office.related(id).jobs
+    (job,) = office.jobs(id)
     office.engine.learn_stage(job.id, "COMPLETED")
     office.engine.learn_stage(job.id, "RUNNING")
     gate.set()
@@ -499,7 +499,7 @@ def test_a_final_stage_stays_whatever_comes_late_and_after_a_restart_without_the
     office.stop()
     asked = len(hub.requests)
     office.start()
-    (job,) = office.related(id).jobs
+    (job,) = office.jobs(id)
     assert job.stage == "COMPLETED"
     watch = Watch()
     watch.look([job])

@@ -284,7 +284,7 @@ def test_however_a_start_ends_one_attempt_leads_to_one_job(
     (record,) = office.wait_until_finished(id)
     (job,) = hub.jobs
     assert (record.status, len(record.attempts), job.stage) == ("succeeded", 1, LIVE)
-    assert [started.id for started in office.related(id).jobs] == [job.id]
+    assert [started.id for started in office.jobs(id)] == [job.id]
 
 
 def test_a_handler_without_another_attempt_fails_with_the_way_to_look(office: Office, hub: Hub) -> None:

@@ -17,9 +17,8 @@ from support.hub import Job as HubJob
 from support.payloads import load
 from webhooks import Delivery, WebhookPayload
 from webhooks.deliveries.history import Record, find, reading
-from webhooks.delivery import FINISHED
+from webhooks.delivery import FINISHED, StartedJob
 from webhooks.desk import queries
-from webhooks.desk.queries import Related
 from webhooks.jobs import Job, launch_job
 
 TOKEN = "hf_" + "token" * 7
@@ -112,9 +111,9 @@ class Office(Desk):
             assert time.monotonic() < deadline, [record.status for record in records]
             time.sleep(0.01)
 
-    def related(self, id: str) -> Related:
+    def jobs(self, id: str) -> list[StartedJob]:
         with reading(self.log_path) as database:
-            return queries.related(database, id)
+            return list(queries.row(database, id).jobs)
 
     @property
     def log_path(self) -> Path:
