@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from starlette.templating import Jinja2Templates
 
 from ..deliveries import history
 from ..deliveries.life import NotTaken
-from ..delivery import FINAL, UNFINISHED, Delivery, StartedJob
+from ..delivery import FINAL, UNFINISHED, Delivery
 from ..endpoints import Endpoint
 from ..receiver import Aside, root_of
 from ..samples import MAX_ARGUMENT, curl
@@ -40,7 +40,6 @@ from .stages import JobWatch
 from .test_event import TestEventPage
 
 HERE = Path(__file__).parent
-MAX_LOOKED_AT = 10  # Jobs of a page whose stage the Hub is asked for at once
 SUMS_ARE_NEW = 5.0  # seconds
 NEWEST = "7fffffffffffffff"  # after every id
 _THEMES = ("light", "dark")  # that Gradio's switch knows
@@ -134,7 +133,8 @@ class Desk:
                 raise Sorry("There is no such page of the list.", 404) from None
             counts = queries.counts(database, wanted) if wanted.q is None else None
             sums = self._sum_up(database)
-        self._look_at(job for row in page.rows for job in row.jobs)
+        if self.job_watch:
+            self.job_watch.look(job for row in page.rows for job in row.jobs)
         return self.show(
             request,
             "list.html",
@@ -186,7 +186,8 @@ class Desk:
                 raise Sorry("There is no such delivery. It may be too old, and deleted.", 404) from None
             replays, replaced = queries.replays_and_replaced(database, id)
             newer, older = queries.neighbours(database, id)
-        self._look_at(row.jobs)
+        if self.job_watch:
+            self.job_watch.look(row.jobs)
         return self.show(
             request,
             "delivery.html",
@@ -217,10 +218,6 @@ class Desk:
             return None
         url = f"{self.public_url()}{delivery.endpoint}{query}"
         return curl(url, self.settings, body) if len(body.encode()) < MAX_ARGUMENT else None
-
-    def _look_at(self, jobs: Iterable[StartedJob]) -> None:
-        if self.job_watch:
-            self.job_watch.look([job for job in jobs if job.stage not in FINAL][:MAX_LOOKED_AT])
 
     # Who comes in
 

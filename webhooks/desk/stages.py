@@ -11,6 +11,7 @@ from huggingface_hub.errors import JobNotFoundError
 
 from ..delivery import FINAL, StartedJob
 
+AT_ONCE = 10  # Jobs of a page that the Hub is asked for
 ASK_AGAIN = 10.0  # seconds until the Hub is asked again for the stage of the same Job
 PATIENCE = 60.0  # seconds until that is done without an answer
 
@@ -30,8 +31,8 @@ class JobWatch:
         self._lock = threading.Lock()
 
     def look(self, jobs: Iterable[StartedJob]) -> None:
-        for job in jobs:
-            if job.stage not in FINAL and self._may_ask(job.id):
+        for job in [job for job in jobs if job.stage not in FINAL][:AT_ONCE]:
+            if self._may_ask(job.id):
                 threading.Thread(target=self._ask, args=(job,), daemon=True).start()
 
     def _may_ask(self, id: str) -> bool:

@@ -555,6 +555,13 @@ def test_the_hub_is_asked_for_a_stage_every_ten_seconds_at_most_and_after_a_fina
     assert asked(hub) == 3
 
 
+def test_the_hub_is_asked_for_the_stages_of_ten_unfinished_jobs_at_once(hub: Hub) -> None:
+    over, running = ([started(hub, stage) for _ in range(12)] for stage in ("COMPLETED", "RUNNING"))
+    Watch().look([*over, *running])
+    asked_for = [request.path.rpartition("/")[2] for request in hub.requests]
+    assert sorted(asked_for) == sorted(job.id for job in running[:10])
+
+
 def test_a_job_that_is_gone_is_deleted_and_a_hub_that_is_down_changes_nothing(hub: Hub, clock: list[float]) -> None:
     watch, job = Watch(), started(hub)
     for trouble in (lambda: hub.fail("GET", "*", 503), lambda: hub.cut("GET", "*"), lambda: hub.fail("GET", "*", 401)):
