@@ -17,7 +17,7 @@ from ..deliveries.history import find, number, utc
 from ..delivery import FINISHED, UNFINISHED, StartedJob
 from ..samples import REVISION
 
-PAGE = 50  # deliveries on a page of the list
+PAGE_SIZE = 50  # deliveries on a page of the list
 MAX_CHOICES = 200  # repositories, events or endpoints to choose from
 HOUR = 3600 * 10**9  # in the unit of a delivery's number: nanoseconds since 1970
 
@@ -30,6 +30,13 @@ OUTCOMES = {
 }
 _BEGINNING = re.compile("[0-7][0-9a-f]{3,15}")  # of an id
 _BY_INDEX = "FROM deliveries INDEXED BY overview"  # else SQLite reads the bodies along with what it looks for
+_ERRORS = "SELECT delivery, substr(error, -2000) FROM attempts WHERE delivery IN {} ORDER BY attempt"  # the last stays
+_JOBS = "SELECT delivery, id, namespace, url, flavor, stage FROM jobs WHERE delivery IN {}"
+_ROWS = (
+    "SELECT number, id, endpoint, repo, event, received_at, status, skipped, attempts, failures, due_at, "
+    "replay_of IS NOT NULL AS is_replay, iif(superseded_by, printf('%016x', superseded_by), NULL) AS superseded_by, "
+    "answer_status, substr(answer, 1, 1000) AS answer FROM deliveries WHERE number IN {} ORDER BY number DESC"
+)
 
 
 @dataclass(frozen=True)
@@ -97,13 +104,13 @@ def page(database: sqlite3.Connection, wanted: Filter, before: str | None = None
         KeyError: this is no id of a delivery.
     """
     if after is not None:
-        newer = _numbers(database, wanted, f"> {number(after)}", PAGE + 1)
-        if len(newer) > PAGE:  # else the first page is a full one
-            return Page(_rows(database, newer[:PAGE]), has_newer=True, has_older=True)
+        newer = _numbers(database, wanted, f"> {number(after)}", PAGE_SIZE + 1)
+        if len(newer) > PAGE_SIZE:  # else the first page is a full one
+            return Page(_rows(database, newer[:PAGE_SIZE]), has_newer=True, has_older=True)
     end = sys.maxsize if before is None else number(before)
-    older = _numbers(database, wanted, f"< {end}", PAGE + 1)
+    older = _numbers(database, wanted, f"< {end}", PAGE_SIZE + 1)
     has_newer = before is not None and bool(_numbers(database, wanted, f">= {end}", 1))
-    return Page(_rows(database, older[:PAGE]), has_newer, has_older=len(older) > PAGE)
+    return Page(_rows(database, older[:PAGE_SIZE]), has_newer, has_older=len(older) > PAGE_SIZE)
 
 
 def _numbers(database: sqlite3.Connection, wanted: Filter, place: str, at_most: int = sys.maxsize) -> list[int]:
@@ -129,8 +136,8 @@ def _sources(wanted: Filter) -> list[tuple[str, str, str, list[Any]]]:
         return [("number", "FROM deliveries", "true", [])]
     if wanted.q is None:
         return [("number", _BY_INDEX, "true", [])]
-    literal = re.sub("([%_|])", r"|\1", wanted.q)
-    part = f"%{literal}%"
+    part = "%" + re.sub("([%_|])", r"|\1", wanted.q) + "%"
+    # The first and the last id that begin with it; between 1 and 0 there is none.
     ids = [int(wanted.q.ljust(16, digit), 16) for digit in "0f"] if _BEGINNING.fullmatch(wanted.q) else [1, 0]
     return [
         ("number", _BY_INDEX, "(repo LIKE ? ESCAPE '|' OR number BETWEEN ? AND ?)", [part, *ids]),
@@ -159,20 +166,11 @@ def _rows(database: sqlite3.Connection, numbers: Sequence[int]) -> list[Row]:
     return [_row(dict(row), errors, jobs) for row in database.execute(_ROWS.format(found), numbers)]
 
 
-_ERRORS = "SELECT delivery, substr(error, -2000) FROM attempts WHERE delivery IN {} ORDER BY attempt"  # the last stays
-_JOBS = "SELECT delivery, id, namespace, url, flavor, stage FROM jobs WHERE delivery IN {}"
-_ROWS = (
-    "SELECT number, id, endpoint, repo, event, received_at, status, skipped, attempts, failures, due_at, "
-    "replay_of IS NOT NULL AS is_replay, iif(superseded_by, printf('%016x', superseded_by), NULL) AS superseded_by, "
-    "answer_status, substr(answer, 1, 1000) AS answer FROM deliveries WHERE number IN {} ORDER BY number DESC"
-)
-
-
 def _row(values: dict[str, Any], errors: Mapping[int, str], jobs: Mapping[int, Sequence[StartedJob]]) -> Row:
-    number = values.pop("number")
+    key = values.pop("number")
     values["received_at"] = utc(values["received_at"])
     values["due_at"] = None if values["due_at"] is None else utc(values["due_at"])
-    return Row(**values, error=errors.get(number), jobs=jobs.get(number, ()))
+    return Row(**values, error=errors.get(key), jobs=jobs.get(key, ()))
 
 
 def counts(database: sqlite3.Connection, wanted: Filter) -> Counter[str]:
@@ -269,17 +267,17 @@ def replays_and_replaced(database: sqlite3.Connection, id: str) -> tuple[list[st
 def last_repo(database: sqlite3.Connection, types: Sequence[str]) -> tuple[str, str] | None:
     """Return type and name of the repository that was heard of last, of one of these types."""
     known = f"substr(repo, 1, instr(repo, '/') - 1) IN ({', '.join('?' * len(types))})"
-    row = database.execute(f"SELECT repo {_BY_INDEX} WHERE {known} ORDER BY number DESC LIMIT 1", types).fetchone()
-    if row is None:
+    found = database.execute(f"SELECT repo {_BY_INDEX} WHERE {known} ORDER BY number DESC LIMIT 1", types).fetchone()
+    if found is None:
         return None
-    type, _, name = row[0].partition("/")
+    type, _, name = found["repo"].partition("/")
     return type, name
 
 
 def last_commit(database: sqlite3.Connection, type: str, name: str) -> str:
     """Return the last commit of a repository that was heard of; empty if none was."""
     query = "SELECT id FROM deliveries WHERE repo = ? AND event LIKE 'repo%' ORDER BY number DESC LIMIT 1"
-    row = database.execute(query, (f"{type}/{name}",)).fetchone()
-    payload = find(database, row[0]).delivery.payload if row else None
+    found = database.execute(query, (f"{type}/{name}",)).fetchone()
+    payload = find(database, found["id"]).delivery.payload if found else None
     commit = payload.repo.head_sha if payload else None
     return commit if commit and REVISION.fullmatch(commit) else ""

@@ -144,7 +144,7 @@ def test_all_pages_there_and_back_are_what_a_plain_list_would_give(
     deliveries: list[dict[str, Any]],
     wanted: dict[str, str | None],
 ) -> None:
-    monkeypatch.setattr(queries, "PAGE", 4)
+    monkeypatch.setattr(queries, "PAGE_SIZE", 4)
     log = DeliveryLog(tmp_path_factory.mktemp("log"))
     book = Book(log)
     with log.transaction():
@@ -169,7 +169,7 @@ def test_all_pages_there_and_back_are_what_a_plain_list_would_give(
 def test_a_text_is_looked_for_in_repositories_and_errors_page_by_page(
     book: Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queries, "PAGE", 4)
+    monkeypatch.setattr(queries, "PAGE_SIZE", 4)
     in_error = {"status": "failed", "errors": ["no model is there"] * 3}
     with book.log.transaction():
         expected = [book.put(**what) for _ in range(5) for what in (in_error, in_error, {"repo": MODEL})][::-1]
