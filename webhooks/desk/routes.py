@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -141,7 +141,7 @@ class Desk:
             page=page,
             counts=counts,
             **sums,
-            wanted=wanted,
+            wanted=asdict(wanted),
             is_first=not any(place.values()),
             progress=self.replays.progress,
             paths=sorted({*self.endpoints, *sums["choices"]["endpoint"]}),
@@ -159,7 +159,7 @@ class Desk:
     def ask_to_replay_all(self, request: Request) -> Response:
         wanted = filter_of(request.query_params)
         chosen, gone = self._to_replay(wanted, NEWEST, ())
-        return self.show(request, "replay.html", wanted=wanted, chosen=chosen, gone=gone)
+        return self.show(request, "replay.html", wanted=asdict(wanted), chosen=chosen, gone=gone)
 
     async def replay_all(self, request: Request) -> Response:
         """Replay what the page before has shown, and nothing that has failed since."""

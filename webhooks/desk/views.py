@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from ..console import escaped
 from ..deliveries.history import INTERRUPTED, STOPPED, Attempt
 from ..delivery import UNFINISHED, Delivery, StartedJob
-from ..endpoints import PREFIX
+from ..endpoints import PREFIX, Endpoint
 from ..payload import FOLDERS
 from .queries import OUTCOMES, Row
 
@@ -42,7 +42,10 @@ EVENTS = {  # the Hub's scope and action, in words; any other is shown as it is
 
 
 def visible(value: Any) -> Any:
-    """Write out whatever is invisible in a text or turns the line around it; for everything that a template shows."""
+    """Write out whatever is invisible in a text or turns the line around it; for everything that a template shows.
+
+    A template writes `| forceescape` where a form has to send the very same text back.
+    """
     return value if isinstance(value, Markup) or not isinstance(value, str) else escaped(value)
 
 
@@ -69,12 +72,6 @@ def plain_json(value: Any, indent: int | None = None) -> str:
     separators = (",", ":") if indent is None else None
     written = json.dumps(value, indent=indent, ensure_ascii=False, separators=separators)
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in written)
-
-
-def named(values: Iterable[str], chosen: str | None, label: Callable[[str], str]) -> list[tuple[str, str]]:
-    """Label what can be chosen, and what is chosen though it is not among that."""
-    known = list(values)
-    return [(value, label(value)) for value in (*known, *([chosen] if chosen and chosen not in known else []))]
 
 
 def name(endpoint: str) -> str:
@@ -119,14 +116,10 @@ _STAGES = {  # of a Job: the kind, and the word
 }
 
 
-def outcome(row: Row, max_attempts: int | None) -> Outcome:
-    """Say what came of a delivery.
-
-    Args:
-        max_attempts: of its endpoint, if that is still there.
-    """
+def outcome(row: Row, endpoint: Endpoint | None) -> Outcome:
+    """Say what came of a delivery to an endpoint, which may be gone."""
     if row.status in UNFINISHED:
-        return _waiting(row, max_attempts)
+        return _waiting(row, endpoint)
     if row.status == "superseded":
         return Outcome("skipped", f"replaced by {row.superseded_by}, a newer event about the same")
     if row.status == "failed":
@@ -144,8 +137,8 @@ def job_outcome(job: StartedJob, count: int = 1) -> Outcome:
     return Outcome(kind, "", job=job, more=f" {word}, {job.flavor}{others}")
 
 
-def _waiting(row: Row, max_attempts: int | None) -> Outcome:
-    total = f" of {max_attempts}" if max_attempts and max_attempts > 1 else ""
+def _waiting(row: Row, endpoint: Endpoint | None) -> Outcome:
+    total = f" of {endpoint.max_attempts}" if endpoint and endpoint.max_attempts > 1 else ""
     attempt = f"attempt {row.failures + 1}{total}" if row.failures or total else ""
     if row.status == "scheduled":
         if row.attempts:
