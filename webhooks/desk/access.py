@@ -23,7 +23,7 @@ from ..receiver import root_of
 from ..settings import Settings
 
 PAGE = "/deliveries"
-SESSION = 8 * 60 * 60  # seconds
+SESSION_LASTS = 8 * 60 * 60  # seconds
 SIGN_IN_WITHIN = 10 * 60  # seconds
 MAX_SIGNING_IN = 10_000  # anybody may begin to
 MAY_WRITE = ("admin", "write")  # roles in an organization
@@ -57,6 +57,11 @@ def owns(profile: Mapping[str, Any], author: str | None) -> bool:
         return False
     writes_in = [org for org in profile.get("orgs") or () if org.get("roleInOrg") in MAY_WRITE]
     return author in [account.get("preferred_username") for account in (profile, *writes_in)]
+
+
+def base_of(request: Request) -> str:
+    """Return where the owner's pages are, for a browser that sent this request."""
+    return root_of(request.scope) + PAGE
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Access:
         now = time.time()
         self._sessions = {id: open for id, open in self._sessions.items() if open.until > now}
         id = secrets.token_urlsafe(24)
-        self._sessions[id] = session or Session(now + SESSION)
+        self._sessions[id] = session or Session(now + SESSION_LASTS)
         self._set_cookie(request, response, _cookie(request), id, "lax" if session else "strict")
 
     def sign_out(self, request: Request) -> None:
@@ -152,7 +157,7 @@ class Access:
         is_public = public.scheme == "https" and request.headers.get("host") == public.netloc
         over_tls = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
         secure = over_tls or is_public or self._settings.on_space
-        path = root_of(request.scope) + PAGE
+        path = base_of(request)
         response.set_cookie(name, value, max_age, path=path, httponly=True, samesite=same_site, secure=secure)
 
 

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..receiver import path_of, root_of
-from .access import PAGE, Access
+from ..receiver import path_of
+from .access import PAGE, Access, base_of
 
 SIGN_IN = f"{PAGE}/sign-in"
 SIGN_IN_CALLBACK = f"{SIGN_IN}/callback"
@@ -78,7 +78,7 @@ class Guard:
 
     def _follow_link(self, request: Request) -> Response:
         """Begin a session, and go on to the page without the token in its address."""
-        here = root_of(request.scope) + PAGE
+        here = base_of(request)
         if not self._access.is_token(request.query_params["token"]):
             return RedirectResponse(f"{here}?notice=link", 303)
         response: Response = RedirectResponse(here, 303)

@@ -26,11 +26,11 @@ from ..deliveries import history
 from ..deliveries.life import NotTaken
 from ..delivery import FINAL, UNFINISHED, Delivery
 from ..endpoints import Endpoint
-from ..receiver import Aside, root_of
+from ..receiver import Aside
 from ..samples import MAX_ARGUMENT, curl
 from ..settings import Settings
 from . import queries, views
-from .access import PAGE, Access
+from .access import PAGE, Access, base_of
 from .forms import MAX_FORM, Sorry, filter_of, form_of
 from .guard import SIGN_IN, SIGN_IN_CALLBACK, STATIC, Guard
 from .hub import HubPage
@@ -243,10 +243,10 @@ class Desk:
         chosen = request.query_params.get("__theme")
         theme = chosen if chosen in _THEMES else request.cookies.get("webhooks_theme")
         values |= {
-            "base": self.base(request),
+            "base": base_of(request),
             "theme": theme if theme in _THEMES else "",
             "session": self.access.session(request),
-            "link": lambda path="", **query: _with_query(self.base(request) + path, query),
+            "link": lambda path="", **query: _with_query(base_of(request) + path, query),
         }
         response: Response = self._templates.TemplateResponse(request, template, values, status_code=status)
         response.headers["ETag"] = f'"{hashlib.sha256(response.body).hexdigest()[:16]}"'
@@ -254,14 +254,11 @@ class Desk:
             return Response(status_code=304)
         if chosen in _THEMES:
             secure = self.settings.on_space
-            response.set_cookie("webhooks_theme", chosen, path=self.base(request), samesite="lax", secure=secure)
+            response.set_cookie("webhooks_theme", chosen, path=base_of(request), samesite="lax", secure=secure)
         return response
 
     def go(self, request: Request, path: str = "") -> Response:
-        return RedirectResponse(self.base(request) + path, 303)
-
-    def base(self, request: Request) -> str:
-        return root_of(request.scope) + PAGE
+        return RedirectResponse(base_of(request) + path, 303)
 
 
 def _with_query(path: str, query: Mapping[str, object]) -> str:

@@ -15,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from ..receiver import root_of
 from ..settings import Settings
-from .access import PAGE, SESSION, Access, Session, owns
+from .access import SESSION_LASTS, Access, Session, base_of, owns
 from .guard import SIGN_IN_CALLBACK
 
 PROVIDER_WITHIN = 20.0  # seconds
@@ -75,8 +75,8 @@ class SignIn:
                 f"{self._settings.space_author_name} only. If that is an organization in which you may write, sign in "
                 "again and grant access to it.",
             )
-        until = min(answer.get("expires_at") or 0, time.time() + SESSION)
-        response = RedirectResponse(root_of(request.scope) + PAGE, 303)
+        until = min(answer.get("expires_at") or 0, time.time() + SESSION_LASTS)
+        response = RedirectResponse(base_of(request), 303)
         self._access.begin(request, response, Session(until, profile["preferred_username"], answer["access_token"]))
         return response
 
