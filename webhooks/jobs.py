@@ -32,11 +32,15 @@ ANSWER_WITHIN = 120  # seconds for a call of the Hub, with the upload of files; 
 LOOK_AGAIN = (2.0, 4.0, 8.0, 16.0, 30.0)  # seconds between looks for a Job that the Hub may show late: a minute in all
 PATIENCE = 60.0  # seconds to wait for an answer of the Hub to somebody else
 
-warnings.filterwarnings("ignore", "'HfApi.run_uv_job' is experimental")
-
-
-_T = TypeVar("_T")
+# What is a label as it is. None that ends in a hash: one that had to be rewritten could be the same.
+_PLAIN = re.compile(rf"[A-Za-z0-9_-]{{0,{MAX_LABEL}}}(?<!-[0-9a-f]{{8}})")
 _TROUBLE = (httpx2.HTTPError, TimeoutError)
+_T = TypeVar("_T")
+
+_locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # by what is done alone
+_finding_lock = threading.Lock()
+
+warnings.filterwarnings("ignore", "'HfApi.run_uv_job' is experimental")
 
 
 class JobRefused(GiveUp):
@@ -124,7 +128,7 @@ def launch_job(
     settings = read_settings(Settings)
     job = Job(
         dry_run=True,
-        reason=_why_dry(settings),
+        reason="DRY_RUN is set." if settings.dry_run else "HF_TOKEN is not set.",
         command=command,
         args=list(args),
         dependencies=list(dependencies),
@@ -303,19 +307,12 @@ def _subject(labels: dict[str, str]) -> dict[str, str]:
     return {name: labels[name] for name in ("webhook-server", "webhook-endpoint", "webhook-repo") if name in labels}
 
 
-_PLAIN = re.compile(rf"[A-Za-z0-9_-]{{0,{MAX_LABEL}}}(?<!-[0-9a-f]{{8}})")  # what ends in a hash is not
-
-
 def label(text: str) -> str:
     """Write a name so that a Job's label may hold it: still readable, and never the same for two names."""
     if _PLAIN.fullmatch(text):
         return text
     plain = re.sub(r"[^A-Za-z0-9_-]", "-", text)
     return f"{plain[: MAX_LABEL - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _why_dry(settings: Settings) -> str:
-    return "DRY_RUN is set." if settings.dry_run else "HF_TOKEN is not set."
 
 
 @contextlib.contextmanager
@@ -343,10 +340,6 @@ def _may_have_started(error: Exception) -> bool:
     if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
         return False
     return isinstance(error, (*_TROUBLE, json.JSONDecodeError, UnicodeDecodeError, KeyError))  # it was no Job
-
-
-_locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
-_finding_lock = threading.Lock()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,19 @@ from .comparison import Address, Row, State, compare
 HUB_WITHIN = 20.0  # seconds; the client itself waits without end
 LOOKS, BETWEEN_LOOKS = 5, 1.0  # times, and seconds, to look whether what was created is in the list
 
+_REASONS = {
+    401: "The Hub does not know this token any more. Sign out and in again, or make a new HF_TOKEN.",
+    403: (
+        "The token may not manage your webhooks. Where you signed in, the Space needs `hf_oauth: true` and the scope "
+        "`webhooks` in its README; an HF_TOKEN needs the permission for webhooks."
+    ),
+    429: "The Hub has had too many requests from here. Try again in a few minutes.",
+}
+
 T = TypeVar("T")
+
+# URL and watched item of what is under way: a second click, or another tab, would create the same once more.
+_being_created: set[tuple[str, tuple[str, str]]] = set()
 
 
 class HubSaysNo(Exception):
@@ -169,10 +181,6 @@ class Registration:
         return self.address.base + endpoint
 
 
-# For a second click, or another tab: URL, and what is watched.
-_being_created: set[tuple[str, tuple[str, str]]] = set()
-
-
 def _wait_for(created: WebhookInfo, api: HfApi) -> None:
     """Wait a little until the Hub's list shows a new webhook: the next click goes by the list."""
     with contextlib.suppress(Exception):  # it is created, whatever becomes of the list
@@ -189,8 +197,7 @@ async def _ask(question: Callable[[HfApi], T], token: str) -> T:
     except HubSaysNo:
         raise
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        raise HubSaysNo(_REASONS.get(status) or _reason(status, error.server_message)) from None
+        raise HubSaysNo(_reason(error.response.status_code, error.server_message)) from None
     except asyncio.TimeoutError:
         raise HubSaysNo(f"The Hub has not answered within {HUB_WITHIN:g} seconds. Try again later.") from None
     except (ValueError, LookupError, TypeError) as error:
@@ -215,17 +222,7 @@ def _on_thread(question: Callable[[HfApi], T], api: HfApi) -> Future[T]:
     return answer
 
 
-_REASONS = {
-    401: "The Hub does not know this token any more. Sign out and in again, or make a new HF_TOKEN.",
-    403: (
-        "The token may not manage your webhooks. Where you signed in, the Space needs `hf_oauth: true` and the scope "
-        "`webhooks` in its README; an HF_TOKEN needs the permission for webhooks."
-    ),
-    429: "The Hub has had too many requests from here. Try again in a few minutes.",
-}
-
-
 def _reason(status: int, message: str | None) -> str:
     if status >= 500:
         return f"The Hub is in trouble (status {status}). Try again later."
-    return f"The Hub refuses this: {message or f'status {status}'}"
+    return _REASONS.get(status, f"The Hub refuses this: {message or f'status {status}'}")

@@ -37,6 +37,17 @@ EVENTS = {  # the Hub's scope and action, in words; any other is shown as it is
     "discussion.comment create": "comment",
     "discussion.comment update": "comment changed",
 }
+STAGES = {  # of a Job: the kind, and the word
+    "COMPLETED": ("done", "completed"),
+    "ERROR": ("failed", "failed"),
+    "CANCELED": ("skipped", "canceled"),
+    "DELETED": ("skipped", "deleted"),
+}
+QUOTED = re.compile(r"^ {4}\| ?", re.MULTILINE)  # how the console's log sets a traceback off
+
+WIDTH, HEIGHT = 40, 64  # of an hour in the chart
+GAP = 0.75  # between two of its bars
+
 
 # Text
 
@@ -108,14 +119,6 @@ class Outcome:
     more: str = ""
 
 
-_STAGES = {  # of a Job: the kind, and the word
-    "COMPLETED": ("done", "completed"),
-    "ERROR": ("failed", "failed"),
-    "CANCELED": ("skipped", "canceled"),
-    "DELETED": ("skipped", "deleted"),
-}
-
-
 def outcome(row: Row, endpoint: Endpoint | None) -> Outcome:
     """Say what came of a delivery to an endpoint, which may be gone."""
     if row.status in UNFINISHED:
@@ -132,7 +135,7 @@ def outcome(row: Row, endpoint: Endpoint | None) -> Outcome:
 
 
 def job_outcome(job: StartedJob, count: int = 1) -> Outcome:
-    kind, word = _STAGES.get(job.stage, ("job", job.stage.lower()))
+    kind, word = STAGES.get(job.stage, ("job", job.stage.lower()))
     others = f", and {count - 1} more" if count > 1 else ""
     return Outcome(kind, "", job=job, more=f" {word}, {job.flavor}{others}")
 
@@ -195,11 +198,8 @@ def attempt_kind(attempt: Attempt) -> tuple[str, str]:
     return ("done", "succeeded") if attempt.ended_at else ("waiting", "running")
 
 
-_QUOTED = re.compile(r"^ {4}\| ?", re.MULTILINE)  # how the console's log sets a traceback off
-
-
 def quoted(error: str) -> str:
-    return _QUOTED.sub("", error)
+    return QUOTED.sub("", error)
 
 
 # One delivery
@@ -243,10 +243,6 @@ class Bar:
     x: int
     y: float
     height: float
-
-
-WIDTH, HEIGHT = 40, 64
-GAP = 0.75  # between two bars of an hour
 
 
 def bars(hours: Mapping[datetime, Counter[str]]) -> list[Bar]:
