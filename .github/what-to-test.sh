@@ -8,7 +8,7 @@
 # before the push: if that one failed, or its run was replaced by a newer one, its changes have not been tested yet.
 set -euo pipefail
 
-MINE='app.py|\.env\.example|README\.md|tests/test_[^/]*\.py' # as in the README's "Make it yours"
+MINE='app\.py|\.env\.example|README\.md|tests/test_[^/]*\.py' # as in the README's "Make it yours"
 BRING_BACK='^Bring back [0-9]+ commits? from the Space|^Merge .*space-edits'
 
 everything() {
@@ -21,7 +21,7 @@ base=${1:-}
 [[ -n $base ]] || everything "no commit is known that has passed."
 git cat-file -e "$base^{commit}" 2>/dev/null || everything "the commit that has passed is not here."
 git merge-base --is-ancestor "$base" HEAD || everything "this does not build on the commit that has passed."
-# Grep reads to the end: it would end `git log` with a signal otherwise.
+# Not `grep -q`: it stops at the first match, and `pipefail` takes the signal that then ends `git log` for a failure.
 if [[ ${GITHUB_HEAD_REF:-} == space-edits ]] || git log --format=%s "$base..HEAD" | grep -E "$BRING_BACK" >/dev/null; then
   everything "this brings back what was edited on the Space."
 fi
