@@ -62,8 +62,8 @@ class Guard:
                     headers["Cache-Control"] = "no-cache"  # kept, and asked for again
             await send(message)
 
-        app = self._app if is_file else await self._answer(request, path) or self._app
-        await app(scope, receive, send_guarded)
+        answer = None if is_file else await self._answer(request, path)
+        await (answer or self._app)(scope, receive, send_guarded)
 
     async def _answer(self, request: Request, path: str) -> Response | None:
         """Answer a request that must not go on."""

@@ -39,8 +39,8 @@ class Replays:
     def progress(self) -> Progress:
         return Progress(self._done, len(self._waiting))
 
-    def begin(self, choose: Callable[[Sequence[str]], Sequence[str]]) -> int:
-        """Replay what is chosen, and return how many that are.
+    def begin(self, choose: Callable[[Sequence[str]], Sequence[str]]) -> None:
+        """Replay what is chosen.
 
         Args:
             choose: is given those that still wait, and chooses others: two who ask at once replay nothing twice.
@@ -53,7 +53,6 @@ class Replays:
                 self._done = 0
                 self._ended = threading.Event()
                 threading.Thread(target=self._run, args=(self._ended,), name="webhooks replays", daemon=True).start()
-            return len(chosen)
 
     def end(self) -> None:
         """Replay no more: the server is closed."""

@@ -37,7 +37,7 @@ from .hub import HubPage
 from .queries import Filter
 from .replays import Replays
 from .stages import JobWatch
-from .test_event import TestEventPage
+from .test_event import EventPage
 
 HERE = Path(__file__).parent
 SUMS_ARE_NEW = 5.0  # seconds
@@ -93,7 +93,7 @@ class Desk:
 
         What asks the log is a `def`, which Starlette runs in a thread.
         """
-        test, hub = TestEventPage(self), HubPage(self)
+        test, hub = EventPage(self), HubPage(self)
         begin: Callable[[Request], Awaitable[Response]] = self.door
         end = begin
         if self.settings.oauth:
