@@ -71,7 +71,6 @@ class HubPage:
             rows = await self._registration(request).rows()
         except HubSaysNo as reason:
             trouble = self._desk.settings.hide(str(reason))
-        asked_for = [item for endpoint in self._desk.endpoints.values() for item in endpoint.watched]
         return self._desk.show(
             request,
             "hub.html",
@@ -80,7 +79,7 @@ class HubPage:
             notice=notice,
             trouble=trouble,
             lines=[(row, said(row), buttons(row)) for row in rows],
-            asked_for=len(asked_for),
+            asked_for=sum(len(endpoint.watched) for endpoint in self._desk.endpoints.values()),
             missing=sum(row.state is State.MISSING for row in rows),
             paths=list(self._desk.endpoints),
             watchable=WATCHABLE,

@@ -75,10 +75,8 @@ class Replays:
 
     def _replay_next(self) -> bool:
         """Replay one, and return whether that is settled."""
-        with self._lock:
-            next_ones = self._waiting[:1]
         try:
-            for id in next_ones:
+            for id in self._waiting[:1]:  # none, if the end comes in between
                 self._replay(id)
         except NotTaken:
             return False

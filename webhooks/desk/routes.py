@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -148,7 +149,7 @@ class Desk:
             endpoints=self.endpoints,
         )
 
-    def _sum_up(self, database: Any) -> dict[str, Any]:
+    def _sum_up(self, database: sqlite3.Connection) -> dict[str, Any]:
         """Return what is said of all deliveries, a few seconds old: it costs more than a page of the list."""
         at, sums = self._sums
         if time.monotonic() - at > SUMS_ARE_NEW:
