@@ -92,8 +92,8 @@ class HubPage:
         public = desk.public_url()
         if public == desk.local_url():
             raise HubSaysNo(
-                "The Hub cannot reach this machine. Start without GRADIO_SHARE=False to get a public link, or run "
-                "this on a Space."
+                "The Hub cannot reach this machine, for it has no public link (GRADIO_SHARE=False, or no network to "
+                "make one). Run this on a Space, or start it with a link."
             )
         token = desk.access.hub_token(request)
         if token is None:

@@ -34,7 +34,9 @@ _ERRORS = "SELECT delivery, substr(error, -2000) FROM attempts WHERE delivery IN
 _JOBS = "SELECT delivery, id, namespace, url, flavor, stage FROM jobs WHERE delivery IN {}"
 _ROWS = (
     "SELECT number, id, endpoint, repo, event, received_at, status, skipped, attempts, failures, due_at, "
-    "replay_of IS NOT NULL AS is_replay, iif(superseded_by, printf('%016x', superseded_by), NULL) AS superseded_by, "
+    "replay_of IS NOT NULL AS is_replay, status = 'failed' AND EXISTS (SELECT 1 FROM deliveries AS again "
+    "WHERE again.replay_of = deliveries.number AND again.status = 'succeeded') AS is_mended, "
+    "iif(superseded_by, printf('%016x', superseded_by), NULL) AS superseded_by, "
     "answer_status, substr(answer, 1, 1000) AS answer FROM deliveries WHERE number IN {} ORDER BY number DESC"
 )
 
@@ -68,7 +70,10 @@ class Filter:
 
 @dataclass(frozen=True)
 class Row:
-    """A delivery in the list. `error` is the end of the last one, `answer` the beginning."""
+    """A delivery in the list. `error` is the end of the last one, `answer` the beginning.
+
+    A failed one is mended when a replay of it has succeeded.
+    """
 
     id: str
     endpoint: str
@@ -81,6 +86,7 @@ class Row:
     failures: int
     due_at: datetime | None
     is_replay: bool
+    is_mended: bool
     superseded_by: str | None
     answer_status: int | None
     answer: bytes | None

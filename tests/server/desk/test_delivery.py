@@ -41,13 +41,13 @@ def test_a_delivery_is_shown_with_all_that_is_known_of_it(office: Office, owner:
     page = text(answer)
     assert "Job 66f1c0ffee running, a10g-small" in page
     event = "Eventcontent changed, refs/heads/main"
-    for fact in ("Handler/webhooks/train", event, "Repositorydataset me/data", "Answer200"):
+    for fact in ("Handler/webhooks/train", event, "Repositorydataset me/data", "Result200"):
         assert fact in page, fact
     assert shown(answer.body, "Payload") == json.dumps(json.loads(delivery.body), indent=2)
     assert shown(answer.body, "Headers") == "content-type: application/json\nuser-agent: node-fetch/1.0\n"
     traceback = "Traceback (most recent call last):\n  File ...\nKeyError: 'split'"
     assert shown(answer.body, "Error of attempt 1") == traceback
-    assert shown(answer.body, "Answer") == '{\n  "id": "66f1c0ffee"\n}'
+    assert shown(answer.body, "Result") == '{\n  "id": "66f1c0ffee"\n}'
     assert f'rel="prev" href="/deliveries/{after}"' in answer.body.decode()
     assert f'rel="next" href="/deliveries/{before}"' in answer.body.decode()
     assert [looked_at.id for looked_at in office.looked_at] == ["66f1c0ffee"]
@@ -140,6 +140,7 @@ def test_all_that_failed_and_that_the_filter_shows_is_replayed_once_after_one_qu
     assert owner.post("/replay", form).status == 303  # pressed twice
     wait_until(lambda: all(status(office, replays_of(office, id)[0]) == "succeeded" for id in failed))
     assert [len(replays_of(office, id)) for id in (*failed, other, fine)] == [1, 1, 1, 0, 0]
+    assert text(owner.get()).count("replayed since") == len(failed)
     assert "Nothing to replay" in confirm(owner, {"endpoint": "/webhooks/train"})[0]
     assert "Replay 1 delivery?" in confirm(owner, {})[0]
 

@@ -127,7 +127,7 @@ def test_what_the_handlers_ask_for_is_compared_with_the_hub_and_created(hub: Hub
         (
             {"watched": [{"type": "dataset", "name": "me/old"}, {"type": "dataset", "name": "me/data"}]},
             "train dataset me/data repo enabled, and watches dataset me/old Disable "
-            "train dataset me/old repo enabled: no handler asks for it Another one",
+            "train dataset me/old repo enabled: no handler asks for it By hand",
         ),
         (
             {"watched": [{"type": "dataset", "name": "me/old"}]},
@@ -219,7 +219,7 @@ def test_what_is_missing_is_said_and_nothing_created(hub: Hub, environ: dict[str
 def test_a_machine_that_the_hub_does_not_reach_is_told_so(hub: Hub) -> None:
     office = Office(Endpoint(lambda: None, "/train"), HF_TOKEN=TOKEN)
     office.desk.local_url = lambda: office.url
-    assert "The Hub cannot reach this machine." in text(office.owner().get("/hub"))
+    assert "The Hub cannot reach this machine, for it has no public link" in text(office.owner().get("/hub"))
     assert hub.requests == []
 
 

@@ -159,11 +159,11 @@ def test_a_delivery_is_found_by_its_id_and_by_the_beginning_of_it(office: Office
 
 def test_the_outcomes_are_counted_within_the_other_filters(office: Office, owner: Client) -> None:
     fill(office)
-    assert "All 5 Did something 2 Skipped 1 Failed 1 Waiting 1" in text(owner.get())
-    assert "All 2 Did something 1 Skipped 0 Failed 0 Waiting 1" in text(
+    assert "All 5 Done 2 Skipped 1 Failed 1 Waiting 1" in text(owner.get())
+    assert "All 2 Done 1 Skipped 0 Failed 0 Waiting 1" in text(
         owner.get(query={"endpoint": "/webhooks/train", "repo": "dataset/me/data", "outcome": "failed"})
     )
-    assert "All Did something Skipped Failed Waiting" in text(owner.get(query={"q": "me/"})), "this would take long"
+    assert "All Done Skipped Failed Waiting" in text(owner.get(query={"q": "me/"})), "this would take long"
 
 
 @pytest.mark.parametrize(

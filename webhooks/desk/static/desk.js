@@ -82,8 +82,10 @@ async function look() {
 }
 
 async function keepLooking() {
+  let pause = 250; // a delivery that has just been sent is soon over
   while (page.live) {
-    await new Promise(done => setTimeout(done, Number(page.live)));
+    await new Promise(done => setTimeout(done, pause));
+    pause = Number(page.live);
     if (document.hidden) continue;
     try { await look(); } catch { /* the server restarts, or the network is gone: the next look will tell */ }
   }
