@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
+from support.dispatching import wait_until
 from support.payloads import load
 from support.processes import Process, Run, clean_environment, free_port
 
@@ -43,11 +43,14 @@ def health(server: Process) -> httpx.Response:
     return httpx.get(f"{server.url}/health", timeout=30)
 
 
-def wait_for(server: Process, status: int) -> None:
-    deadline = time.monotonic() + WAIT
-    while health(server).status_code != status:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def wait_for_health(url: str, status: int) -> None:
+    def is_so() -> bool:
+        try:
+            return httpx.get(f"{url}/health").status_code == status
+        except httpx.TransportError:
+            return False  # it does not serve yet
+
+    wait_until(is_so, within=WAIT)
 
 
 @pytest.mark.long
@@ -97,9 +100,9 @@ def test_a_log_that_is_replaced_under_the_server_is_503_until_it_is_back(run: Ru
     assert "another file has taken the place of" in server.wait_for("cannot be written")
     log.unlink()
     mine.rename(log)
-    wait_for(server, 200)
+    wait_for_health(server.url, 200)
     assert server.post("quick", PAYLOAD).status_code == 200
-    wait_for(server, 200)
+    wait_for_health(server.url, 200)
     assert health(server).json()["succeeded"] + health(server).json()["running"] == 2
 
 
@@ -107,26 +110,19 @@ def test_a_log_that_is_replaced_under_the_server_is_503_until_it_is_back(run: Ru
 def test_a_console_that_nobody_reads_stops_neither_senders_nor_the_end(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SERVER)
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     environment = clean_environment(GRADIO_SERVER_PORT=str(port), WEBHOOKS_ADMIN_TOKEN="sixteen-characters-or-more")
     command = [sys.executable, "script.py"]
     pipe = subprocess.PIPE  # never read; it takes 64 KiB
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=subprocess.STDOUT) as server:
         try:
-            deadline = time.monotonic() + WAIT
-            while True:
-                try:
-                    if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                        break
-                except httpx.TransportError:
-                    assert server.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-            with httpx.Client(timeout=10) as client:
+            wait_for_health(url, 200)
+            with httpx.Client(base_url=url, timeout=10) as client:
                 for _ in range(200):
-                    answer = client.post(f"http://127.0.0.1:{port}/webhooks/loud", json=PAYLOAD)
+                    answer = client.post("/webhooks/loud", json=PAYLOAD)
                     assert answer.status_code in (500, 202)  # the other if the machine is slow
-                assert client.post(f"http://127.0.0.1:{port}/webhooks/quick", json=PAYLOAD).is_success
-                assert client.get(f"http://127.0.0.1:{port}/health").status_code == 200
+                assert client.post("/webhooks/quick", json=PAYLOAD).is_success
+                assert client.get("/health").status_code == 200
             server.terminate()
             assert server.wait(WAIT) == 0
         finally:
@@ -152,7 +148,7 @@ log.DeliveryLog.add = add_slowly
 server.launch(prevent_thread_lock=True)
 input()
 gate.set()
-server._ui.block_thread()
+server.launch()  # which waits now
 """,
 )
 
@@ -168,26 +164,14 @@ def test_a_disk_that_does_not_answer_is_told_to_the_monitor(tmp_path: Path) -> N
         try:
             assert server.stdin is not None
             url = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + WAIT
-
-            def status() -> int | None:
-                assert time.monotonic() < deadline
-                try:
-                    return httpx.get(f"{url}/health").status_code
-                except httpx.TransportError:
-                    return None
-
-            while status() != 200:
-                time.sleep(0.1)
+            wait_for_health(url, 200)
             with pytest.raises(httpx.ReadTimeout):
                 httpx.post(f"{url}/webhooks/loud", json=PAYLOAD, timeout=1)
-            while status() != 503:
-                time.sleep(0.05)
+            wait_for_health(url, 503)
             assert httpx.post(f"{url}/webhooks/quick", json=PAYLOAD).status_code == 503
             server.stdin.write("\n")
             server.stdin.flush()
-            while status() != 200:
-                time.sleep(0.05)
+            wait_for_health(url, 200)
             assert httpx.post(f"{url}/webhooks/quick", json=PAYLOAD).status_code == 200
         finally:
             server.kill()

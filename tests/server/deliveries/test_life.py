@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from fastapi import HTTPException, Request
 from support.disks import full_disk
-from support.dispatching import BODY, WAIT, Desk, statuses
+from support.dispatching import BODY, WAIT, Desk, statuses, wait_until
 from support.payloads import load
 
 from webhooks import Delivery, WebhookPayload
@@ -622,9 +622,8 @@ def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(desk: 
     broken["repo"]["name"] = "username/broken"
     for body in (BODY, broken) * 10:
         desk.deliver(endpoint, body)
-    deadline = time.monotonic() + WAIT
-    while sum((counts := desk.counts()).values()) > 5:
-        assert time.monotonic() < deadline
+    wait_until(lambda: sum(desk.counts().values()) == 5)
+    counts = desk.counts()
     desk.stop()
     assert desk.start(keep=5).counts() == counts
     assert counts["succeeded"] + counts["failed"] == len(desk.records()) == 5
@@ -636,11 +635,13 @@ def test_a_long_timeout_does_not_keep_what_has_ended(desk: Desk) -> None:
     desk.start()
     for _ in range(3):
         desk.deliver(endpoint, b"x" * 1000)
-    deadline = time.monotonic() + WAIT
-    while any(reference() for reference in kept[:3]):
-        assert time.monotonic() < deadline
+
+    def are_let_go() -> bool:
         desk.deliver(endpoint, b"one more, so that the one before is let go")
         gc.collect()
+        return not any(reference() for reference in kept[:3])
+
+    wait_until(are_let_go)
 
 
 # A disk, a console, and programs that are in the way
@@ -663,8 +664,7 @@ def test_a_full_disk_refuses_new_deliveries_and_loses_nothing(desk: Desk, monkey
             desk.deliver(quick, b"x" * 5_000_000)
         assert desk.engine.health()[0] is False
         gate.set()
-    while not desk.engine.health()[0]:
-        time.sleep(0.01)
+    wait_until(lambda: desk.engine.health()[0])
     assert answer.result(WAIT).status_code == 200
     assert desk.deliver(quick).status_code == 200
     assert set(statuses(desk.records())) == {"succeeded"}
@@ -686,8 +686,7 @@ def test_a_log_that_another_program_locks_holds_up_no_one_for_long_wherever_a_ha
                 desk.deliver(endpoint)
         assert desk.engine.health()[0] is False
         locker.execute("ROLLBACK")
-    while not desk.engine.health()[0]:
-        time.sleep(0.01)
+    wait_until(lambda: desk.engine.health()[0])
     assert desk.deliver(endpoint).status_code == 200
 
 

@@ -6,10 +6,9 @@ import asyncio
 import threading
 
 import pytest
+from support.dispatching import WAIT
 
 from webhooks.deliveries.mailbox import Mailbox
-
-WAIT = 20.0
 
 
 def test_calls_are_made_on_the_loop_in_their_order_and_none_is_lost(own_loop: asyncio.AbstractEventLoop) -> None:

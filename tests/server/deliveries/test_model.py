@@ -12,13 +12,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
-from support.dispatching import WAIT, Desk
+from support.dispatching import WAIT, Desk, wait_until
 
 from webhooks import Delivery
-from webhooks.deliveries import timing
 from webhooks.deliveries.history import find, reading
 from webhooks.deliveries.log import MAX_INTERRUPTIONS
 from webhooks.delivery import FINISHED
+
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_backoff")]
 
 MAX_ATTEMPTS = 3
 
@@ -93,17 +94,8 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         call.go.set()
         if final:
             status = "failed" if fails else "succeeded"
-            for _ in self.until_written():
-                if self.desk.counts()[status] == before[status] + 1:
-                    break
+            wait_until(lambda: self.desk.counts()[status] == before[status] + 1)
         self.wait_for_calls()
-
-    def until_written(self):
-        flag = threading.Event()
-        for _ in range(WAIT * 200):
-            yield
-            flag.wait(0.005)  # the counts have no event of their own
-        raise AssertionError("the outcome was not written")
 
     @precondition(lambda self: self.calls)
     @rule(number=st.integers(0, 100))
@@ -168,12 +160,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         shutil.rmtree(self.desk.folder.parent)
 
 
-@pytest.fixture(autouse=True)
-def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "backoff", lambda failures: 0.0)
-
-
-TestLifeOfDeliveries = pytest.mark.long(LifeOfDeliveries.TestCase)
+TestLifeOfDeliveries = LifeOfDeliveries.TestCase
 TestLifeOfDeliveries.settings = settings(
-    max_examples=40, stateful_step_count=30, suppress_health_check=list(HealthCheck), deadline=None
+    max_examples=40, stateful_step_count=30, suppress_health_check=list(HealthCheck)
 )

@@ -11,11 +11,10 @@ from fastapi import BackgroundTasks, Body, Depends, Header, HTTPException, Reque
 from pydantic import BaseModel, ValidationError
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse
+from support.dispatching import WAIT
 
 from webhooks import Delivery, WebhookPayload, WebhooksServer
 from webhooks.testing import call, event, serving
-
-WAIT = 20  # seconds until a test that waits in vain fails
 
 
 class Out(BaseModel):

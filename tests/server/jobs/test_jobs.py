@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from fastapi import HTTPException
 from huggingface_hub.errors import HfHubHTTPError
 from hypothesis import HealthCheck, example, given, settings
 from support.desk import delivery_page
-from support.dispatching import WAIT
+from support.dispatching import WAIT, wait_until
 from support.hub import Hub
 from support.jobs import CANCEL, JOBS, LOOK_UP, START, TOKEN, WHOAMI, Office, arrived, commit_to, old_job, train
 
@@ -467,10 +466,7 @@ def test_a_handler_that_starts_a_job_after_its_delivery_was_pruned_leaves_the_lo
     office.start(keep=0)
     id, answer = office.take(slow, reply_within=WAIT)
     assert answer.status_code == 500
-    deadline = time.monotonic() + WAIT
-    while office.engine.health()[1]["failed"]:  # until it is pruned
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not office.counts()["failed"])  # it is pruned
     gate.set()
     assert late_write.wait(WAIT)
     for _ in range(3):

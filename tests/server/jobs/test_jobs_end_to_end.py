@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,18 +16,16 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 from support.desk import delivery_page
+from support.dispatching import WAIT, wait_until
 from support.hub import Held, Hub
 from support.hub import Job as HubJob
+from support.jobs import CANCEL, LOOK_UP, START, TOKEN, WHOAMI, commit_to
 from support.payloads import load
 from support.processes import Process, Run
 
 pytestmark = [pytest.mark.long, pytest.mark.once]
 
-TOKEN = "hf_" + "token" * 7
 SECRET = "a-webhook-s3cret"
-WHOAMI, JOBS = ("GET", "/api/whoami-v2"), "/api/jobs/julien"
-START, LOOK_UP, CANCEL = ("POST", JOBS), ("GET", JOBS), ("POST", JOBS + "/*/cancel")
-WAIT = 30  # seconds until a test that waits in vain fails
 DATASET_COMMIT = load("repo.content-update")
 MODEL_COMMIT = load("repo.content-update-model")
 
@@ -46,17 +43,6 @@ def a_quiet_hub(hub: Hub) -> Iterator[None]:
     hub.forget()
     yield
     assert hub.unknown == []
-
-
-def commit_to(repo: str, **changes: Any) -> dict[str, Any]:
-    return {**DATASET_COMMIT, "repo": {**DATASET_COMMIT["repo"], "name": repo}, **changes}
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # --- killed
@@ -138,7 +124,7 @@ def test_a_server_that_is_killed_at_the_worst_moments_starts_each_job_once(hub: 
     server = run(TRAINER, **hub_settings).wait_until_ready()
     with ThreadPoolExecutor(10) as senders:
         list(senders.map(lambda number: deliver(server, f"me/data{number}"), range(10)))
-    until(lambda: httpx.get(f"{server.url}/health").json()["succeeded"] == len(ids) == 17)
+    wait_until(lambda: httpx.get(f"{server.url}/health").json()["succeeded"] == len(ids) == 17)
     assert {id: len(of(id, hub.jobs)) for id in ids} == dict.fromkeys(ids, 1)
     assert [job.stage for job in hub.jobs if ids[job.labels["webhook-delivery"]] == "me/cancel"] == [
         "CANCELED",
@@ -189,7 +175,7 @@ def test_however_a_start_ends_and_whenever_the_server_is_killed_one_job_lives(
     if look:
         assert look.arrived.wait(WAIT)
     else:
-        until(lambda: has_started(hub))
+        wait_until(lambda: has_started(hub))
     if moment == "after it":
         if pending:
             pending.released.set()
@@ -198,10 +184,10 @@ def test_however_a_start_ends_and_whenever_the_server_is_killed_one_job_lives(
 
     looked = looks(hub)
     server = run(TRAINER, **hub_settings).wait_until_ready()
-    until(lambda: looks(hub) > looked)
+    wait_until(lambda: looks(hub) > looked)
     if pending:
         pending.released.set()
-    until(lambda: httpx.get(f"{server.url}/health").json()["succeeded"] == 1)
+    wait_until(lambda: httpx.get(f"{server.url}/health").json()["succeeded"] == 1)
     assert [job.stage for job in of(id, hub.jobs)] == ["SCHEDULING"]
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from support.asgi import exchange, post
+from support.dispatching import wait_until
 from support.payloads import load
 from support.receivers import receiver
 
@@ -359,8 +360,7 @@ def test_more_than_max_pending_are_503_and_nothing_of_them_runs(is_async: bool) 
     assert "x-delivery-id" not in answer.headers
     assert len(started) == 2
     go.set()
-    while post(app, "/webhooks/handler").status != 200:  # as soon as one is done, another is taken
-        pass
+    wait_until(lambda: post(app, "/webhooks/handler").status == 200)  # as soon as one is done, another is taken
 
 
 def test_text_of_a_stranger_stays_on_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,17 +5,18 @@ Deliveries come in all the time: none may be lost, or be answered 404 where ther
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, expect
+from support.dispatching import wait_until
 from support.payloads import load
 from support.processes import Process, Start, free_port
 
@@ -226,7 +227,7 @@ def test_another_path_takes_the_place_of_the_old_one(space: Space) -> None:
     assert problems(said) == ""
     assert space.post("other").json() == "old"
     assert space.post("note").status_code == 404
-    said = space.edit('@server.add_webhook("/other")\ndef note', "@server.add_webhook\ndef note")
+    space.edit('@server.add_webhook("/other")\ndef note', "@server.add_webhook\ndef note")
     assert (space.post("note").json(), space.post("other").status_code) == ("old", 404)
 
 
@@ -274,17 +275,13 @@ def test_what_waits_goes_on_if_its_handler_comes_back_in_time(space: Space) -> N
 
 
 def test_a_delivery_that_runs_keeps_the_code_that_it_began_with(space: Space) -> None:
-    with contextlib.ExitStack() as stack:
-        answer: list[httpx.Response] = []
-        thread = threading.Thread(target=lambda: answer.append(space.post("waits")))
-        thread.start()
-        stack.callback(thread.join)
-        while httpx.get(f"{space.process.url}/health").json()["running"] < 1:
-            pass
+    with ThreadPoolExecutor() as senders:
+        answer = senders.submit(space.post, "waits")
+        wait_until(lambda: httpx.get(f"{space.process.url}/health").json()["running"] >= 1)
         waits = "def waits(payload: WebhookPayload):\n    gate.wait(30)\n    return "
         space.edit(f'{waits}"old"', f'{waits}"new"')
         space.post("opens")
-    assert answer[0].json() == "old"
+    assert answer.result().json() == "old"
     assert space.post("waits").json() == "new"
 
 

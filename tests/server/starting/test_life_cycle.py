@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,16 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from support.dispatching import WAIT, wait_until
 from support.payloads import load
 from support.processes import Run, free_port
 
 from webhooks import SetupError, WebhooksServer
 from webhooks.deliveries.log import DeliveryLog
 
-WAIT = 20  # seconds until a test that waits in vain fails
-
 pytestmark = pytest.mark.long
 
 EVENT = load("repo.content-update")
-WITHIN = 30  # seconds; the machine may have other things to do
 
 
 class Servers:
@@ -77,22 +74,19 @@ def waiting(server: WebhooksServer, **options: Any) -> tuple[threading.Thread, s
 
 
 def ended(thread: threading.Thread) -> bool:
-    thread.join(WITHIN)
+    thread.join(WAIT)
     return not thread.is_alive()
 
 
 def call(url: str, name: str) -> Any:
-    answer = httpx.post(f"{url}/webhooks/{name}", json=EVENT, timeout=WITHIN)
+    answer = httpx.post(f"{url}/webhooks/{name}", json=EVENT, timeout=WAIT)
     return answer.json() if answer.status_code == 200 else answer.status_code
 
 
 def counts(url: str) -> dict[str, int]:
     """Count once nothing runs any more: a success is answered before it is written down."""
-    deadline = time.monotonic() + WAIT
-    while (found := httpx.get(f"{url}/health").json())["running"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return {status: number for status, number in found.items() if number}
+    wait_until(lambda: not httpx.get(f"{url}/health").json()["running"])
+    return {status: number for status, number in httpx.get(f"{url}/health").json().items() if number}
 
 
 def is_free(folder: str) -> bool:
@@ -137,15 +131,14 @@ def test_closing_the_gradio_app_gives_running_handlers_time_and_takes_nothing_ne
     @server.add_webhook
     def slow() -> None:
         runs.set()
-        assert may_end.wait(WITHIN)
+        assert may_end.wait(WAIT)
 
     url = launch(server)
     assert call(url, "slow") == 202
-    assert runs.wait(WITHIN)
+    assert runs.wait(WAIT)
     closing = threading.Thread(target=ui.close)
     closing.start()
-    while call(url, "quick") != 503:
-        pass
+    wait_until(lambda: call(url, "quick") == 503)
     may_end.set()
     assert ended(closing)
     assert is_free(".webhooks")

@@ -24,7 +24,7 @@ from webhooks.deliveries.log import DeliveryLog
 from webhooks.endpoints import Endpoint
 from webhooks.hiding import Hide
 
-WAIT = 20  # seconds until a test that waits in vain fails
+WAIT = 30  # seconds until a test that waits in vain fails
 BODY = load("repo.content-update")
 
 
@@ -32,9 +32,9 @@ async def start(engine: Engine) -> None:
     engine.start()
 
 
-def wait_until(condition: Callable[[], object]) -> None:
+def wait_until(condition: Callable[[], object], within: float = WAIT) -> None:
     """Wait for what gives no other sign."""
-    deadline = time.monotonic() + WAIT
+    deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from starlette.responses import Response
 
 from support.asgi import on_loop
-from support.dispatching import BODY, WAIT, Desk
+from support.dispatching import BODY, WAIT, Desk, wait_until
 from support.hub import Held, Hub
 from support.hub import Job as HubJob
 from support.payloads import load
@@ -58,9 +57,7 @@ class Naps:
 
 
 def arrived(endpoint: str = "/webhooks/train", repo: str = "username/my-dataset") -> Delivery:
-    payload = load("repo.content-update")
-    payload["repo"]["name"] = repo
-    return Delivery(endpoint, WebhookPayload.model_validate(payload))
+    return Delivery(endpoint, WebhookPayload.model_validate(commit_to(repo)))
 
 
 def train(delivery: Delivery, **options: Any) -> Job:
@@ -102,14 +99,12 @@ class Office(Desk):
         return self.take(endpoint, body)[0]
 
     def wait_until_finished(self, *ids: str) -> list[Record]:
-        deadline = time.monotonic() + WAIT
-        while True:
+        def records() -> list[Record]:
             with reading(self.log_path) as database:
-                records = [find(database, id) for id in ids]
-            if all(record.status in FINISHED for record in records):
-                return records
-            assert time.monotonic() < deadline, [record.status for record in records]
-            time.sleep(0.01)
+                return [find(database, id) for id in ids]
+
+        wait_until(lambda: all(record.status in FINISHED for record in records()))
+        return records()
 
     def jobs(self, id: str) -> list[StartedJob]:
         with reading(self.log_path) as database:
