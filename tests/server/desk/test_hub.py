@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from support.hub import Hub, basic, object_id
+from support.hub import CLIENT, Hub, basic, object_id
 from support.processes import Run
 
 pytestmark = [
@@ -407,7 +407,7 @@ def test_what_it_does_not_know_is_remembered(hub: Hub) -> None:
 
 
 def authorize(hub: Hub) -> dict[str, str]:
-    asked = {"response_type": "code", "client_id": hub.client[0], "scope": SCOPES, "state": "s", "nonce": "n"}
+    asked = {"response_type": "code", "client_id": CLIENT[0], "scope": SCOPES, "state": "s", "nonce": "n"}
     answer = httpx.get(
         f"{hub.url}/oauth/authorize", params={**asked, "redirect_uri": "https://me-hooks.hf.space/?a=b"}
     )
@@ -416,9 +416,9 @@ def authorize(hub: Hub) -> dict[str, str]:
     return dict(location.params)
 
 
-def redeem(hub: Hub, code: str, secret: str = "client-secret") -> httpx.Response:
+def redeem(hub: Hub, code: str, secret: str = CLIENT[1]) -> httpx.Response:
     form = {"grant_type": "authorization_code", "code": code, "redirect_uri": "https://me-hooks.hf.space/?a=b"}
-    headers = {"Authorization": basic(hub.client[0], secret)}
+    headers = {"Authorization": basic(CLIENT[0], secret)}
     return httpx.post(f"{hub.url}/oauth/token", data=form, headers=headers)
 
 

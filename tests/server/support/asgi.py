@@ -90,7 +90,7 @@ def soon(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options:
     return asyncio.run_coroutine_threadsafe(function(*args, **options), _loop())
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()

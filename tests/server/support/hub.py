@@ -45,7 +45,7 @@ LABEL = re.compile(r"[A-Za-z0-9_-]{0,100}")
 # The client asks once a process, unless a file in its cache is fresh, whether an agent runs it. Told 404, it gives up.
 # An answer would land in the cache of whoever runs the tests.
 TELEMETRY = "/api/agent-harnesses"
-CLIENT = ("client-id", "client-secret")  # of the OAuth application
+CLIENT = ("client-id", "client-secret")  # id and secret of the OAuth application
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -242,7 +242,6 @@ class Hub:
         ignores_labels: whether a list holds every Job, whatever labels are asked for.
         signed_in: the user in the browser, at the moment of a sign-in; with `None` it is declined.
         withheld: organizations to which that user does not let the application: named to it, but without a role.
-        client: id and secret of the OAuth application.
         token_lifetime: seconds until an access token expires.
     """
 
@@ -257,7 +256,6 @@ class Hub:
         self.ignores_labels = False
         self.signed_in: str | None = None
         self.withheld: set[str] = set()
-        self.client = CLIENT
         self.token_lifetime = 28800
         self._users: dict[str, User] = {}
         self._tokens: dict[str, Token] = {}
@@ -303,8 +301,8 @@ class Hub:
             "SPACE_ID": "me/hooks",
             "SPACE_HOST": host,
             "SPACE_AUTHOR_NAME": "me",
-            "OAUTH_CLIENT_ID": self.client[0],
-            "OAUTH_CLIENT_SECRET": self.client[1],
+            "OAUTH_CLIENT_ID": CLIENT[0],
+            "OAUTH_CLIENT_SECRET": CLIENT[1],
             "OAUTH_SCOPES": "openid profile webhooks",
             "OPENID_PROVIDER_URL": self.url,
         }
@@ -475,13 +473,6 @@ class Hub:
             raise HTTPException(403, f"This token lacks the scope that this needs: {scope}")
         return token
 
-    async def _create_bucket(self, request: Request) -> Response:
-        namespace, name = request.path_params["namespace"], request.path_params["name"]
-        return JSONResponse({"url": f"{self.url}/buckets/{namespace}/{name}"})
-
-    async def _set_volumes(self, request: Request) -> Response:
-        return JSONResponse({})
-
     async def _whoami(self, request: Request) -> Response:
         user = self._allowed(request).user
         return JSONResponse(
@@ -628,7 +619,14 @@ class Hub:
         lines = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
         return PlainTextResponse(lines, media_type="text/event-stream")
 
-    # --- repositories
+    # --- buckets and repositories
+
+    async def _create_bucket(self, request: Request) -> Response:
+        namespace, name = request.path_params["namespace"], request.path_params["name"]
+        return JSONResponse({"url": f"{self.url}/buckets/{namespace}/{name}"})
+
+    async def _set_volumes(self, request: Request) -> Response:
+        return JSONResponse({})
 
     def _repo(self, request: Request) -> Repo:
         at = {"kinds": "models", **request.path_params}
@@ -718,7 +716,7 @@ class Hub:
 
     async def _authorize(self, request: Request) -> Response:
         query = dict(request.query_params)
-        if (query.get("client_id"), query.get("response_type")) != (self.client[0], "code"):
+        if (query.get("client_id"), query.get("response_type")) != (CLIENT[0], "code"):
             raise HTTPException(400, "Unknown client, or no code asked for")
         if self.signed_in is None:
             answer = {"error": "access_denied"}
@@ -728,7 +726,7 @@ class Hub:
         return RedirectResponse(URL(query["redirect_uri"]).include_query_params(**answer, state=query["state"]), 302)
 
     async def _token(self, request: Request) -> Response:
-        if request.headers.get("authorization") != basic(*self.client):
+        if request.headers.get("authorization") != basic(*CLIENT):
             return JSONResponse({"error": "invalid_client"}, 401)
         form = dict(urllib.parse.parse_qsl((await request.body()).decode()))
         user, asked = self._codes.pop(form.get("code", ""), (None, {}))
@@ -737,7 +735,7 @@ class Hub:
         now, access_token = int(time.time()), "hf_oauth_" + secrets.token_urlsafe()
         times = {"iat": now, "exp": now + self.token_lifetime}
         token = Token(user, frozenset(asked["scope"].split()), times["exp"])
-        claims = {"iss": self.url, "aud": self.client[0], "nonce": asked.get("nonce"), **times, **self._claims(token)}
+        claims = {"iss": self.url, "aud": CLIENT[0], "nonce": asked.get("nonce"), **times, **self._claims(token)}
         self._tokens[access_token] = token
         return JSONResponse(
             {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,12 @@ from webhooks.hiding import Hide
 from webhooks.receiver import Receiver
 from webhooks.settings import Settings
 
-_logs = tempfile.TemporaryDirectory()
-_log_numbers = itertools.count()
+_folders = tempfile.TemporaryDirectory()
 
 
 def receiver(*handlers: Any, reply_within: float = 5, max_pending: int = 1000, **settings: Any) -> Receiver:
     endpoints = {endpoint.path: endpoint for endpoint in map(Endpoint, handlers)}
-    log = DeliveryLog(Path(_logs.name, str(next(_log_numbers))))
+    log = DeliveryLog(Path(tempfile.mkdtemp(dir=_folders.name)))
     engine = Engine(endpoints, log, max_pending, hide=Hide())
     on_loop(start, engine)
     return Receiver(endpoints, engine, Settings(**settings), reply_within)
