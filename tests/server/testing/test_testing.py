@@ -94,7 +94,11 @@ def test_a_handler_is_called_with_what_it_asks_for(handler: Any) -> None:
 
 def test_a_call_returns_and_raises_what_the_handler_does() -> None:
     result = object()
-    assert call(lambda_named("returns", lambda: result)) is result
+
+    def returns() -> Any:
+        return result
+
+    assert call(returns) is result
 
     def raises(payload: WebhookPayload) -> None:
         raise HTTPException(409, payload.repo.name)
@@ -102,11 +106,6 @@ def test_a_call_returns_and_raises_what_the_handler_does() -> None:
     with pytest.raises(HTTPException) as caught:
         call(raises, event("tag", "model", "me/mine"))
     assert caught.value.detail == "me/mine"
-
-
-def lambda_named(name: str, function: Any) -> Any:
-    function.__name__ = name
-    return function
 
 
 def test_a_test_that_is_async_itself_can_call_a_handler() -> None:
@@ -117,14 +116,6 @@ def test_a_test_that_is_async_itself_can_call_a_handler() -> None:
 
 
 # --- nothing reaches the Hub
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with Hub() as hub:
-        hub.add_user("julien")
-        hub.add_token("hf_" + "token" * 7, "julien")
-        yield hub
 
 
 HANDLERS = """
@@ -156,19 +147,17 @@ print(huggingface_hub.whoami()["name"], os.environ["DRY_RUN"], flush=True)
 """
 
 
-def test_nothing_asks_the_hub_anything_though_there_is_a_token_and_all_is_as_before_afterwards(
-    hub: Hub, tmp_path: Path
-) -> None:
+def test_nothing_asks_the_hub_anything_though_there_is_a_token_and_all_is_as_before_afterwards(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(HANDLERS)
-    given = clean_environment(HF_ENDPOINT=hub.url, HF_TOKEN="hf_" + "token" * 7, DRY_RUN="false")
-    script = subprocess.Popen(
-        [sys.executable, "script.py"], cwd=tmp_path, env=given, stdout=subprocess.PIPE, text=True
-    )
-    assert script.stdout is not None
-    assert script.stdout.readline() == "tested\n"
-    output, _ = script.communicate(timeout=30)
-    assert (script.returncode, output) == (0, "julien false\n")
-    assert [(request.method, request.path) for request in hub.requests] == [("GET", "/api/whoami-v2")]
+    with Hub() as hub:
+        hub.add_user("julien")
+        hub.add_token("hf_julien", "julien")
+        given = clean_environment(HF_ENDPOINT=hub.url, HF_TOKEN="hf_julien", DRY_RUN="false")
+        command = [sys.executable, "script.py"]
+        script = subprocess.run(command, cwd=tmp_path, env=given, stdout=subprocess.PIPE, text=True, timeout=60)
+        seen = [(request.method, request.path) for request in hub.requests]
+    assert (script.returncode, script.stdout) == (0, "tested\njulien false\n")
+    assert seen == [("GET", "/api/whoami-v2")]
     assert list(tmp_path.iterdir()) == [tmp_path / "script.py"]  # no log
 
 
@@ -310,13 +299,15 @@ def test_a_handler_that_does_not_end_is_reported(monkeypatch: pytest.MonkeyPatch
     server, gate = WebhooksServer(reply_within=0), threading.Event()
     server.add_webhook("/slow")(lambda: gate.wait(20))
     monkeypatch.setattr("webhooks.testing.WITHIN", 0.1)
-    served = serving(server)
-    client = served.__enter__()
-    sent = client.deliver("slow")
-    with pytest.raises(TimeoutError, match=r"is still running after 0\.1 seconds"):
-        client.outcome(sent.id or "", within=0.1)
+
+    def somebodys_test() -> None:
+        with serving(server) as client:
+            sent = client.deliver("slow")
+            with pytest.raises(TimeoutError, match=r"is still running after 0\.1 seconds"):
+                client.outcome(sent.id or "", within=0.1)
+
     with pytest.raises(TimeoutError, match="still runs"):
-        served.__exit__(None, None, None)
+        somebodys_test()
     gate.set()
 
 
