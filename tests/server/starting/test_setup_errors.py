@@ -58,11 +58,6 @@ def test_two_wrong_settings_are_two_lines(run: Run) -> None:
     assert [line.partition(" ")[0] for line in process.output.splitlines()] == ["DATASET", "ROWS"]
 
 
-UNSENDABLE = pytest.mark.parametrize(
-    "secret", ["schlüsselwort", "key\x07word"], ids=["not ASCII", "control character"]
-)
-
-
 @pytest.fixture
 def port_in_use() -> Iterator[int]:
     with socket.socket() as other:
@@ -82,23 +77,13 @@ def test_a_port_in_use_ends_the_script_with_one_sentence(port_in_use: int, run: 
     assert f"Port {port_in_use} is in use" in by_hand.output
 
 
-def two_handlers_on_one_path() -> None:
-    server = WebhooksServer()
-    for _ in range(2):
-        server.add_webhook("/train")(lambda: None)
-
-
 def handler(*wants: Any) -> None: ...
 
 
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (lambda: WebhooksServer().add_webhook(handler), r"handler\(\).* '\*wants: Any'"),
-        (two_handlers_on_one_path, "already is a webhook at /webhooks/train"),
-        (lambda: WebhooksServer().add_webhook("/ä")(handler), "'/ä' cannot be the path"),
         (lambda: WebhooksServer().add_webhook("")(handler), "'' cannot be the path"),
-        (lambda: WebhooksServer().add_webhook("/../admin?")(handler), "cannot be the path"),
         (lambda: WebhooksServer().add_webhook(7), "not 7"),  # type: ignore[call-overload]
         (lambda: WebhooksServer().add_webhook()("no function"), "not 'no function'"),  # type: ignore[type-var]
         (lambda: WebhooksServer().launch(), "No webhook to serve"),
@@ -130,7 +115,7 @@ def test_a_mistake_is_a_value_error_that_names_it(mistake: Any, message: str) ->
         mistake()
 
 
-@UNSENDABLE
+@pytest.mark.parametrize("secret", ["schlüsselwort", "key\x07word"], ids=["not ASCII", "control character"])
 def test_a_secret_given_in_code_is_refused_and_not_shown(secret: str) -> None:
     with pytest.raises(ValueError, match="WEBHOOK_SECRET is wrong") as caught:
         WebhooksServer(webhook_secret=secret)
