@@ -101,7 +101,7 @@ def delivery_page(log: Path, id: str) -> str:
 
 
 class Client:
-    """Somebody with a browser: sends what a browser sends from the server's own page."""
+    """Somebody with a browser, on the server's own page unless `headers` say where else."""
 
     def __init__(self, office: Office, cookie: str = "", **headers: str | None) -> None:
         self.office, self.cookie = office, cookie
@@ -115,12 +115,13 @@ class Client:
 
     def post(self, path: str, form: Any = (), **headers: str) -> Exchange:
         body = urlencode(form).encode()
-        sent = {"content-type": "application/x-www-form-urlencoded", "content-length": str(len(body)), **headers}
-        scheme = self.office.url.partition("://")[0]
-        return self.ask("POST", path, body=body, **{"origin": f"{scheme}://{self.office.host}", **sent})
+        sent = {"content-type": "application/x-www-form-urlencoded", "content-length": str(len(body))}
+        if not self.headers.keys() & {"origin", "sec_fetch_site"}:
+            sent["origin"] = f"{self.office.url.partition('://')[0]}://{self.office.host}"
+        return self.ask("POST", path, body=body, **{**sent, **headers})
 
     def ask(self, method: str, path: str, query: Any = (), body: bytes = b"", **headers: str) -> Exchange:
-        given = {**self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        given = {**self.headers, **headers}
         sent = {name.replace("_", "-"): value for name, value in given.items() if value is not None}
         encoded = query.encode() if isinstance(query, str) else urlencode(query).encode()
         return on_loop(exchange, self.office.app, PAGE + path, [body], method=method, headers=sent, query=encoded)
