@@ -215,17 +215,6 @@ def test_a_delivery_is_found_with_the_one_whose_place_it_took(book: Book) -> Non
     assert book.ask(history.find, early.id).superseded_by == late.id
 
 
-@pytest.mark.parametrize(
-    "id",
-    ["", "0" * 16, "f" * 16, "F" * 16, "1" * 17, "' OR 1=1 --", "%", "ä", "\ud800", "\x00", None, 1, 2**70, ["a"], {}],
-)
-def test_an_id_that_the_log_does_not_have_is_a_key_error(book: Book, id: Any) -> None:
-    book.add()
-    with pytest.raises(KeyError) as caught:
-        book.ask(history.find, id)
-    assert caught.value.args == (id,)
-
-
 # --- while it is written
 
 
