@@ -58,23 +58,6 @@ def test_another_attempt_of_the_same_delivery_finds_its_job(hub: Hub) -> None:
     assert len(hub.jobs) == 1
 
 
-def test_a_start_that_was_never_answered_is_not_repeated(hub: Hub) -> None:
-    delivery = arrived()
-    hub.lose_answer("POST", "/api/jobs/*")
-    assert train(delivery).id == train(replace(delivery, attempt=2)).id == hub.jobs[0].id
-    assert len(hub.jobs) == 1
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_hub_in_trouble_is_left_to_the_next_attempt(hub: Hub, status: int) -> None:
-    delivery = arrived()
-    hub.fail("POST", "/api/jobs/*", status, "later")
-    with pytest.raises((HfHubHTTPError, StartUnknown)):
-        train(delivery)
-    assert train(delivery).dry_run is False
-    assert len(hub.jobs) == 1
-
-
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404])
 def test_a_refusal_gives_up_with_the_hubs_reason(hub: Hub, status: int) -> None:
     hub.fail("POST", "/api/jobs/*", status, "Insufficient credit.")

@@ -133,7 +133,7 @@ def test_a_list_that_lags_is_waited_for_so_that_another_attempt_sees_the_job(hub
     delivery = arrived()
     first = train(delivery)
     assert naps.seconds > 0
-    assert train(replace(delivery, attempt=2)).id == first.id
+    assert train(next_attempt(delivery)).id == first.id
     assert starts(hub) == 1
 
 
@@ -150,7 +150,7 @@ def test_of_a_job_that_appears_minutes_later_and_its_second_the_older_stays(hub:
     hub.lists_late = len(webhooks.jobs.LOOK_AGAIN) + 1  # so the looks before the start just miss it
     late.released.set()
     assert late.arrived.wait(WAIT)
-    assert train(replace(delivery, attempt=2)).id == hub.jobs[0].id
+    assert train(next_attempt(delivery)).id == hub.jobs[0].id
     assert (stages(hub), starts(hub)) == ([LIVE, CANCELED], 2)
 
 
