@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import threading
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 
@@ -234,7 +235,7 @@ def test_what_strangers_write_is_text_on_every_page_and_in_every_attribute(offic
     body = json.dumps(payload).encode()
     raw = HOSTILE.encode()
     delivery = arrived(body=body, headers=((b"x-title", HOSTILE.encode("latin-1", "replace")),))
-    object.__setattr__(delivery, "payload", parse_payload(body))
+    delivery = replace(delivery, payload=parse_payload(body))
     job = StartedJob(HOSTILE, HOSTILE, f"https://h/{HOSTILE}", HOSTILE, HOSTILE)
     ids = [
         office.put(delivery, "failed", raw, error=f"    | {HOSTILE}", jobs=[job]),

@@ -43,11 +43,7 @@ def hub(one_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     assert unknown == []
 
 
-def owner(**environ: str) -> Client:
-    return asking(**environ)
-
-
-def asking(train: Any = None, evaluate: Any = None, **environ: str) -> Client:
+def owner(train: Any = None, evaluate: Any = None, **environ: str) -> Client:
     """The owner of two handlers that ask for this."""
     handlers = [Endpoint(lambda: None, "/train", watched=train), Endpoint(lambda: None, "/evaluate", watched=evaluate)]
     return Office(*handlers, **{**EVERYTHING, **environ}).owner()
@@ -59,7 +55,7 @@ def webhook(url: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_the_owner_sees_creates_and_switches_webhooks(hub: Hub) -> None:
-    me = owner(**EVERYTHING)
+    me = owner()
     assert "No webhook of yours calls this server yet" in text(me.get("/hub"))
     hub.webhooks["me"].append(webhook("https://tunnel.example.com/webhooks/evaluate", secret="another"))
     hub.webhooks["me"].append(webhook("https://elsewhere.example.com/webhooks/train", id="a2"))
@@ -84,7 +80,7 @@ def test_the_owner_sees_creates_and_switches_webhooks(hub: Hub) -> None:
 
 
 def test_what_the_handlers_ask_for_is_compared_with_the_hub_and_created(hub: Hub) -> None:
-    me = asking(["dataset:me/data", "org:acme"], {"type": "model", "name": "me/tuned", "domains": ["repo"]})
+    me = owner(["dataset:me/data", "org:acme"], {"type": "model", "name": "me/tuned", "domains": ["repo"]})
     page = me.get("/hub")
     assert "3 of 3 are missing. Create what is missing" in text(page)
     for line in (
@@ -141,7 +137,7 @@ def test_where_the_hub_and_the_code_disagree_is_said_with_what_can_be_done(
 ) -> None:
     data = {"watched": [{"type": "dataset", "name": "me/data"}], "disabled": False}
     hub.webhooks["me"].append(webhook(**{"url": HERE, **data, **fields}))
-    me = asking({"type": "dataset", "name": "me/data", "domains": ["repo"]})
+    me = owner({"type": "dataset", "name": "me/data", "domains": ["repo"]})
     assert line in text(me.get("/hub"))
 
 
@@ -150,7 +146,7 @@ def test_what_somebody_has_written_into_a_webhook_is_text_and_visible(hub: Hub) 
     things = [{"type": hostile, "name": hostile}]
     hub.webhooks["me"].append(webhook(f"{HERE}/{hostile}", watched=things, domains=[hostile], id=hostile))
     hub.webhooks["me"].append(webhook(HERE, watched=things, disabled=hostile))
-    page = asking("dataset:me/data").get("/hub").body.decode()
+    page = owner("dataset:me/data").get("/hub").body.decode()
     assert page.count("{{7*7}}") >= 4
     assert "<img" not in page
     assert "\u202e" not in re.sub(r'value="[^"]*"', "", page)
@@ -160,7 +156,7 @@ def test_what_somebody_has_written_into_a_webhook_is_text_and_visible(hub: Hub) 
 def test_a_webhook_that_calls_an_old_address_is_moved_here(hub: Hub) -> None:
     watched = [{"type": "dataset", "name": "me/data"}]
     hub.webhooks["me"].append(webhook("https://old.example.com/webhooks/train", watched=watched, disabled=False))
-    me = asking("dataset:me/data")
+    me = owner("dataset:me/data")
     form = {"act": "adapt", "endpoint": "/webhooks/train", "item": "dataset:me/data", "id": "a1"}
     assert me.post("/hub", form).status == 303
     (moved,) = hub.webhooks["me"]
@@ -169,7 +165,7 @@ def test_a_webhook_that_calls_an_old_address_is_moved_here(hub: Hub) -> None:
 
 
 def test_each_failure_of_the_hub_is_a_sentence_and_the_form_stays_filled_in(hub: Hub) -> None:
-    me = owner(**EVERYTHING)
+    me = owner()
     hub.fail("GET", LIST, 403)
     assert "The token may not manage your webhooks." in text(me.get("/hub"))
     hub.lose_answer("POST", LIST)
@@ -196,7 +192,7 @@ def test_each_failure_of_the_hub_is_a_sentence_and_the_form_stays_filled_in(hub:
     ],
 )
 def test_a_webhook_that_makes_no_sense_is_not_created(hub: Hub, form: dict[str, str], sentence: str) -> None:
-    answer = owner(**EVERYTHING).post("/hub", {**NEW, **form})
+    answer = owner().post("/hub", {**NEW, **form})
     assert answer.status == 400
     assert sentence in text(answer)
     assert hub.webhooks.get("me", []) == []
@@ -210,7 +206,7 @@ def test_a_webhook_that_makes_no_sense_is_not_created(hub: Hub, form: dict[str, 
     ],
 )
 def test_what_is_missing_is_said_and_nothing_created(hub: Hub, environ: dict[str, str], sentence: str) -> None:
-    answer = owner(**{**EVERYTHING, **environ}).post("/hub", NEW)
+    answer = owner(**environ).post("/hub", NEW)
     assert answer.status == 400
     assert sentence in text(answer)
     assert hub.webhooks.get("me", []) == []

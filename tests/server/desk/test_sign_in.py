@@ -52,7 +52,8 @@ def hub(one_hub: Hub) -> Iterator[Hub]:
     assert unknown == []
 
 
-def space_of(hub: Hub, hosts: str = "acme-hooks.hf.space, hooks.example.com") -> dict[str, str]:
+def space_of(hub: Hub) -> dict[str, str]:
+    hosts = "acme-hooks.hf.space, hooks.example.com"
     return {**hub.space(hosts), "SPACE_ID": "acme/hooks", "SPACE_AUTHOR_NAME": "acme", "WEBHOOK_SECRET": "s3cret"}
 
 
@@ -68,7 +69,7 @@ def begin(visitor: Client) -> tuple[str, str]:
     """Go to the Hub; return the cookie of the way, and the address to come back to."""
     away = visitor.get("/sign-in")
     assert away.status == 302
-    (answer,) = [httpx.get(away.headers["location"])]
+    answer = httpx.get(away.headers["location"])
     assert answer.status_code == 302
     return away.headers["set-cookie"], answer.headers["location"]
 

@@ -1,4 +1,4 @@
-"""The table of answers in the contract, each by name, without a network."""
+"""What a sender is answered, case by case, without a network."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ UPDATE = json.dumps(load("repo.content-update")).encode()
 
 def hello(payload: WebhookPayload) -> dict[str, str]:
     return {"hello": payload.repo.name}
+
+
+def nothing() -> None: ...
 
 
 def unreachable(payload: WebhookPayload) -> None:
@@ -400,23 +403,19 @@ def test_a_handler_that_the_machine_cannot_start_runs_later(monkeypatch: pytest.
         gate.wait()
         ran.put(delivery.id)
 
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
     monkeypatch.setattr(webhooks.deliveries.life, "POSTPONE", 0.05)
     app = receiver(handler, reply_within=0.2)
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", _no_thread)
+        patch.setattr(threading.Thread, "start", no_thread)
         answers = [post(app, "/webhooks/handler")]
         while answers[-1].json()["status"] == "running":  # in a thread that was left from an earlier test
             answers.append(post(app, "/webhooks/handler"))
     assert (answers[-1].status, answers[-1].json()["status"]) == (202, "scheduled")
     gate.set()
     assert {ran.get(timeout=10) for _ in answers} == {answer.headers["x-delivery-id"] for answer in answers}
-
-
-def nothing() -> None: ...
-
-
-def _no_thread(_: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")
 
 
 @pytest.mark.parametrize(

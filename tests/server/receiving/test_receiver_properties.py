@@ -28,11 +28,15 @@ def handler(payload: WebhookPayload) -> None:
 
 APP = receiver(handler, webhook_secret=SECRET)
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=20,
-)
+
+def json_values(floats: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        st.none() | st.booleans() | st.integers() | floats | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+        max_leaves=20,
+    )
+
+
 header_names = st.text(st.characters(codec="ascii", categories=["L", "N"], include_characters="-_"), min_size=1)
 headers = st.dictionaries(header_names, st.binary(max_size=200), max_size=6)
 
@@ -65,7 +69,7 @@ def test_bytes_that_are_no_payload_are_refused(chunks: list[bytes]) -> None:
     assert_refused(post(APP, "/webhooks/handler", *chunks, headers={"x-webhook-secret": SECRET}))
 
 
-@given(body=json_values)
+@given(body=json_values(st.floats()))
 def test_json_that_is_no_payload_is_refused(body: Any) -> None:
     assume(not is_payload(body))
     answer = post(APP, "/webhooks/handler", json.dumps(body).encode(), headers={"x-webhook-secret": SECRET})
@@ -90,7 +94,9 @@ def test_a_payload_with_a_wrong_part_is_refused(where: tuple[str, ...], value: A
 @given(
     name=st.sampled_from(sorted(file.stem for file in FIXTURES.glob("*.json"))),
     extra=st.dictionaries(
-        st.text().filter(lambda key: key not in WebhookPayload.model_fields), json_values, max_size=3
+        st.text().filter(lambda key: key not in WebhookPayload.model_fields),
+        json_values(st.floats(allow_nan=False, allow_infinity=False)),
+        max_size=3,
     ),
     action=st.text(),
     scope=st.text(),
@@ -102,20 +108,11 @@ def test_what_is_not_known_yet_is_taken(
     body = {**extra, **load(name)}
     body["event"].update(action=action, scope=scope)
     body["repo"]["type"] = repo_type
-    raw = json.dumps(body, ensure_ascii=False, allow_nan=False).encode() if _finite(body) else None
-    assume(raw is not None)
-    called.clear()
+    raw = json.dumps(body, ensure_ascii=False).encode()
     answer = post(APP, "/webhooks/handler", raw, headers={"x-webhook-secret": SECRET})
-    (payload,), called[:] = list(called), []
+    payload = called.pop()
+    assert called == []
     assert answer.status == 200
     assert (payload.event.action, payload.event.scope, payload.repo.type) == (action, scope, repo_type)
-    payload.event.matches("repo")
+    payload.event.matches("repo")  # neither of these raises
     payload.updates("dataset")
-
-
-def _finite(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-        return True
-    except ValueError:
-        return False
