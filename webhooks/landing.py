@@ -14,8 +14,9 @@ from starlette.routing import Route
 
 from .deliveries.history import reading, utc
 from .endpoints import Endpoint
-from .samples import curl
+from .samples import curl, shortest
 from .settings import Settings
+from .watched import first_repository
 
 HERE = Path(__file__).parent
 CSS, JS = ((HERE / name).read_text(encoding="utf-8") for name in ("landing.css", "landing.js"))
@@ -50,7 +51,7 @@ def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_desk: bo
         gr.HTML(parts.arrivals(settings, has_desk), js_on_load=JS, elem_classes=bare)
         gr.HTML(parts.steps(settings, has_desk), elem_classes=bare)
         gr.Markdown("## Endpoints")
-        shown: list[tuple[str, gr.Textbox, gr.Code]] = []
+        shown: list[tuple[Endpoint, gr.Textbox, gr.Code]] = []
         for endpoint in endpoints:
             with gr.Group():
                 gr.HTML(parts.endpoint(endpoint.path, endpoint.description), padding=True, elem_classes=card)
@@ -66,11 +67,13 @@ def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_desk: bo
                         buttons=["copy"],
                         show_line_numbers=False,
                     )
-            shown.append((endpoint.path, address, command))
+            shown.append((endpoint, address, command))
 
     def fill(base_url: str) -> None:
-        for path, address, command in shown:
-            address.value, command.value = base_url + path, curl(base_url + path, settings)
+        for endpoint, address, command in shown:
+            address.value = base_url + endpoint.path
+            about = first_repository(endpoint.watched)
+            command.value = curl(address.value, settings, shortest(*about) if about else None)
         page.config = page.get_config_file()  # what Gradio sends to whoever opens the page
 
     fill(settings.public_url or "")

@@ -28,13 +28,6 @@ KINDS = {  # each by its name in code, in the words of the owner's page
 }
 REPO_TYPES = ("dataset", "model", "space", "bucket")
 
-EXAMPLE_PAYLOAD = """{
-  "event": {"action": "update", "scope": "repo.content"},
-  "repo": {"type": "dataset", "name": "username/my-dataset", "id": "1", "private": false,
-           "url": {"web": "https://huggingface.co/datasets/username/my-dataset"}, "owner": {"id": "2"}},
-  "updatedRefs": [{"ref": "refs/heads/main", "oldSha": null, "newSha": "575db8b7"}],
-  "webhook": {"id": "3", "version": 3}
-}"""
 MAX_ARGUMENT = 100_000  # characters; Linux takes 131,071 bytes in one
 
 _REPO_ID = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
@@ -126,7 +119,18 @@ def _events(repo_id: str, url: dict[str, str], revision: str) -> dict[str, tuple
     }
 
 
-def curl(url: str, settings: Settings, body: str = EXAMPLE_PAYLOAD) -> str:
+def shortest(repo_type: str = "dataset", repo_id: str = "username/my-dataset") -> str:
+    """Write the shortest payload of a commit, for somebody to read."""
+    return f"""{{
+  "event": {{"action": "update", "scope": "repo.content"}},
+  "repo": {{"type": "{repo_type}", "name": "{repo_id}", "id": "1", "private": false,
+           "url": {{"web": "https://huggingface.co/{FOLDERS[repo_type]}{repo_id}"}}, "owner": {{"id": "2"}}}},
+  "updatedRefs": [{{"ref": "{MAIN}", "oldSha": null, "newSha": "575db8b7"}}],
+  "webhook": {{"id": "3", "version": 3}}
+}}"""
+
+
+def curl(url: str, settings: Settings, body: str | None = None) -> str:
     """Write the command that posts a payload to an endpoint. It names the secret, and never shows it."""
     # Read from a file that the shell makes up, the secret is in no process list.
     header = '-H @<(echo "X-Webhook-Secret: $WEBHOOK_SECRET")'
@@ -135,5 +139,5 @@ def curl(url: str, settings: Settings, body: str = EXAMPLE_PAYLOAD) -> str:
     return (
         f"{first}curl -X POST {shlex.quote(url)} \\\n"
         f'  -H "Content-Type: application/json" \\\n{secret}'
-        f"  --data-raw {shlex.quote(body)}"
+        f"  --data-raw {shlex.quote(body or shortest())}"
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..console import escaped, log
 from ..deliveries.life import NotTaken
 
 TRY_AGAIN = 0.5  # seconds
@@ -82,4 +84,6 @@ class Replays:
             return False
         except KeyError:  # pruned meanwhile
             pass
+        except Exception as error:  # or none of those that wait would ever be replayed
+            log(logging.ERROR, "A delivery cannot be replayed: %s", escaped(str(error)))
         return True

@@ -17,6 +17,7 @@ from support.dispatching import wait_until
 
 from webhooks.deliveries.history import find, reading
 from webhooks.delivery import StartedJob
+from webhooks.desk.replays import Replays
 from webhooks.endpoints import Endpoint
 from webhooks.payload import parse_payload
 
@@ -144,6 +145,21 @@ def test_all_that_failed_and_that_the_filter_shows_is_replayed_once_after_one_qu
     assert text(owner.get()).count("replayed since") == len(failed)
     assert "Nothing to replay" in confirm(owner, {"endpoint": "/webhooks/train"})[0]
     assert "Replay 1 delivery?" in confirm(owner, {})[0]
+
+
+def test_one_that_cannot_be_replayed_keeps_none_of_the_others_from_it(caplog: pytest.LogCaptureFixture) -> None:
+    replayed: list[str] = []
+
+    def replay(id: str) -> str:
+        if id == "one":
+            raise RuntimeError("no such thing")
+        replayed.append(id)
+        return id
+
+    replays = Replays(replay, lambda: True)
+    replays.begin(lambda waiting: ["one", "two", "three"])
+    wait_until(lambda: replayed == ["two", "three"] and not replays.progress.waiting)
+    wait_until(lambda: "A delivery cannot be replayed: no such thing" in caplog.text)
 
 
 def test_of_a_delivery_and_its_replays_only_the_last_is_replayed(office: Office, owner: Client) -> None:

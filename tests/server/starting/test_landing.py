@@ -38,7 +38,7 @@ def train(payload: WebhookPayload):
     """Trains <img src=x onerror="document.title='broken in'"> the model."""
     return {{"trained on": payload.repo.name, "at": payload.revision()}}
 
-@server.add_webhook("{LONG.removeprefix("/webhooks")}")
+@server.add_webhook("{LONG.removeprefix("/webhooks")}", watched="model:me/tuned")
 async def report(payload: WebhookPayload):
     """
     Writes a report
@@ -265,6 +265,8 @@ def test_a_space_shows_the_addresses_that_the_hub_can_reach(browser: Browser, ne
         assert [box.input_value() for box in addresses(page).all()] == [space + TRAIN, space + LONG]
         page.get_by_role("button", name="Try it").first.click()
         expect(page.locator(".cm-content").first).to_contain_text(f"curl -X POST {space}{TRAIN} ")
+        page.get_by_role("button", name="Try it").last.click()
+        expect(page.locator(".cm-content").last).to_contain_text('"type": "model", "name": "me/tuned"')
 
 
 @pytest.mark.once
