@@ -144,10 +144,11 @@ class Endpoint:
         signature = handler_signature(function)
         sources = None if self.template or streams(function) else _sources(signature)
         if sources is None:
+            filled = Filled(function, signature, self.path, is_async(function))
             for name, parameter in signature.parameters.items():
                 if parameter.annotation is parameter.default is parameter.empty and f"{{{name}" not in self.path:
                     logger.warning(_NO_ANNOTATION, self.name, name)
-            return Filled(function, signature, self.path, is_async(function))
+            return filled
         return Direct(function, sources, is_async(function))
 
     def check(self, new: FunctionType) -> None:
