@@ -145,8 +145,9 @@ class Endpoint:
         sources = None if self.template or streams(function) else _sources(signature)
         if sources is None:
             filled = Filled(function, signature, self.path, is_async(function))
+            in_path = self.template.groupindex if self.template else {}
             for name, parameter in signature.parameters.items():
-                if parameter.annotation is parameter.default is parameter.empty and f"{{{name}" not in self.path:
+                if parameter.annotation is parameter.default is parameter.empty and name not in in_path:
                     logger.warning(_NO_ANNOTATION, self.name, name)
             return filled
         return Direct(function, sources, is_async(function))

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
 
-_FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto")
-
 GRACE = 10.0  # seconds that running handlers get when the server stops
 CONSOLE_WITHIN = 1.0  # seconds that whoever reads the console gets then
 # The garbage collector looks at new objects after each 10,000, and not after each 700, where it would find nothing but
@@ -52,6 +50,8 @@ GRADIO_DEFAULTS = {
     "state_session_capacity": MAX_SESSIONS,
     "max_file_size": MAX_FILE_OF_OWN_UI,
 }
+
+_FORWARDED = (b"x-forwarded-for", b"x-forwarded-proto")
 
 
 class Serving:
@@ -202,14 +202,13 @@ class Serving:
         That layer tells who sent what a proxy forwards. On a Space it does not: the proxy is on another machine, and
         so not believed, unless `FORWARDED_ALLOW_IPS` says otherwise.
         """
-        believes_proxy = not self._receiver.settings.on_space or "FORWARDED_ALLOW_IPS" in os.environ
+        straight = Aside(long_way, PREFIX, self._receiver)
+        if self._receiver.settings.on_space and "FORWARDED_ALLOW_IPS" not in os.environ:
+            return straight
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            is_ours = scope["type"] == "http" and scope["path"].startswith(PREFIX)
-            if is_ours and not (believes_proxy and any(name in _FORWARDED for name, _ in scope["headers"])):
-                await self._receiver(scope, receive, send)
-            else:
-                await long_way(scope, receive, send)
+            is_forwarded = any(name in _FORWARDED for name, _ in scope.get("headers", ()))
+            await (long_way if is_forwarded else straight)(scope, receive, send)
 
         return app
 
