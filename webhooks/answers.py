@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,9 +18,19 @@ from .hiding import Hide
 
 Tell = Callable[[Response], object]
 
-_WITHOUT_BODY = (204, 304)
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_NO_REQUEST: Scope = {"type": "http", "method": "POST", "headers": [], "asgi": {"spec_version": "2.4"}}
+
+
+class Refused(Exception):
+    """The request is answered with this status and error, and goes no further."""
+
+    def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
+        super().__init__(error)
+        self.answer = answer(status, {"error": error, **more}, headers)
+
+
+def no_one(_: Response) -> None:
+    """Nobody waits for an answer."""
 
 
 def answer(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:
@@ -29,17 +39,12 @@ def answer(status: int, content: Any, headers: Mapping[str, str] | None = None) 
     Raises:
         pydantic_core.PydanticSerializationError: `content` has no form in JSON.
     """
-    body = b"" if status in _WITHOUT_BODY else to_json(content, inf_nan_mode="null")
+    body = b"" if status in (204, 304) else to_json(content, inf_nan_mode="null")
     return Response(body, status, headers, "application/json")
 
 
 def accepted(id: str, status: str) -> Response:
     return answer(202, {"delivery": id, "status": status})
-
-
-def content(delivery: Delivery, result: Any) -> Any:
-    """Say what is answered where the handler has returned this."""
-    return {"delivery": delivery.id, "status": "succeeded"} if result is None else result
 
 
 def succeeded(delivery: Delivery, result: Any) -> Response:
@@ -48,25 +53,35 @@ def succeeded(delivery: Delivery, result: Any) -> Response:
     Raises:
         TypeError: it has no form in JSON.
     """
+    if isinstance(result, Response) and result.body != b"null":  # as FastAPI writes it where nothing was returned
+        return result
     try:
-        return result if isinstance(result, Response) else answer(200, content(delivery, result))
+        nothing = result is None or isinstance(result, Response)
+        whole = answer(200, {"delivery": delivery.id, "status": "succeeded"} if nothing else result)
     except PydanticSerializationError as error:
         raise TypeError(f"What the handler returned has no form in JSON: {error}") from None
+    if isinstance(result, Response):
+        result.body = whole.body
+        return _sendable(result)
+    return whole
 
 
-def failed(delivery: Delivery, error: BaseException) -> Response:
+def failed(delivery: Delivery, error: BaseException, hide: Hide) -> Response:
     """Answer for a handler that raised. Only what was written to be sent says why, and nothing repeats the request."""
     reason = lacks_credentials(delivery, error)
+    whole = abandoned(
+        delivery.id, f"The handler failed. The server's log has the traceback, under delivery {delivery.id}."
+    )
     with contextlib.suppress(BaseException):  # a detail without a form in JSON, a header that is no text, no status
         if isinstance(error, HTTPException):
             reason = reason or (error.detail if isinstance(error.detail, str) else "The handler refuses the delivery.")
             body = {"detail": error.detail, "error": reason, "delivery": delivery.id}
-            return sendable(answer(error.status_code, body, error.headers))
-        if isinstance(error, RequestValidationError):
+            whole = _sendable(answer(error.status_code, body, error.headers))
+        elif isinstance(error, RequestValidationError):
             reason = reason or "The request does not fit the parameters of the handler."
-            return answer(422, {"detail": problems(error), "error": reason, "delivery": delivery.id})
-    reason = f"The handler failed. The server's log has the traceback, under delivery {delivery.id}."
-    return abandoned(delivery.id, reason)
+            whole = answer(422, {"detail": problems(error), "error": reason, "delivery": delivery.id})
+    whole.body = hide(bytes(whole.body).decode("latin-1")).encode("latin-1")  # the text may have one by accident
+    return _sendable(whole)
 
 
 def abandoned(id: str, reason: str) -> Response:
@@ -89,40 +104,22 @@ def lacks_credentials(delivery: Delivery, error: BaseException) -> str | None:
     )
 
 
-def without_secrets(response: Response, hide: Hide) -> Response:
-    """Hide secrets in the body of an answer for a failure: the text of an error may have one by accident."""
-    body = bytes(response.body)
-    hidden = hide(body.decode("latin-1")).encode("latin-1")
-    if hidden != body:
-        response.body = hidden
-        sendable(response)
-    return response
+async def settled(returned: Any, tell: Tell) -> Any:
+    """Wait for what a handler has returned, and run it where the handler ran if it is a response."""
+    if inspect.isawaitable(returned):
+        returned = await returned
+    if isinstance(returned, Response):
+        return await collected(returned, tell, dict(_NO_REQUEST), _hung_up)
+    return returned
 
 
-def sendable(response: Response) -> Response:
-    """Make the headers fit the body.
-
-    Raises:
-        ValueError: the status or a header is none that HTTP knows.
-    """
-    if not (isinstance(response.status_code, int) and 200 <= response.status_code <= 599):
-        raise ValueError(f"{response.status_code!r} is not a status of HTTP.")
-    if any(not _NAME.fullmatch(name) or _CONTROL.search(value) for name, value in response.raw_headers):
-        raise ValueError("A header has characters that HTTP does not allow.")
-    framing = (b"content-length", b"transfer-encoding", b"connection")
-    response.raw_headers = [pair for pair in response.raw_headers if pair[0].lower() not in framing]
-    if response.status_code in _WITHOUT_BODY:
-        response.body = b""
-    else:
-        response.headers["content-length"] = str(len(response.body))
-    return response
+async def _hung_up() -> Message:
+    return {"type": "http.disconnect"}
 
 
 async def collected(app: ASGIApp, tell: Tell, scope: Scope, receive: Receive) -> Response:
-    """Run a response or an application where the handler ran, and keep the bytes that it sends.
-
-    So nothing of the user's runs on the loop that serves requests. `tell` gets the answer as soon as that is complete;
-    background tasks run after that.
+    """Run a response or an application, and keep the bytes that it sends, so that none of it runs on the loop that
+    serves. `tell` gets the answer as soon as that is complete; background tasks run after that.
     """
     head: Message = {}
     body = bytearray()
@@ -136,8 +133,27 @@ async def collected(app: ASGIApp, tell: Tell, scope: Scope, receive: Receive) ->
         if not message.get("more_body", False):
             whole = Response(bytes(body), head["status"])
             whole.raw_headers = list(head["headers"])
-            complete.append(sendable(whole))
+            complete.append(_sendable(whole))
             tell(whole)
 
     await app(scope, receive, send)
     return complete[0]
+
+
+def _sendable(response: Response) -> Response:
+    """Make the headers fit the body.
+
+    Raises:
+        ValueError: the status or a header is none that HTTP knows.
+    """
+    if not (isinstance(response.status_code, int) and 200 <= response.status_code <= 599):
+        raise ValueError(f"{response.status_code!r} is not a status of HTTP.")
+    if any(b"\r" in value or b"\n" in value for _, value in response.raw_headers):
+        raise ValueError("A header has a line break.")
+    framing = (b"content-length", b"transfer-encoding", b"connection")
+    response.raw_headers = [pair for pair in response.raw_headers if pair[0].lower() not in framing]
+    if response.status_code in (204, 304):
+        response.body = b""
+    else:
+        response.headers["content-length"] = str(len(response.body))
+    return response

@@ -1,49 +1,16 @@
-"""`@webhook_endpoint`: handlers on one shared server, which starts when the script ends."""
+"""`@webhook_endpoint`: handlers on one shared server, which starts when the script's own code has come to its end."""
 
 from __future__ import annotations
 
+import dis
+import sys
 from collections.abc import Callable
-from types import CodeType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from types import CodeType, FrameType
+from typing import Any
 
-from .autostart import script_frame, when_script_ends
-from .reloading import script_runs_again
-from .server import WebhooksServer
-
-if TYPE_CHECKING:
-    from .watched import ToWatch
-
-P = ParamSpec("P")
-R_co = TypeVar("R_co", covariant=True)
-
-
-class Launchable(Protocol[P, R_co]):
-    """A handler that can start the server it is registered on."""
-
-    __name__: str
-    launch: Callable[..., None]
-    run: Callable[..., None]
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
-
+from .server import WebhooksServer, at_prompt
 
 _shared_server: WebhooksServer | None = None
-_shared_in: CodeType | None = None  # the run of the script that made it
-
-
-@overload
-def webhook_endpoint(path: Callable[P, R_co]) -> Launchable[P, R_co]: ...
-
-
-@overload
-def webhook_endpoint(
-    path: str | None = None,
-    *,
-    max_attempts: int = 1,
-    timeout: float | None = None,
-    debounce: float = 0,
-    watched: ToWatch = None,
-) -> Callable[[Callable[P, R_co]], Launchable[P, R_co]]: ...
 
 
 def webhook_endpoint(path: Any = None, **options: Any) -> Any:
@@ -84,10 +51,87 @@ def webhook_endpoint(path: Any = None, **options: Any) -> Any:
 
 def shared_server() -> WebhooksServer:
     """Return the server of `webhook_endpoint`, which launches when the script ends."""
-    global _shared_server, _shared_in
-    script = script_frame()
-    runs_again = script_runs_again() and script is not None and script.f_code is not _shared_in
-    if _shared_server is None or runs_again:
-        _shared_server, _shared_in = WebhooksServer(), script and script.f_code
+    global _shared_server
+    if _shared_server is None:
+        _shared_server = WebhooksServer()
         _shared_server.call_off_autostart = when_script_ends(_shared_server.launch)
     return _shared_server
+
+
+def when_script_ends(start: Callable[[], object]) -> Callable[[], None]:
+    """Call `start` once the last line of the `__main__` script has run, and not if the script raises or exits.
+
+    `atexit` is too late for a server: by then the interpreter starts no threads and takes no executor jobs
+    ("can't register atexit after shutdown"). The return of the script's code is seen from inside, while all
+    still works. In a notebook or at a prompt there is no script, and nothing is called. Call what is returned
+    to call it off: before Python 3.12 the script's own thread runs at a third of its speed until then, and a
+    debugger that is told to continue ends it too.
+    """
+    frame = _script_frame()
+    # A test run imports handlers and then ends, in some editors as a script that returns: it must not hang there.
+    if frame is None or at_prompt() or "_pytest" in sys.modules:
+        return lambda: None
+    if sys.version_info >= (3, 12):
+        return _when_code_returns(frame.f_code, start)
+    else:
+        return _when_frame_returns(frame, start)
+
+
+def _script_frame() -> FrameType | None:
+    """Return the frame of the script that runs, if the caller was called by one."""
+    found = None
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name == "<module>":
+            found = frame
+        frame = frame.f_back
+    return found
+
+
+if sys.version_info >= (3, 12):
+
+    def _when_code_returns(code: CodeType, start: Callable[[], object]) -> Callable[[], None]:
+        monitoring = sys.monitoring
+        tool = next(number for number in (4, 3, 2, 1, 0) if monitoring.get_tool(number) is None)
+        monitoring.use_tool_id(tool, "webhooks")
+
+        def call_off() -> None:
+            if monitoring.get_tool(tool) == "webhooks":
+                monitoring.set_local_events(tool, code, monitoring.events.NO_EVENTS)
+                monitoring.free_tool_id(tool)
+
+        def returned(*_: object) -> None:
+            call_off()
+            start()
+
+        monitoring.register_callback(tool, monitoring.events.PY_RETURN, returned)
+        monitoring.set_local_events(tool, code, monitoring.events.PY_RETURN)
+        return call_off
+
+else:
+
+    def _when_frame_returns(frame: FrameType, start: Callable[[], object]) -> Callable[[], None]:
+        debugger = frame.f_trace
+        return_value = dis.opmap["RETURN_VALUE"]
+
+        def switch_on(*_: object) -> None:
+            """Trace no function: that one is set at all makes Python look at `f_trace`."""
+
+        def call_off() -> None:
+            frame.f_trace = debugger
+            if sys.gettrace() is switch_on:
+                sys.settrace(None)
+
+        def trace(frame: FrameType, event: str, arg: Any) -> Any:
+            if debugger is not None:
+                debugger(frame, event, arg)
+            # An exception that leaves the frame is a "return" too, but not from a return instruction.
+            if event == "return" and frame.f_code.co_code[frame.f_lasti] == return_value:
+                sys.settrace(None)
+                start()
+            return trace
+
+        frame.f_trace = trace
+        if sys.gettrace() is None:
+            sys.settrace(switch_on)
+        return call_off

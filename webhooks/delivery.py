@@ -12,7 +12,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.types import Scope
 
-from .credentials import Headers, is_credential, secrets_in
+from .hiding import Headers, is_credential, secrets_in
 from .payload import WebhookPayload
 
 UNFINISHED = ("queued", "running", "scheduled")
@@ -54,11 +54,11 @@ def new_id() -> str:
         return f"{_last_id:016x}"
 
 
-def continue_after(id: str) -> None:
+def continue_after(number: int) -> None:
     """Let every new id be greater than this one, though the clock may have been set back since it was given."""
     global _last_id
     with _ids:
-        _last_id = max(_last_id, int(id, 16))
+        _last_id = max(_last_id, number)
 
 
 @dataclass(frozen=True)

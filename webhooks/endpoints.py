@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 import re
-import threading
 from collections.abc import Mapping
-from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
+from starlette.responses import Response
 from starlette.routing import compile_path
 
+from .answers import Tell, no_one
 from .delivery import Delivery
-from .filling import Filled
+from .filling import OURS, Filled, Handler, is_async, plain_function, signature_of
 from .settings import SetupError, at_least
-from .signatures import BY_NAME, Handler, filters, handler_signature, is_async, plain_function, streams
 from .watched import read_watched
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ PREFIX = "/webhooks/"
 
 _PART = r"([\w.~-]|{[A-Za-z_]\w*(:(str|path|int|float|uuid))?})+"
 _NO_ANNOTATION = "%s(): its parameter %r has no annotation, so it is looked for in the query. Is it the payload?"
-_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 class Direct:
@@ -38,26 +35,20 @@ class Direct:
         sources: what fills each parameter.
     """
 
-    is_current = True
-
-    def __init__(self, function: Handler, sources: Mapping[inspect.Parameter, str], is_async: bool) -> None:
-        self.is_async = is_async
+    def __init__(self, function: Handler, sources: Mapping[inspect.Parameter, str]) -> None:
+        self.is_async = is_async(function)
         self.takes_payload = "payload" in sources.values()
-        self._takes_request = "request" in sources.values()
-        self._function = function
-        self._sources = sources
+        self._function, self._sources = function, sources
 
-    def call(self, delivery: Delivery) -> Any:
+    def call(self, delivery: Delivery, _: Tell = no_one) -> Any:
         """Call the handler; an async one returns its coroutine."""
-        values: dict[str, Any] = {"payload": delivery.payload, "delivery": delivery}
-        if self._takes_request:
-            values["request"] = delivery.request()
         positional, named = [], {}
         for parameter, source in self._sources.items():
+            value = delivery.request() if source == "request" else getattr(delivery, source, delivery)
             if parameter.kind is parameter.POSITIONAL_ONLY:
-                positional.append(values[source])
+                positional.append(value)
             else:
-                named[parameter.name] = values[source]
+                named[parameter.name] = value
         return self._function(*positional, **named)
 
 
@@ -82,106 +73,43 @@ class Endpoint:
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
         self.path = _full_path(self.name if path is None else path)
+        self.shape = re.sub(r"{\w+", "{", self.path)  # without the names of its parameters: no two may have the same
         self.max_attempts = int(at_least(1, "max_attempts", max_attempts, whole=True))
         self.timeout = None if timeout is None else at_least(0.001, "timeout", timeout)
         self.debounce = at_least(0, "debounce", debounce)
         self.template = compile_path(self.path)[0] if "{" in self.path else None
         self.watched = read_watched(watched)
-        self.plain = plain_function(function)
-        self.registered_by = threading.current_thread()
-        self._way = self._found_way(function)
-        self._read_from = self._code
-        if self.plain:
-            self._made_of = (self.plain.__code__, self.plain.__defaults__, self.plain.__kwdefaults__)
+        self._plain = plain_function(function)
+        self._code = self._plain.__code__ if self._plain else None
+        self._way = self._found_way()
 
     @property
     def description(self) -> str:
         return (inspect.getdoc(self.function) or "").partition("\n\n")[0].replace("\n", " ")
 
     @property
-    def shape(self) -> str:
-        """The path without the names of its parameters: no two endpoints may have the same."""
-        return re.sub(r"{\w+", "{", self.path)
-
-    @property
     def definition(self) -> tuple[str, str] | None:
         """The module and the name of the function that somebody wrote."""
-        return (self.plain.__module__, self.plain.__qualname__) if self.plain else None
-
-    def is_like(self, other: Endpoint) -> bool:
-        """Tell whether this one does the same as the other."""
-        return self._likeness() == other._likeness()
-
-    def _likeness(self) -> tuple[object, ...]:
-        code = self._code and self._code.replace(co_firstlineno=1)
-        return (
-            code,
-            str(inspect.signature(self.function)),
-            self.description,
-            self.max_attempts,
-            self.timeout,
-            self.debounce,
-            self.watched,
-        )
-
-    @property
-    def _code(self) -> CodeType | None:
-        return self.plain.__code__ if self.plain else None
+        return (self._plain.__module__, self._plain.__qualname__) if self._plain else None
 
     @property
     def way(self) -> Way:
-        """How the handler is called. Its code or a dependency's may have been patched since the last time."""
-        code = self._code
-        if code is not self._read_from or not self._way.is_current:
-            try:
-                self._way = self._found_way(self.function)
-            except SetupError as error:
-                self._way = Direct(functools.partial(_refuse, error), {}, is_async=False)
-            self._read_from = code  # last: until then every other thread looks for itself
+        """How the handler is called. A hot reload gives a function new code, and so other parameters, in place."""
+        if self._plain and self._plain.__code__ is not self._code:
+            self._way, self._code = self._found_way(), self._plain.__code__
         return self._way
 
-    def _found_way(self, function: Handler) -> Way:
-        signature = handler_signature(function)
-        sources = None if self.template or streams(function) else _sources(signature)
-        if sources is None:
-            filled = Filled(function, signature, self.path, is_async(function))
-            in_path = self.template.groupindex if self.template else {}
-            for name, parameter in signature.parameters.items():
-                if parameter.annotation is parameter.default is parameter.empty and name not in in_path:
-                    logger.warning(_NO_ANNOTATION, self.name, name)
-            return filled
-        return Direct(function, sources, is_async(function))
-
-    def check(self, new: FunctionType) -> None:
-        """See whether this can become the handler; if not, undo what a reload may have made of it already.
-
-        Raises:
-            SetupError: a parameter cannot be filled.
-        """
-        if self.plain is self.function:
-            try:
-                self._found_way(new)
-            except SetupError:
-                self.plain.__code__, self.plain.__defaults__, self.plain.__kwdefaults__ = self._made_of
-                raise
-
-    def become(self, new: FunctionType) -> bool:
-        """Take over what a reload has made of the handler; return whether that is new here.
-
-        jurigged itself gives a function its new code and defaults, but neither annotations nor docstring, and misses
-        one that was defined anew before.
-        """
-        plain = self.plain
-        if plain is None or plain.__annotations__ is new.__annotations__:
-            return False
-        # The code comes last: whoever sees that it is new finds all else that belongs to it.
-        plain.__annotations__, plain.__doc__ = new.__annotations__, new.__doc__
-        if plain.__code__.co_freevars == new.__code__.co_freevars:
-            plain.__defaults__, plain.__kwdefaults__ = new.__defaults__, new.__kwdefaults__
-            plain.__code__ = new.__code__
-        self._made_of = (plain.__code__, plain.__defaults__, plain.__kwdefaults__)
-        self._read_from = None
-        return True
+    def _found_way(self) -> Way:
+        signature = signature_of(self.function, OURS)
+        sources = None if self.template or _streams(self.function) else _sources(signature)
+        if sources is not None:
+            return Direct(self.function, sources)
+        filled = Filled(self.function, signature, self.path, is_async(self.function))
+        for name, parameter in signature.parameters.items():
+            in_path = self.template is not None and name in self.template.groupindex
+            if parameter.annotation is parameter.default is parameter.empty and not in_path:
+                logger.warning(_NO_ANNOTATION, self.name, name)
+        return filled
 
 
 def find(endpoints: Mapping[str, Endpoint], path: str) -> Endpoint | None:
@@ -205,13 +133,20 @@ def _sources(signature: inspect.Signature) -> dict[inspect.Parameter, str] | Non
     """Find what fills each parameter; `None` if it takes FastAPI to say that, or what becomes of the answer."""
     sources: dict[inspect.Parameter, str] = {}
     for parameter in signature.parameters.values():
-        source = next((name for name, kind in BY_NAME.items() if parameter.annotation is kind), None)
-        is_simple = parameter.default is parameter.empty and parameter.kind not in _VARIABLE
+        source = next((name for name, kind in OURS.items() if parameter.annotation is kind), None)
+        is_simple = parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        )
         if source is None or not is_simple or (source == "payload" and source in sources.values()):
             return None
         sources[parameter] = source
-    return None if filters(signature) else sources
+    returned = signature.return_annotation
+    is_response = inspect.isclass(returned) and issubclass(returned, Response)
+    filters = not is_response and not any(returned is nothing for nothing in (signature.empty, None, Any))
+    return None if filters else sources
 
 
-def _refuse(error: SetupError) -> None:
-    raise error
+def _streams(function: Handler) -> bool:
+    plain = plain_function(function)
+    return inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)

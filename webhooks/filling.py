@@ -1,17 +1,19 @@
 """Handlers that FastAPI fills: each is the one route of a small application, which is called in this process.
 
 What a parameter, a dependency or a return annotation means is FastAPI's business. Here it is told what it cannot know:
-what a `Delivery` is, and that a `def` handler has a thread already.
+what a `Delivery` is, and that the door has read the payload already.
 """
 
 from __future__ import annotations
 
-import contextvars
+import contextlib
 import dataclasses
 import functools
 import inspect
 import types
 import typing
+from collections.abc import Callable, Mapping
+from types import FunctionType, MappingProxyType
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI
@@ -22,16 +24,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from . import answers
+from .answers import Tell, collected, no_one, succeeded
 from .delivery import Delivery
-from .own_loop import aside
 from .payload import WebhookPayload
 from .settings import SetupError
-from .signatures import Handler, filters, is_def, plain_function, signature_of, streams
 
-_UNIONS = (typing.Union, types.UnionType)
-_scope: contextvars.ContextVar[Any] = contextvars.ContextVar("scope")
-_DELIVERY, _RETURNED = "webhooks.delivery", "webhooks.returned"  # what a scope has beside the request
+Handler = Callable[..., Any]
+
+OURS = {"payload": WebhookPayload, "delivery": Delivery, "request": Request}
+_DELIVERY = "webhooks.delivery"  # what a scope has beside the request
 
 
 class Filled:
@@ -56,45 +57,28 @@ class Filled:
             reason = str(error).partition("\n")[0]
             raise SetupError(f"FastAPI cannot fill the webhook handler {_name(function)}(): {reason}") from error
 
+    async def call(self, delivery: Delivery, tell: Tell = no_one) -> Response:
+        """Call the handler and return its answer, which `tell` gets before background tasks run."""
+        request = delivery.request()
+        scope = {**request.scope, _DELIVERY: delivery}
+        scope["path"] = scope["path"].rstrip("/")  # the door is open with a slash at the end, too
+        return await collected(self._app, lambda answer: tell(succeeded(delivery, answer)), scope, request.receive)
+
     def _application(self, function: Handler, signature: inspect.Signature, path: str) -> FastAPI:
-        self._made_of: list[tuple[types.FunctionType, types.CodeType]] = []
         self._dependencies: dict[int, Handler] = {}
         # They are raised again, for whoever calls this: FastAPI would make answers of them.
         raised: dict[Any, Any] = dict.fromkeys((HTTPException, RequestValidationError, Exception), _raise)
         app = FastAPI(openapi_url=None, exception_handlers=raised)
-        endpoint = _endpoint(function, self.is_async, signature, self._parameters(function, signature))
-        app.add_api_route(path, endpoint, methods=["POST"])
+        app.add_api_route(path, self._shown(function, signature), methods=["POST"])
         return app
 
-    @property
-    def is_current(self) -> bool:
-        """Whether the handler and its dependencies have the code, and so the parameters, that FastAPI has read."""
-        return all(function.__code__ is code for function, code in self._made_of)
-
-    async def answer(self, delivery: Delivery, tell: answers.Tell) -> Response:
-        """Call the handler and return its answer, which `tell` gets before background tasks run."""
-        answer, _ = await self._called(delivery, tell)
-        return answer
-
-    async def returned(self, delivery: Delivery) -> Any:
-        """Call the handler and return what it returns, before that is filtered."""
-        answer, scope = await self._called(delivery, lambda _: None)
-        return scope.get(_RETURNED, answer)
-
-    async def _called(self, delivery: Delivery, tell: answers.Tell) -> tuple[Response, Any]:
-        request = delivery.request()
-        scope = request.scope
-        scope[_DELIVERY] = delivery
-        scope["path"] = scope["path"].rstrip("/")  # the door is open with a slash at the end, too
-        _scope.set(scope)
-        return await answers.collected(self._app, tell, scope, request.receive), scope
-
-    # How FastAPI is told what to fill
-
-    def _parameters(self, call: Handler, signature: inspect.Signature) -> list[inspect.Parameter]:
-        if function := plain_function(call.__init__ if inspect.isclass(call) else call):
-            self._made_of.append((function, function.__code__))
-        return [self._parameter(call, parameter) for parameter in signature.parameters.values()]
+    def _shown(self, call: Handler, signature: inspect.Signature) -> Handler:
+        """Return the call with a signature of which FastAPI fills all by name."""
+        parameters = [self._parameter(call, parameter) for parameter in signature.parameters.values()]
+        shown: Any = functools.partial(call)
+        by_name = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+        shown.__signature__ = signature.replace(parameters=by_name)
+        return typing.cast(Handler, shown)
 
     def _parameter(self, call: Handler, parameter: inspect.Parameter) -> inspect.Parameter:
         annotation = getattr(parameter.annotation, "__value__", parameter.annotation)  # of `type Name = ...`
@@ -108,16 +92,13 @@ class Filled:
             )
         if depends := [mark for mark in (*marks, parameter.default) if isinstance(mark, Dependency)]:
             old = depends[-1]
-            dependency = old.dependency or kind
-            called = self._dependency(dependency)
-            if called is dependency:
-                return parameter
-            new = dataclasses.replace(old, dependency=called)
+            new = dataclasses.replace(old, dependency=self._dependency(old.dependency or kind))
             if old is parameter.default:
                 return parameter.replace(default=new)
             arguments = (kind, *(new if mark is old else mark for mark in marks))
             return parameter.replace(annotation=Annotated[arguments])
-        if kind is Delivery or (typing.get_origin(kind) in _UNIONS and Delivery in typing.get_args(kind)):
+        is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+        if kind is Delivery or (is_union and Delivery in typing.get_args(kind)):
             return parameter.replace(annotation=Annotated[Delivery, Depends(_delivery)], default=parameter.empty)
         if kind is WebhookPayload and self.takes_payload and parameter.default is parameter.empty:
             return parameter.replace(annotation=Annotated[WebhookPayload, Depends(_payload)])
@@ -126,40 +107,49 @@ class Filled:
     def _dependency(self, call: Handler) -> Handler:
         """Return what FastAPI is to call: one object for all that depend on it, since it is called once for them."""
         if id(call) not in self._dependencies:
-            signature = signature_of(call)
-            parameters = self._parameters(call, signature)
-            is_as_it_was = all(new is old for new, old in zip(parameters, signature.parameters.values(), strict=True))
-            if not self.is_async and is_def(call):  # the thread that the handler has will do for it, too
-                called: Any = functools.partial(aside, call)
-            elif is_as_it_was:
-                called = call
-            else:
-                called = functools.partial(call)
-            self._dependencies[id(call)] = called if called is call else _shown(called, signature, parameters)
+            self._dependencies[id(call)] = self._shown(call, signature_of(call))
         return self._dependencies[id(call)]
 
 
-def _endpoint(
-    function: Handler, is_async: bool, signature: inspect.Signature, parameters: list[inspect.Parameter]
-) -> Handler:
-    """Return what FastAPI calls in the place of the handler."""
-    if streams(function):
-        return _shown(functools.partial(function), signature, parameters)
-
-    async def endpoint(**values: Any) -> Any:
-        returned = await (function(**values) if is_async else aside(function, **values))
-        scope = _scope.get()
-        scope[_RETURNED] = returned
-        return returned if filters(signature) else answers.content(scope[_DELIVERY], returned)
-
-    return _shown(endpoint, signature, parameters)
+def plain_function(handler: Handler) -> FunctionType | None:
+    """Return the function that somebody wrote, without what is wrapped around it."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    inner: Any = inspect.unwrap(handler)
+    if not (inspect.isfunction(inner) or inspect.ismethod(inner)):
+        inner = type(inner).__call__
+    inner = getattr(inner, "__func__", inner)
+    return inner if isinstance(inner, FunctionType) else None
 
 
-def _shown(call: Any, signature: inspect.Signature, parameters: list[inspect.Parameter]) -> Handler:
-    """Have FastAPI see this signature. It fills by name; without positions no default is in another one's way."""
-    by_name = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
-    call.__signature__ = signature.replace(parameters=by_name)
-    return typing.cast(Handler, call)
+def is_async(function: Handler) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+    )
+
+
+def signature_of(call: Handler, by_name: Mapping[str, type] = MappingProxyType({})) -> inspect.Signature:
+    """Return a signature in which types are no strings, as far as they exist; where there is none, names decide."""
+    try:
+        signature = inspect.signature(call, eval_str=True)
+    except Exception:  # such as a name that is there for a type checker only
+        signature = inspect.signature(call)
+    names = {kind.__name__: kind for kind in OURS.values()} | getattr(plain_function(call), "__globals__", {})
+
+    def evaluated(annotation: Any) -> Any:
+        with contextlib.suppress(Exception):
+            for _ in range(2):  # with quotes, where annotations are strings anyway, it is a string of a string
+                if isinstance(annotation, str):
+                    annotation = eval(annotation, names)  # noqa: S307 - the user's own code
+        return annotation
+
+    parameters = [
+        p.replace(annotation=by_name.get(p.name, p.empty) if p.annotation is p.empty else evaluated(p.annotation))
+        for p in signature.parameters.values()
+    ]
+    return signature.replace(parameters=parameters, return_annotation=evaluated(signature.return_annotation))
 
 
 def _name(call: Handler) -> str:

@@ -12,8 +12,8 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -38,7 +38,6 @@ _TROUBLE = (httpx2.HTTPError, TimeoutError)
 _T = TypeVar("_T")
 
 _locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # by what is done alone
-_finding_lock = threading.Lock()
 
 warnings.filterwarnings("ignore", "'HfApi.run_uv_job' is experimental")
 
@@ -93,10 +92,8 @@ def launch_job(
 
     If nobody knows how a start has ended (no answer, a cut connection, a 5xx), the list of Jobs is looked at for a
     minute, and so it is by every attempt but the first before it starts the Job: the one before may have been cut
-    short. A handler with a `timeout` needs some minutes. After each start the list is looked at until it shows the
-    Job; of two for one delivery the older stays, and the other is cancelled. What remains: a Hub that shows a Job only
-    minutes after its start was in doubt. Then there may be two, until a later attempt sees both, and the second costs
-    at most its `timeout` at the price of its `flavor`.
+    short. A handler with a `timeout` needs some minutes. What remains: a Hub that shows a Job only minutes after its
+    start was in doubt. Then there may be two, and the second costs at most its `timeout` at the price of its `flavor`.
 
     Without `HF_TOKEN`, or with `DRY_RUN=true`, nothing is started and `dry_run` is true.
 
@@ -145,30 +142,40 @@ def launch_job(
     if token in job.model_dump_json():
         raise JobRefused("The Hub token is among the arguments of the Job. It gets there by itself, as a secret.")
     # One attempt of a delivery at a time looks for a Job and starts it: one that timed out may still be at it.
-    with _refusals(), _alone(delivery.id):
-        return _start(job, delivery, token)
+    with _alone(delivery.id):
+        try:
+            return _start(job, delivery, token)
+        except HfHubHTTPError as error:
+            if _may_pass(error):
+                raise
+            reason = f"{error.response.status_code} {error.server_message or error}"
+            raise JobRefused(f"The Hub refuses this Job: {reason}") from error
+        except FileNotFoundError as error:
+            raise JobRefused(f"An argument looks like a file to upload, and there is none: {error}") from error
 
 
 def _start(job: Job, delivery: Delivery, token: str) -> Job:
     api = HfApi(token=token)
-    namespace = job.namespace or _account(token)
+    with _alone("whoami", PATIENCE):
+        namespace = job.namespace or _account(token)
+    find = functools.partial(_find, api, namespace, job.labels)
     # An earlier attempt may have been cut short in the middle of a start, which the Hub then ends a moment later.
-    if found := _look(api, namespace, job.labels, LOOK_AGAIN if delivery.attempt > 1 else ()):
-        info = _oldest(api, namespace, found)
-    elif job.cancel_running:
+    info = find(LOOK_AGAIN if delivery.attempt > 1 else ())
+    if info is None and job.cancel_running:
         with _alone(str(_subject(job.labels)), PATIENCE):  # or two commits in a row would not see each other's Jobs
             _cancel_earlier(api, namespace, job.labels)
-            info = _run(api, namespace, job, token)
-    else:
-        info = _run(api, namespace, job, token)
+            info = _run(api, namespace, job, token, find)
+    info = info or _run(api, namespace, job, token, find)
     started = StartedJob(info.id, namespace, info.url, str(info.flavor or job.flavor), _stage(info))
     delivery.jobs.append(started)
     update = {"dry_run": False, "reason": None, "id": started.id, "url": started.url, "stage": started.stage}
     return job.model_copy(update={**update, "namespace": namespace})
 
 
-def _run(api: HfApi, namespace: str, job: Job, token: str) -> JobInfo:
-    """Start the Job, and look until the Hub shows it: its answer may get lost, and its list may lag."""
+def _run(
+    api: HfApi, namespace: str, job: Job, token: str, find: Callable[[Sequence[float]], JobInfo | None]
+) -> JobInfo:
+    """Start the Job; if nobody knows whether the Hub did, look whether it shows it."""
     run = functools.partial(
         api.run_uv_job,
         job.command,
@@ -180,80 +187,60 @@ def _run(api: HfApi, namespace: str, job: Job, token: str) -> JobInfo:
         secrets={"HF_TOKEN": token},
         namespace=namespace,
     )
-    started, trouble = None, None
     try:
-        started = _answer(run)
+        started: JobInfo = _answer(run)
+        return started
     except Exception as error:
         if not _may_have_started(error):
             raise
-        trouble = error
-    jobs = {started.id: started} if started else {}
-    with contextlib.suppress(*_TROUBLE):  # which is no reason to lose the one that was started
-        found = _look(api, namespace, job.labels, LOOK_AGAIN, started and started.id)
-        jobs.update((info.id, info) for info in found)
-    if not jobs:
+        with contextlib.suppress(*_TROUBLE):
+            if info := find(LOOK_AGAIN):
+                return info
         raise StartUnknown(
             "The Hub has not said whether it started this Job, and has shown none since. Before the Job is started "
             "again by another attempt, that looks once more; before you do it, look yourself: hf jobs ls --all "
             f"--namespace {namespace} --label webhook-delivery={job.labels['webhook-delivery']}"
-        ) from trouble
-    return _oldest(api, namespace, jobs.values())
+        ) from error
 
 
-def _look(
-    api: HfApi, namespace: str, labels: dict[str, str], pauses: Sequence[float], id: str | None = None
-) -> list[JobInfo]:
-    """List the Jobs of this delivery; look again after each pause, until there is one, or the one with this id."""
+def _find(api: HfApi, namespace: str, labels: dict[str, str], pauses: Sequence[float]) -> JobInfo | None:
+    """Find the Job of this delivery, the oldest that lives; look again after each pause, until there is one."""
     names = ("webhook-delivery", "webhook-job", "webhook-id")
-    mine: dict[str, str] = {name: labels[name] for name in names if name in labels}
-    for pause in pauses:
-        with contextlib.suppress(*_TROUBLE):
-            found = _jobs(api, namespace, mine)
-            if any(id in (None, info.id) for info in found):
-                return found
-        time.sleep(pause)
-    return _jobs(api, namespace, mine)
-
-
-def _oldest(api: HfApi, namespace: str, jobs: Iterable[JobInfo]) -> JobInfo:
-    """Of the Jobs of one delivery, return the oldest, and cancel the others; those that have ended count last."""
-    oldest, *others = sorted(jobs, key=lambda info: (_stage(info) in FINAL, str(info.created_at), info.id))
-    for info in others:
-        if _stage(info) not in FINAL:
-            logger.warning("A delivery has two Jobs: %s stays, and the younger %s is cancelled.", oldest.id, info.id)
-            _cancel(api, namespace, info.id)
-    return oldest
+    mine = {name: labels[name] for name in names if name in labels}
+    for pause in (*pauses, None):
+        with contextlib.suppress(*(_TROUBLE if pause else ())):
+            if found := _jobs(api, namespace, mine):
+                oldest, *others = sorted(found, key=lambda info: (_stage(info) in FINAL, str(info.created_at)))
+                for info in others:  # of a start that was in doubt, and that the Hub has shown too late
+                    _cancel(api, namespace, info)
+                return oldest
+        time.sleep(pause or 0)
+    return None
 
 
 def _cancel_earlier(api: HfApi, namespace: str, labels: dict[str, str]) -> None:
     subject = _subject(labels)
     for info in _jobs(api, namespace, subject):
-        theirs = info.labels or {}
-        received = theirs.get("webhook-received", "")  # anybody in the organization may have written it
+        received = (info.labels or {}).get("webhook-received", "")  # anybody in the organization may have written it
         is_earlier = received.isdecimal() and int(received) < int(labels["webhook-received"])
-        mine = theirs.get("webhook-delivery") == labels["webhook-delivery"]
-        if _subject(theirs) == subject and is_earlier and not mine and _stage(info) not in FINAL:
-            _cancel(api, namespace, info.id)
+        if is_earlier and _subject(info.labels or {}) == subject:
+            _cancel(api, namespace, info)
 
 
-def _cancel(api: HfApi, namespace: str, id: str) -> None:
+def _cancel(api: HfApi, namespace: str, info: JobInfo) -> None:
     try:
-        _answer(functools.partial(api.cancel_job, job_id=id, namespace=namespace))
+        if _stage(info) not in FINAL:
+            _answer(functools.partial(api.cancel_job, job_id=info.id, namespace=namespace))
     except HfHubHTTPError as error:
         if _may_pass(error):
             raise
         # Most likely it has ended since it was listed; whatever it is, it is no reason to keep the new one back.
-        logger.warning("The Hub does not cancel the Job %s: it says %d.", id, error.response.status_code)
-
-
-def _account(token: str) -> str:
-    """Ask once whose token it is: the Hub answers this question a few times a minute only."""
-    with _alone("whoami", PATIENCE):
-        return _ask_account(token)
+        logger.warning("The Hub does not cancel the Job %s: it says %d.", info.id, error.response.status_code)
 
 
 @functools.lru_cache(maxsize=1)
-def _ask_account(token: str) -> str:
+def _account(token: str) -> str:
+    """Ask once whose token it is: the Hub answers this question a few times a minute only."""
     return str(_answer(HfApi(token=token).whoami)["name"])
 
 
@@ -269,18 +256,12 @@ def _answer(call: Callable[[], _T]) -> _T:
     Raises:
         TimeoutError: there was no answer by then. The call goes on, and what becomes of it is not known.
     """
-    answer: Future[_T] = Future()
-
-    def work() -> None:
-        try:
-            answer.set_result(call())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=work, name="webhooks Hub", daemon=True).start()
-    if not wait((answer,), ANSWER_WITHIN).done:
+    thread = ThreadPoolExecutor(1, "webhooks Hub")
+    future = thread.submit(call)
+    thread.shutdown(wait=False)
+    if not wait((future,), ANSWER_WITHIN).done:
         raise TimeoutError(f"The Hub has not answered within {ANSWER_WITHIN:g} seconds.")
-    return answer.result()
+    return future.result()
 
 
 def _stage(info: JobInfo) -> str:
@@ -315,20 +296,6 @@ def label(text: str) -> str:
     return f"{plain[: MAX_LABEL - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """Tell what trying again cannot mend from what it can."""
-    try:
-        yield
-    except HfHubHTTPError as error:
-        if _may_pass(error):
-            raise
-        reason = f"{error.response.status_code} {error.server_message or error}"
-        raise JobRefused(f"The Hub refuses this Job: {reason}") from error
-    except FileNotFoundError as error:
-        raise JobRefused(f"An argument looks like a file to upload, and there is none: {error}") from error
-
-
 def _may_pass(error: HfHubHTTPError) -> bool:
     status = error.response.status_code
     return status in (408, 429) or status >= 500
@@ -345,8 +312,7 @@ def _may_have_started(error: Exception) -> bool:
 @contextlib.contextmanager
 def _alone(with_what: str, patience: float = -1) -> Iterator[None]:
     """Let one thread at a time do this; wait for it up to `patience` seconds, and then do it all the same."""
-    with _finding_lock:
-        lock = _locks.setdefault(with_what, threading.Lock())
+    lock = _locks.setdefault(with_what, threading.Lock())
     acquired = lock.acquire(timeout=patience)
     try:
         yield

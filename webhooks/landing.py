@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .deliveries.history import reading, utc
+from .deliveries.log import reading, utc
 from .endpoints import Endpoint
 from .samples import curl, shortest
 from .settings import Settings

@@ -5,43 +5,29 @@ The decisions are functions over headers and bytes that raise `Refused`; `Receiv
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hmac
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
+import anyio
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import answers
-from .credentials import split_credentials
-from .deliveries.engine import Engine
-from .deliveries.life import NotTaken
+from .answers import Refused
+from .deliveries.engine import Engine, NotTaken
 from .delivery import Delivery
 from .endpoints import Endpoint, find
-from .limits import BODY_WITHIN, MAX_BODY, MAX_HEADERS
+from .hiding import split_credentials
 from .payload import WebhookPayload, parse_payload
 from .settings import Settings
 
+MAX_BODY = 1024 * 1024  # bytes; the Hub's payloads are a few kilobytes, the longest comment is 64 KiB
+BODY_WITHIN = 10.0  # seconds, for all of a webhook's body
 RETRY_AFTER = "30"  # seconds
-
-Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
-
-_LATE = "the body is late"
-
-
-class Refused(Exception):
-    """The request is answered with this status and error, and goes no further."""
-
-    def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
-        super().__init__(error)
-        self.answer = answers.answer(status, {"error": error, **more}, headers)
 
 
 class ClientLeft(Exception):
@@ -119,16 +105,14 @@ class Aside:
         self._aside = aside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and f"{path_of(scope)}/".startswith(self._path):
-            await self._aside(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        is_aside = scope["type"] == "http" and f"{path_of(scope)}/".startswith(self._path)
+        await (self._aside if is_aside else self._app)(scope, receive, send)
 
 
 def path_of(scope: Scope) -> str:
     """Return the path below the address at which the whole app is mounted."""
     path: str = scope["path"]
-    root = scope.get("root_path") and root_of(scope)
+    root = root_of(scope)
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
@@ -162,38 +146,24 @@ class Receiver:
             return
         await response(scope, receive, send)
 
-    def lifespan(self, other: Lifespan | None = None) -> Lifespan:
-        """Begin on the loop that serves, as soon as that runs; `other` is what else an application does then."""
-
-        @contextlib.asynccontextmanager
-        async def lifespan(app: Any) -> AsyncIterator[Any]:
-            self.engine.start()
-            async with other(app) if other else contextlib.nullcontext() as state:
-                yield state
-
-        return lifespan
-
-    async def health(self, _: Request) -> Response:
+    def health(self, _: Request) -> Response:
         """Answer a monitor: 200 while deliveries are taken, 503 while they are not, with the counts by status."""
         taking, counts = self.engine.health()
         return answers.answer(200 if taking and not self.settings.closed else 503, counts)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        if len(scope["headers"]) > MAX_HEADERS:
-            raise Refused(431, f"There are more than {MAX_HEADERS} headers.")
         path = path_of(scope).rstrip("/")
         endpoint = find_endpoint(self.endpoints, path, scope["method"])
         check_sender(self.settings, scope["headers"])
         body = await _read_body(receive)
         headers, withheld = split_credentials(scope["headers"], is_ours=bool(self.settings.secrets))
-        delivery = Delivery(
-            path,
-            _payload_for(endpoint, body),
-            query=self._query(scope),
-            headers=headers,
-            withheld=withheld,
-            body=body,
-        ).received_as(self._as_sent(scope))
+        payload = _payload_for(endpoint, body)
+        # The log keeps the query, and so must not find our secret in it.
+        query = self.settings.hide(scope["query_string"].decode("latin-1")).encode("latin-1")
+        delivery = Delivery(path, payload, query=query, headers=headers, withheld=withheld, body=body)
+        # On a Space only the proxy reaches the server, over plain HTTP; uvicorn believes none on another machine.
+        is_https = self.settings.on_space and (b"x-forwarded-proto", b"https") in scope["headers"]
+        delivery.received_as({**scope, "scheme": "https"} if is_https else scope)
         try:
             response = await self.engine.take(endpoint, delivery, self.reply_within)
         except NotTaken as reason:
@@ -201,16 +171,6 @@ class Receiver:
             raise Refused(503, error, {"Retry-After": RETRY_AFTER}) from None
         response.raw_headers.append((b"x-delivery-id", delivery.id.encode()))
         return response
-
-    def _as_sent(self, scope: Scope) -> Scope:
-        """On a Space only the proxy reaches the server, over plain HTTP; uvicorn believes none on another machine."""
-        is_https = self.settings.on_space and (b"x-forwarded-proto", b"https") in scope["headers"]
-        return {**scope, "scheme": "https"} if is_https else scope
-
-    def _query(self, scope: Scope) -> bytes:
-        """The log keeps the query, and so must not find our secret in it."""
-        query: bytes = scope["query_string"]
-        return self.settings.hide(query.decode("latin-1")).encode("latin-1") if query else query
 
 
 def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
@@ -224,17 +184,9 @@ def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
 
 
 async def _read_body(receive: Receive) -> bytes:
-    task = asyncio.current_task()
-    assert task
-    timer = asyncio.get_running_loop().call_later(BODY_WITHIN, task.cancel, _LATE)
-    try:
+    with anyio.move_on_after(BODY_WITHIN):  # `asyncio.wait_for` would begin a task for each
         return await _whole_body(receive)
-    except asyncio.CancelledError as error:
-        if error.args != (_LATE,):
-            raise
-        raise Refused(408, f"The body was not complete within {BODY_WITHIN:g} seconds.") from None
-    finally:
-        timer.cancel()
+    raise Refused(408, f"The body was not complete within {BODY_WITHIN:g} seconds.")
 
 
 async def _whole_body(receive: Receive) -> bytes:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 import os
+import sys
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any
 
-from . import console
-from .autostart import at_prompt
+from . import console, serving
 from .deliveries.engine import Engine
 from .deliveries.log import DeliveryLog
 from .endpoints import Endpoint
+from .filling import Handler
 from .receiver import Receiver
-from .reloading import Edits, is_reloading, script_runs_again, watches_script
-from .serving import GRACE, Serving, nothing_collected
 from .settings import Settings, SetupError, at_least, read_settings
-from .signatures import Handler
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -27,10 +24,6 @@ if TYPE_CHECKING:
 
     from .desk.routes import Desk
     from .watched import ToWatch, Watched
-
-F = TypeVar("F", bound=Handler)
-
-logger = logging.getLogger("webhooks")
 
 # One more promise, which can be deleted, like jobs.py: the server takes, keeps and runs deliveries without it.
 HAS_DESK = Path(__file__).with_name("desk").is_dir()
@@ -77,7 +70,7 @@ class WebhooksServer:
         max_pending: int = 1000,
         data_dir: str | os.PathLike[str] | None = None,
     ) -> None:
-        if is_reloading() and not script_runs_again() and _running:
+        if _is_reloading() and _running:
             raise SetupError(f"The server runs, and cannot become another one while it does. {RESTART}")
         given = {"WEBHOOK_SECRET": str(webhook_secret)} if webhook_secret else {}
         if data_dir is not None:
@@ -86,16 +79,15 @@ class WebhooksServer:
         console.never_show(self._settings.hide)
         self._has_own_folder = data_dir is not None
         self._endpoints: dict[str, Endpoint] = {}
-        self._edits = Edits(self._endpoints)
         self._max_pending = int(at_least(1, "max_pending", max_pending, whole=True))
         self._reply_within = at_least(0, "reply_within", reply_within)
         self._engine: Engine | None = None
         self._lifecycle = threading.RLock()  # held by whoever launches or closes
-        self._serving: Serving | None = None
-        self._folder = self._log_path = Path()
+        self._close_ui: Callable[[], None] = lambda: None
+        self._folder: Path | None = None
+        self._log_path = Path()
         self._ui = ui
         self._ui_is_ours = False
-        self._fill: Callable[[str], None] = lambda url: None
         self._desk = self._owners_desk() if HAS_DESK else None
         self.fastapi_app: FastAPI | None = None
         self.call_off_autostart: Callable[[], None] = lambda: None
@@ -116,29 +108,15 @@ class WebhooksServer:
         """What the handlers want to hear of on the Hub, by their full path."""
         return {path: endpoint.watched for path, endpoint in self._endpoints.items()}
 
-    @overload
-    def add_webhook(self, path: F) -> F: ...
-
-    @overload
     def add_webhook(
         self,
-        path: str | None = None,
+        path: Handler | str | None = None,
         *,
         max_attempts: int = 1,
         timeout: float | None = None,
         debounce: float = 0,
         watched: ToWatch = None,
-    ) -> Callable[[F], F]: ...
-
-    def add_webhook(
-        self,
-        path: F | str | None = None,
-        *,
-        max_attempts: int = 1,
-        timeout: float | None = None,
-        debounce: float = 0,
-        watched: ToWatch = None,
-    ) -> F | Callable[[F], F]:
+    ) -> Any:
         """Register a handler; use it as `@server.add_webhook` or `@server.add_webhook("/path")`.
 
         The handler is a `def` or an `async def`, and takes whatever a FastAPI path operation takes, and a `Delivery`.
@@ -167,7 +145,7 @@ class WebhooksServer:
         if not (path is None or isinstance(path, str)):
             raise SetupError(f'The path of a webhook must be text such as "/my-webhook", not {path!r}.')
 
-        def register(function: F) -> F:
+        def register(function: Handler) -> Handler:
             endpoint = Endpoint(
                 function, path, max_attempts=max_attempts, timeout=timeout, debounce=debounce, watched=watched
             )
@@ -178,12 +156,9 @@ class WebhooksServer:
                     f"There already is a webhook at {endpoint.path}. Rename the function, or give one of the "
                     f'two a path of its own: @...add_webhook("/another-path").'
                 )
-            if former and former.path != endpoint.path:  # a parameter in it has another name now
+            if former:
                 del self._endpoints[former.path]
             self._endpoints[endpoint.path] = endpoint
-            self._edits.follow(endpoint)
-            if self._engine:
-                self._edits.tell(endpoint.path, "has changed" if former else "is new")
             return function
 
         return register
@@ -199,32 +174,25 @@ class WebhooksServer:
             prevent_thread_lock: return at once, and leave signals alone; the server goes on as long as the script
                 does. At a prompt or in a notebook it always does.
             gradio_launch_kwargs: passed on to `gr.Blocks.launch`. Outside a Space a public link is made
-                unless `share=False` or `GRADIO_SHARE=False` says otherwise. A file that somebody uploads to your own
-                `ui` has at most 100 MB, unless `max_file_size="1gb"` or so says otherwise; anything else that is
-                sent to it has at most 4 MiB. Its queue has room for as many as `ui.queue(max_size=...)` says: without
-                that, anybody can stop it.
+                unless `share=False` or `GRADIO_SHARE=False` says otherwise.
 
         Raises:
             SetupError: no handler is registered, the port or the `ui` is in use, or the delivery log cannot be used.
         """
         self.call_off_autostart()
-        if script_runs_again():
-            self._take_the_place_of_the_former()
-            return
-        if is_reloading():
+        if _is_reloading():
             raise SetupError(f"The server runs, and cannot be launched otherwise while it does. {RESTART}")
         with self._lifecycle:
-            if self._serving is None:
-                with nothing_collected():
-                    self._start(gradio_launch_kwargs)
-            serving = self._serving
-            assert serving
+            if self._engine is None:
+                self._start(gradio_launch_kwargs)
             link = self._desk.access.link(self._url) if self._desk else None
-            summary = console.summary(self._settings, self._endpoints, self._folder, self._local_url, self._url, link)
+            folder = self._log_path.parent
+            summary = console.summary(self._settings, self._endpoints, folder, self._local_url, self._url, link)
             # At once, or what a handler prints comes before the end of the line.
-            print(f"{summary}\n", end="", flush=True)
+            print(summary, end="\n", flush=True)
         if not (prevent_thread_lock or at_prompt()):
-            serving.wait()
+            assert self._ui is not None
+            serving.wait(self._ui, self.close)
 
     run = launch
 
@@ -240,30 +208,29 @@ class WebhooksServer:
             raise SetupError("Nothing can be replayed before the server runs: launch() it first.")
         return self._engine.replay(delivery_id)
 
-    def close(self, grace: float = GRACE) -> bool:
+    def close(self, grace: float = serving.GRACE) -> bool:
         """Stop taking deliveries, wait up to `grace` seconds for running handlers, and stop serving.
 
         Returns:
             Whether every handler ended. What did not end, or was still to run, goes on at the next launch.
         """
-        if self._serving and self._serving.is_on_this_loop():  # to wait here would stop what is waited for
+        if self._engine and self._engine.is_on_this_loop():  # to wait here would stop what is waited for
             threading.Thread(target=self.close, args=(grace,), name="webhooks close").start()
             return False
         with self._lifecycle:
             if self._engine is None:
                 return True
-            if self._desk:
-                self._desk.replays.end()
             all_ended = self._engine.stop(grace)
-            if self._serving:
-                self._serving.close()
-            self._engine = self._serving = self.fastapi_app = None
-            _running.pop(self._folder, None)
+            self._close_ui()
+            self._engine = self.fastapi_app = None
+            _running.discard(self._log_path.parent)
+            if not _running:
+                serving.collect_as_before()
             return all_ended
 
     def _start(self, options: dict[str, Any]) -> None:
         console.show_log()
-        receiver = self._take_deliveries()
+        receiver = self.take_deliveries()
         try:
             self.fastapi_app = self._launch_gradio(receiver, options)
         except BaseException:
@@ -271,7 +238,7 @@ class WebhooksServer:
             raise
         receiver.engine.recover()
 
-    def _take_deliveries(self, folder: Path | None = None) -> Receiver:
+    def take_deliveries(self, folder: Path | None = None) -> Receiver:
         """Begin to take deliveries, with the server's log or one in this folder; the caller serves them."""
         if not self._endpoints:
             raise SetupError("No webhook to serve: put @webhook_endpoint or @server.add_webhook above a function.")
@@ -280,75 +247,72 @@ class WebhooksServer:
         settings = self._settings
         shared_disk = folder is None and settings.on_shared_disk
         log = DeliveryLog(folder or self._choose_folder(), shared_disk=shared_disk)
-        try:
-            self._engine = Engine(self._endpoints, log, self._max_pending, settings.hide, settings.secret_to_send)
-        except BaseException:
-            log.close()
-            raise
-        self._folder, self._log_path = log.path.parent, log.path
-        _running[self._folder] = self
-        return Receiver(self._endpoints, self._engine, self._settings, self._reply_within)
+        self._engine = Engine(self._endpoints, log, self._max_pending, settings.hide, settings.secret_to_send)
+        self._log_path = log.path
+        if not _running:
+            serving.collect_rarely()
+        _running.add(log.path.parent)
+        return Receiver(self._endpoints, self._engine, settings, self._reply_within)
 
     def _choose_folder(self) -> Path:
-        """Give each server of this process a log of its own, and the same one at each start."""
-        folder = self._settings.data_dir.absolute()
-        if not self._has_own_folder:
-            launched = _launched[folder]
-            if self not in launched:
-                closed = [former for former in launched if former._engine is None and self._shares_path(former)]
-                if closed:
-                    launched[launched.index(closed[0])] = self
-                else:
-                    launched.append(self)
-            if number := launched.index(self):
-                folder /= str(number + 1)
-        if folder in _running:
+        """Give each server of this process a log of its own, and the same one at its next launch."""
+        first = self._settings.data_dir.absolute()
+        if self._has_own_folder and first in _running:
             raise SetupError(
-                f"Another server of this process works with the delivery log in {folder}. Give one of the two a "
+                f"Another server of this process works with the delivery log in {first}. Give one of the two a "
                 'folder of its own: WebhooksServer(data_dir="...").'
             )
-        return folder
-
-    def _shares_path(self, other: WebhooksServer) -> bool:
-        return not self._endpoints.keys().isdisjoint(other._endpoints)
+        if self._folder is None or self._folder in _running:
+            others = (first / str(number) for number in itertools.count(2))
+            self._folder = next(folder for folder in itertools.chain([first], others) if folder not in _running)
+        return self._folder
 
     def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
-        from .landing import CSS, THEME, arrivals
+        from .landing import CSS, THEME, arrivals, landing_page
 
         routes = []
-        if self._ui is None or self._ui_is_ours:
-            self._ui, self._ui_is_ours = self._pages(), True
+        if ui_is_ours := self._ui is None or self._ui_is_ours:
+            self._ui, fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DESK)
+            self._ui_is_ours = True
             # Nothing on our page takes a file, so a stranger cannot fill the disk that the log needs.
             ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
             routes = [arrivals(lambda: receiver.engine.health()[1], lambda: self._log_path)]
             options = {**ours, **options, "css": "\n".join([CSS, options.get("css") or ""])}
-        if self._settings.on_space or watches_script():
-            self._edits.show(self._ui, self._pages if self._ui_is_ours else None)
-        self._serving = Serving(self._ui, receiver, self.close)
+        ui = self._ui
+        assert ui is not None
+        if self._settings.on_space:
+            vars(sys.modules["__main__"]).setdefault("demo", ui)  # where the Hub's hot reload looks for it
         middleware = [self._desk.middleware()] if self._desk else []
-        bodies = self._desk.bodies if self._desk else {}
-        app = self._serving.launch(options, routes, middleware, self._folder, bodies, self._ui_is_ours)
-        if self._ui_is_ours:
-            self._fill(self._url)
+        folder = self._log_path.parent
+        app = serving.launch(ui, receiver, options, routes, middleware, folder, ui_is_ours)
+        close = ui.close
+
+        def close_ui() -> None:
+            ui.close = close  # type: ignore[method-assign]
+            close(verbose=False)
+
+        self._close_ui = close_ui
+        ui.close = lambda verbose=True: self._close_from_gradio()  # type: ignore[method-assign]
+        if ui_is_ours:
+            fill(self._url)
         return app
 
-    def _pages(self) -> gr.Blocks:
-        from .landing import landing_page
+    def _close_from_gradio(self) -> None:
+        """Stand in for `ui.close`, which `gr.close_all` calls, too."""
+        self.close()
 
-        page, self._fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DESK)
-        if self._serving:
-            self._fill(self._url)
-        return page
+    def _learn_stage(self, job_id: str, stage: str) -> None:
+        if self._engine:
+            self._engine.learn_stage(job_id, stage)
 
     def _owners_desk(self) -> Desk:
         from .desk.access import Access
         from .desk.routes import Desk
 
-        access = Access(self._settings, lambda: self._url)
         return Desk(
             self._settings,
             self._endpoints,
-            access,
+            Access(self._settings, lambda: self._url),
             log=lambda: self._log_path,
             replay=self.replay,
             has_room=lambda: self._engine is not None and self._engine.has_room(),
@@ -357,44 +321,25 @@ class WebhooksServer:
             public_url=lambda: self._url,
         )
 
-    def _learn_stage(self, job_id: str, stage: str) -> None:
-        if self._engine:
-            self._engine.learn_stage(job_id, stage)
-
-    # Edits while the server runs
-
-    def _take_the_place_of_the_former(self) -> None:
-        """Hand the handlers over to the server that runs, and show them; it was made by the script's last run."""
-        running = [server for server in _running.values() if server._settings.data_dir == self._settings.data_dir]
-        formers = list(filter(self._shares_path, running)) or running
-        if len(formers) != 1:
-            raise SetupError(f"No server of this script runs, or it cannot be told which one this is. {RESTART}")
-        former = formers[0]
-        for path in former._endpoints.keys() - self._endpoints.keys():
-            former._edits.forget(former._endpoints[path])
-        for path, endpoint in self._endpoints.items():
-            old = former._endpoints.get(path)
-            former._endpoints[path] = endpoint
-            if old is None or not endpoint.is_like(old):
-                former._edits.tell(path, "has changed" if old else "is new")
-        if self._like() != former._like():
-            logger.warning("WebhooksServer(...) or a setting of the server has changed. %s", RESTART)
-        self.__dict__ = former.__dict__  # so that the script's server is the one that runs
-
-    def _like(self) -> tuple[object, ...]:
-        return self._settings, self._max_pending, self._reply_within
-
     @property
     def _local_url(self) -> str:
-        assert self._ui is not None
-        return (self._ui.local_url or "").rstrip("/")
+        return ((self._ui and self._ui.local_url) or "").rstrip("/")
 
     @property
     def _url(self) -> str:
         """The address that the Hub can reach, or else the local one."""
-        assert self._ui is not None
-        return (self._settings.public_url or self._ui.share_url or self._local_url).rstrip("/")
+        return (self._settings.public_url or (self._ui and self._ui.share_url) or self._local_url).rstrip("/")
 
 
-_running: dict[Path, WebhooksServer] = {}  # by the folder of the log
-_launched: defaultdict[Path, list[WebhooksServer]] = defaultdict(list)  # by the folder that is for all of them
+def at_prompt() -> bool:
+    """Tell whether somebody sits at a Python prompt or in a notebook, where nothing may block."""
+    return hasattr(sys, "ps1")
+
+
+def _is_reloading() -> bool:
+    """Tell whether this thread is bringing an edit into the running process. Gradio's own `launch` asks the same."""
+    reload = sys.modules.get("gradio.cli.commands.reload")
+    return reload is not None and getattr(reload.reload_thread, "running_reload", False)
+
+
+_running: set[Path] = set()  # the folders of the logs that are in use

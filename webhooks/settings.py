@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import sys
@@ -15,9 +14,6 @@ from typing import Annotated, Any, TypeVar, overload
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError, create_model
 
 from .hiding import Hide
-from .reloading import is_reloading
-
-logger = logging.getLogger("webhooks")
 
 BUCKET = Path("/data")  # where a Space's Storage Bucket is attached
 
@@ -30,13 +26,8 @@ class SetupError(ValueError):
     """A mistake in the set-up: a setting, a handler or a port.
 
     Left alone it ends the script with its sentence and exit code 1, without a traceback: the mistake is not where that
-    would point. Made by an edit of the running process it changes nothing, and is in the log, too.
+    would point.
     """
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence)
-        if is_reloading():
-            logger.error("This edit is not in force: %s", sentence)
 
 
 def _show_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

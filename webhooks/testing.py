@@ -23,11 +23,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import json
 import os
 import tempfile
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,20 +40,16 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from . import own_loop
-from .console import wait_until_written
 from .decorator import shared_server
-from .deliveries.history import Record, find, reading
-from .deliveries.log import DATABASE
+from .deliveries.log import Record, find, reading
 from .delivery import FINISHED, Delivery
 from .endpoints import PREFIX, Endpoint
 from .endpoints import find as find_endpoint
-from .filling import Filled
+from .filling import Handler, is_async
 from .payload import WebhookPayload
-from .receiver import Aside
+from .receiver import Aside, Receiver
 from .samples import sample
 from .server import WebhooksServer
-from .signatures import Handler
 
 if TYPE_CHECKING:
     from httpx2 import Response
@@ -121,8 +118,19 @@ def call(handler: Handler, payload: WebhookPayload | Mapping[str, Any] | None = 
         SetupError: the handler has a parameter that nothing can fill.
         Exception: whatever the handler raises.
     """
-    endpoint = Endpoint(handler)
-    way = endpoint.way
+    returned: list[Any] = []
+
+    @functools.wraps(handler)
+    def kept(*args: Any, **values: Any) -> Any:
+        returned.append(handler(*args, **values))
+        return returned[0]
+
+    @functools.wraps(handler)
+    async def kept_async(*args: Any, **values: Any) -> Any:
+        returned.append(await handler(*args, **values))
+        return returned[0]
+
+    endpoint = Endpoint(kept_async if is_async(handler) else kept)
     body = _body(payload)
     delivery = Delivery(
         endpoint.path,
@@ -132,21 +140,15 @@ def call(handler: Handler, payload: WebhookPayload | Mapping[str, Any] | None = 
         body=body,
     )
     with _without_the_hub():
-        returned = way.returned(delivery) if isinstance(way, Filled) else way.call(delivery)
-        if not inspect.isawaitable(returned):
-            return returned
-        with ThreadPoolExecutor(1) as thread:  # the test may itself run on an event loop
-            return thread.submit(_run, returned).result()
+        answer = endpoint.way.call(delivery)
+        if inspect.isawaitable(answer):
+            with ThreadPoolExecutor(1) as thread:  # the test may itself run on an event loop
+                answer = thread.submit(lambda: asyncio.run(_awaited(answer))).result()
+    return returned[0] if returned else answer
 
 
-def _run(returned: Awaitable[Any]) -> Any:
-    async def awaited() -> Any:
-        return await returned
-
-    try:
-        return own_loop.run(awaited())
-    finally:
-        own_loop.close_loop()
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
 
 
 @dataclass(frozen=True)
@@ -198,11 +200,17 @@ def serving(server: WebhooksServer | None = None) -> Iterator[Client]:
     """
     server = server or shared_server()
     with _without_the_hub(), tempfile.TemporaryDirectory(prefix="webhooks-") as folder:
-        receiver = server._take_deliveries(Path(folder))
-        pages = Starlette(routes=[Route("/health", receiver.health)], lifespan=receiver.lifespan())
+        receiver = server.take_deliveries(Path(folder))
+
+        @contextlib.asynccontextmanager
+        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            receiver.engine.start()
+            yield
+
+        pages = Starlette(routes=[Route("/health", receiver.health)], lifespan=lifespan)
         all_ended = False
         try:
-            with Client(Aside(pages, PREFIX, receiver), server, Path(folder, DATABASE)) as client:
+            with Client(Aside(pages, PREFIX, receiver), server, receiver) as client:
                 try:
                     yield client
                 finally:
@@ -218,10 +226,9 @@ class Client(TestClient):
 
     __test__ = False  # whatever its base class is called
 
-    def __init__(self, app: ASGIApp, server: WebhooksServer, log: Path) -> None:
+    def __init__(self, app: ASGIApp, server: WebhooksServer, receiver: Receiver) -> None:
         super().__init__(app)
-        self._server = server
-        self._log = log
+        self._server, self._receiver = server, receiver
 
     def deliver(self, endpoint: str, payload: Body | None = None, **options: Any) -> Sent:
         """Post an event as the Hub would.
@@ -235,14 +242,12 @@ class Client(TestClient):
             LookupError: there is no such handler; the text lists those there are.
         """
         path = PREFIX + endpoint.removeprefix(PREFIX).strip("/")
-        handlers = self._server.registered_webhooks
-        if find_endpoint(self._server._endpoints, path) is None:
-            raise LookupError(f"There is no handler at {path}. Those there are: {', '.join(handlers)}.")
-        secret = self._server._settings.secret_to_send
+        if find_endpoint(self._receiver.endpoints, path) is None:
+            those = ", ".join(self._receiver.endpoints)
+            raise LookupError(f"There is no handler at {path}. Those there are: {those}.")
+        secret = self._server.webhook_secret
         options.setdefault("headers", {"X-Webhook-Secret": secret} if secret else {})
-        answer = self.post(path, content=_body(payload), **options)
-        wait_until_written(WITHIN)  # for tests that look at what was logged
-        return Sent(answer, self)
+        return Sent(self.post(path, content=_body(payload), **options), self)
 
     def outcome(self, delivery_id: str, within: float = WITHIN) -> Outcome:
         """Let time pass until a delivery is over: no retry is waited for, and no burst.
@@ -255,20 +260,17 @@ class Client(TestClient):
             RuntimeError: the `with` block has ended.
             TimeoutError: the handler does not end.
         """
-        engine = self._server._engine
-        if engine is None:
+        engine = self._receiver.engine
+        if not engine.log.path.exists():
             raise RuntimeError("The log is gone: ask for an outcome inside the `with` block.")
         with contextlib.suppress(asyncio.TimeoutError):
             engine.hasten(delivery_id, within)
-        record = self._find(delivery_id)
+        with reading(engine.log.path) as database:
+            record = find(database, delivery_id)
         if record.status not in FINISHED:
             raise TimeoutError(f"Delivery {delivery_id} is still {record.status} after {within:g} seconds.")
         errors = tuple(attempt.error for attempt in record.attempts if attempt.error is not None)
         return Outcome(record.status, len(record.attempts), errors, _result(record))
-
-    def _find(self, delivery_id: str) -> Record:
-        with reading(self._log) as database:
-            return find(database, delivery_id)
 
 
 def _body(payload: Body | None) -> bytes:

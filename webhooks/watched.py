@@ -19,9 +19,6 @@ OWNERS = ("user", "org")
 WATCHABLE = ("dataset", "model", "space", "bucket", *OWNERS)
 DOMAINS = ("repo", "discussion")
 
-_OWNER = r"[\w.-]+"
-_REPOSITORY = rf"({_OWNER}/)?{_OWNER}"  # a few old models have no owner in their name
-
 
 @dataclass(frozen=True)
 class Watched:
@@ -55,8 +52,7 @@ def read_watched(given: ToWatch) -> tuple[Watched, ...]:
     """Read what `watched=` was given: one item, or several.
 
     An item is a dictionary or a `WebhookWatchedItem` as for `huggingface_hub.create_webhook`, or text as for
-    `hf webhooks create --watch`. Both of these name the domains apart from it; here a dictionary may have them as
-    `"domains"`. Where it has none, all are meant, as on the Hub.
+    `hf webhooks create --watch`. A dictionary may have `"domains"`; without them all are meant, as on the Hub.
 
     Raises:
         SetupError: the Hub cannot watch this; the text names the item.
@@ -76,24 +72,21 @@ def first_repository(watched: Iterable[Watched]) -> tuple[str, str] | None:
     return next(((item.type, item.name) for item in watched if item.type not in OWNERS), None)
 
 
-def _read(item: object) -> Watched:
-    fields: Any = item
+def _read(item: Any) -> Watched:
+    fields = asdict(item) if is_dataclass(item) and not isinstance(item, type) else item
     if isinstance(item, str):
         fields = dict(zip(("type", "name"), item.split(":", 1), strict=False))
-    elif is_dataclass(item) and not isinstance(item, type):
-        fields = asdict(item)
-    if not isinstance(fields, Mapping) or not {"type", "name"} <= fields.keys() <= {"type", "name", "domains"}:
-        raise SetupError(
-            f'No webhook can watch {item!r}: write it as "dataset:me/data" or as '
-            '{"type": "dataset", "name": "me/data"}, where "domains" may follow.'
-        )
-    kind, name, domains = fields["type"], fields["name"], fields.get("domains", DOMAINS)
-    domains = [domains] if isinstance(domains, str) else domains
-    if kind not in WATCHABLE:
-        raise SetupError(f"No webhook can watch {item!r}: the type must be one of {', '.join(WATCHABLE)}.")
-    if not (isinstance(name, str) and re.fullmatch(_OWNER if kind in OWNERS else _REPOSITORY, name, re.ASCII)):
-        example = "username" if kind in OWNERS else f"username/my-{kind}"
-        raise SetupError(f"No webhook can watch {item!r}: the name must be one as on the Hub, such as {example}.")
-    if not (isinstance(domains, Iterable) and (domains := list(domains)) and all(one in DOMAINS for one in domains)):
-        raise SetupError(f"No webhook can watch {item!r}: the domains must be {' or '.join(DOMAINS)}, or both.")
-    return Watched(kind, name, tuple(domains))
+    try:
+        kind, name, domains = fields["type"], fields["name"], fields.get("domains", DOMAINS)
+        domains = (domains,) if isinstance(domains, str) else tuple(domains)
+        pattern = r"[\w.-]+" if kind in OWNERS else r"([\w.-]+/)?[\w.-]+"  # a few old models have no owner
+        is_known = kind in WATCHABLE and {*fields} <= {"type", "name", "domains"} and {*domains} <= {*DOMAINS}
+        if is_known and domains and re.fullmatch(pattern, name, re.ASCII):
+            return Watched(kind, name, domains)
+    except (KeyError, TypeError, AttributeError):
+        pass
+    raise SetupError(
+        f'No webhook can watch {item!r}: write it as "dataset:me/data" or as '
+        '{"type": "dataset", "name": "me/data"}, where "domains" may follow. '
+        f"A type is one of {', '.join(WATCHABLE)}, a domain {' or '.join(DOMAINS)}."
+    )

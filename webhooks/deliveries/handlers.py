@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextlib
+import contextvars
+import functools
 import inspect
 import logging
 import math
 import os
+import sysconfig
 import threading
 import traceback
-from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import anyio.to_thread
-import fastapi
-import starlette
 from fastapi.exceptions import RequestValidationError, ValidationException
 from starlette.responses import Response
-from starlette.types import Message, Scope
 
-from .. import answers, own_loop
-from ..answers import Tell
-from ..console import escaped, log
+from .. import answers
+from ..console import escaped
 from ..delivery import Delivery, GiveUp
 from ..endpoints import Endpoint, Way
-from ..filling import Filled
 from ..hiding import Hide
-from .mailbox import Mailbox
-from .threads import Threads
 
+logger = logging.getLogger("webhooks")
+
+MAX_THREADS = 10_000  # more than may wait, and each is used again
 MAX_ERROR = 32 * 1024  # characters of a traceback that are kept
 MAX_ANSWER = 64 * 1024  # bytes of an answer that are kept
 
 # Where a traceback does not begin: in this package, and in what it calls a handler through.
-_CALLED_THROUGH = (own_loop, fastapi, starlette, anyio, asyncio, concurrent.futures)
-_MACHINERY = (*(os.path.dirname(inspect.getfile(module)) + os.sep for module in _CALLED_THROUGH), contextlib.__file__)
-_SCOPE: Scope = {"type": "http", "method": "POST", "headers": [], "asgi": {"spec_version": "2.4"}}
+_PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_MACHINERY = (_PACKAGE, *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
 @dataclass(frozen=True)
@@ -51,14 +46,12 @@ class Ended:
         kept: what the log keeps of the answer.
         error: the traceback, if it failed.
         is_final: another attempt would not help.
-        has_run: the machine had a thread for it.
     """
 
     answer: Response
     kept: bytes
     error: str | None = None
     is_final: bool = False
-    has_run: bool = True
 
 
 class Handlers:
@@ -66,126 +59,95 @@ class Handlers:
 
     Args:
         hide: takes the server's secrets out of what is logged, recorded and answered.
-        late: called on the loop that serves, with a delivery whose handler came back after its timeout.
     """
 
-    def __init__(self, hide: Hide, late: Callable[[Delivery], object]) -> None:
+    def __init__(self, hide: Hide) -> None:
         self._hide = hide
-        self._late = late
-        self._to_handlers: Mailbox | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="webhook handler")
+        self._loop: asyncio.AbstractEventLoop | None = None  # of the async ones
+        self.out: set[Future[Ended]] = set()  # calls that have not come back, though they may be awaited no more
         self._awaited: set[asyncio.Future[Ended]] = set()
-        self._out = 0  # calls that have not come back, though they may be awaited no more
-        self._all_back: asyncio.Future[None] | None = None
-        self._over = asyncio.Event()  # for the loop of the async handlers
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let `loop` be the one that serves."""
-        self._to_server = Mailbox(loop)
-        self._threads = Threads(loop)
-
-    async def run(self, endpoint: Endpoint, delivery: Delivery, answered: Tell) -> Ended:
+    async def run(self, endpoint: Endpoint, delivery: Delivery, answered: answers.Tell) -> Ended:
         """Run a handler once, whatever it does. What it does after its timeout changes nothing any more.
 
         Args:
             answered: called with the answer, on this loop, if that is complete while the attempt goes on.
         """
-        ended: asyncio.Future[Ended] = self._to_server.loop.create_future()
-        tasks: list[asyncio.Task[None]] = []
+        here = asyncio.get_running_loop()
         way = endpoint.way  # now: a reload may change it while the handler runs
-        tell = partial(self._post, answered)
-        try:
-            if way.is_async:
-                self._handlers_loop().post(self._begin, way, delivery, tell, ended, tasks)
-            else:
-                self._threads.run(partial(self._call, way, delivery, tell, ended))
-        except (RuntimeError, OSError) as error:  # the machine gives no more threads or files
-            reason = f"    | Not started: {escaped(str(error))}. It runs later."
-            return Ended(answers.failed(delivery, error), b"", reason, has_run=False)
-        self._out += 1
+
+        def tell(answer: Response) -> None:
+            with suppress(RuntimeError):  # the server is closed
+                here.call_soon_threadsafe(answered, answer)
+
+        if way.is_async:
+            out = asyncio.run_coroutine_threadsafe(self._await(way, delivery, tell), self._handlers_loop())
+        else:
+            out = Future()
+            call = functools.partial(self._call, out, way, delivery, tell)
+            with suppress(RuntimeError):  # the machine gives no more threads: the next one that is free takes it
+                self._threads.submit(contextvars.copy_context().run, call)
+        self.out.add(out)
+        ended: asyncio.Future[Ended] = here.create_future()
+        out.add_done_callback(functools.partial(self._has_come_back, ended))
         self._awaited.add(ended)
         try:
-            return await (ended if endpoint.timeout is None else asyncio.wait_for(ended, endpoint.timeout))
-        except (asyncio.CancelledError, asyncio.TimeoutError) as error:
-            if way.is_async:
-                with contextlib.suppress(RuntimeError):  # the server is closed
-                    self._handlers_loop().post(lambda: tasks[0].cancel())
-            if isinstance(error, asyncio.CancelledError):
-                raise
+            return await asyncio.wait_for(ended, endpoint.timeout)
+        except asyncio.TimeoutError:
             late = TimeoutError(f"The handler took longer than its timeout of {endpoint.timeout:g} seconds.")
             return self._failure(delivery, late)
         finally:
+            out.cancel()  # what is over, or runs in a thread, cannot be
             self._awaited.discard(ended)
 
-    async def come_back(self) -> None:
-        """Wait until every call has, those that have timed out, too."""
-        if self._out:
-            self._all_back = self._to_server.loop.create_future()
-            await self._all_back
+    def _has_come_back(self, ended: asyncio.Future[Ended], out: Future[Ended]) -> None:
+        """Do in fewer steps what `asyncio.wrap_future` does, in the thread of the handler."""
+        self.out.discard(out)
+        if not out.cancelled():
+            with suppress(RuntimeError):  # the server is closed
+                ended.get_loop().call_soon_threadsafe(_set, ended, out.result())
 
     def let_go(self) -> bool:
         """Wait no longer: each `run` ends as cancelled. Return whether every call had come back by then."""
-        all_back = not self._out
-        for ended in self._awaited:
+        all_back = not self.out
+        for ended in list(self._awaited):
             ended.cancel()
         return all_back
 
     def stop(self) -> None:
         """Cancel the async handlers that still run, and end their loop. From any thread."""
-        if self._to_handlers:
-            with contextlib.suppress(RuntimeError):  # it has ended
-                self._to_handlers.post(self._over.set)
+        self._threads.shutdown(wait=False)
+        if self._loop:
+            self._loop.call_soon_threadsafe(self._over.set)
 
     # In a thread: a `def` handler
 
-    def _call(self, way: Way, delivery: Delivery, tell: Tell, ended: asyncio.Future[Ended]) -> None:
+    def _call(self, out: Future[Ended], way: Way, delivery: Delivery, tell: answers.Tell) -> None:
+        if not out.set_running_or_notify_cancel():
+            return
         try:
-            if isinstance(way, Filled):
-                returned = own_loop.run(way.answer(delivery, tell))
-            else:
-                returned = way.call(delivery)
-                if inspect.isawaitable(returned) or isinstance(returned, Response):
-                    returned = own_loop.run(_settled(returned, tell))
-            result = self._success(delivery, returned)
+            returned = way.call(delivery, tell)
+            if inspect.isawaitable(returned) or isinstance(returned, Response):
+                returned = asyncio.run(answers.settled(returned, tell))
+            out.set_result(self._success(delivery, returned))
         except BaseException as error:  # sys.exit() in a handler ends the handler, not the server
-            result = self._failure(delivery, error)
-        self._post(self._end, delivery, ended, result)
+            out.set_result(self._failure(delivery, error))
 
     # On the handlers' loop: an `async def` handler
 
-    def _begin(
-        self,
-        way: Way,
-        delivery: Delivery,
-        tell: Tell,
-        ended: asyncio.Future[Ended],
-        tasks: list[asyncio.Task[None]],
-    ) -> None:
-        task = asyncio.create_task(self._await(way, delivery, tell, ended))
-        tasks.append(task)
-        self._tasks.add(task)  # a loop alone does not keep a task from being collected
-        task.add_done_callback(self._tasks.discard)
-
-    async def _await(self, way: Way, delivery: Delivery, tell: Tell, ended: asyncio.Future[Ended]) -> None:
+    async def _await(self, way: Way, delivery: Delivery, tell: answers.Tell) -> Ended:
         try:
-            if isinstance(way, Filled):
-                returned = await way.answer(delivery, tell)
-            else:
-                returned = await _settled(way.call(delivery), tell)
-            result = self._success(delivery, returned)
+            return self._success(delivery, await answers.settled(way.call(delivery, tell), tell))
         except BaseException as error:
-            result = self._failure(delivery, error)
-        self._post(self._end, delivery, ended, result)
+            return self._failure(delivery, error)
 
-    def _handlers_loop(self) -> Mailbox:
-        if self._to_handlers is None:
-            try:
-                loop = type(self._to_server.loop)()  # uvloop's where it is there, as for all else that is served
-            except TypeError:  # of a host program, and made in a way of its own
-                loop = asyncio.new_event_loop()
-            threading.Thread(target=self._run_loop, args=(loop,), name="webhooks", daemon=True).start()
-            self._to_handlers = Mailbox(loop)
-        return self._to_handlers
+    def _handlers_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._over = asyncio.Event()
+            threading.Thread(target=self._run_loop, args=(self._loop,), name="webhooks", daemon=True).start()
+        return self._loop
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         serving = loop.create_task(self._serve())
@@ -193,82 +155,44 @@ class Handlers:
             try:
                 loop.run_until_complete(serving)
             except BaseException as error:  # sys.exit() in a task that a handler left behind
-                log(logging.ERROR, "A task that a handler started has failed\n%s", quoted_traceback(error, self._hide))
+                logger.error("A task that a handler started has failed\n%s", quoted_traceback(error, self._hide))
         if tasks := asyncio.all_tasks(loop):
             for task in tasks:
                 task.cancel()
             loop.run_until_complete(asyncio.wait(tasks))
-        loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 
     async def _serve(self) -> None:
-        """Be there as long as the loop: the threads in which FastAPI runs `def` dependencies last as long as this."""
-        anyio.to_thread.current_default_thread_limiter().total_tokens = math.inf
+        anyio.to_thread.current_default_thread_limiter().total_tokens = math.inf  # of FastAPI's `def` dependencies
         await self._over.wait()
 
-    # And back
+    # How it ended
 
-    def _post(self, call: Callable[..., object], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the server is closed
-            self._to_server.post(call, *args)
-
-    def _end(self, delivery: Delivery, ended: asyncio.Future[Ended], result: Ended) -> None:
-        self._out -= 1
-        if self._all_back and not self._out and not self._all_back.done():
-            self._all_back.set_result(None)
-        if ended.done():
-            self._late(delivery)
-        else:
-            ended.set_result(result)
-
-    def _success(self, delivery: Delivery, returned: Any) -> Ended:
+    def _success(self, delivery: Delivery, returned: object) -> Ended:
         answer = answers.succeeded(delivery, returned)
-        return Ended(answer, self._kept(delivery, answer))
+        return Ended(answer, _kept(answer, self._hide_all(delivery)))
 
     def _failure(self, delivery: Delivery, error: BaseException) -> Ended:
         """Describe an error where it was raised: its `__str__` is the user's code too, and may block or raise."""
-        answer = answers.without_secrets(answers.failed(delivery, error), self._hide)
+        answer, hide = answers.failed(delivery, error, self._hide), self._hide_all(delivery)
         try:
-            text = self._described(delivery, error)
+            text = quoted_traceback(error, hide)
+            if reason := answers.lacks_credentials(delivery, error):
+                text = f"{_quoted(reason)}\n{text}"
         except BaseException as another:
             text = f"    | {type(error).__name__}, which cannot be shown ({type(another).__name__})"
-        return Ended(answer, self._kept(delivery, answer), text, _is_final(delivery, error))
-
-    def _kept(self, delivery: Delivery, answer: Response) -> bytes:
-        return kept(answer, self._hide_all(delivery))
+        is_refused = answers.lacks_credentials(delivery, error) is not None
+        is_final = is_refused or isinstance(error, (GiveUp, RequestValidationError))
+        return Ended(answer, _kept(answer, hide), text, is_final)
 
     def _hide_all(self, delivery: Delivery) -> Hide:
         """Hide the sender's credentials, too. At once with ours: either may be a part of the other."""
-        credentials = delivery.credentials
-        return self._hide | Hide(credentials) if credentials else self._hide
-
-    def _described(self, delivery: Delivery, error: BaseException) -> str:
-        hide = self._hide_all(delivery)
-        if isinstance(error, ValidationException):  # whose own text repeats what it is about
-            problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in answers.problems(error))
-            text = _quoted(hide("\n".join([type(error).__name__, *problems])))
-        else:
-            text = quoted_traceback(error, hide)
-        if reason := answers.lacks_credentials(delivery, error):
-            text = f"{_quoted(reason)}\n{text}"
-        return text
+        return self._hide | Hide(delivery.credentials)
 
 
-async def _settled(returned: Any, tell: Tell) -> Any:
-    if inspect.isawaitable(returned):
-        returned = await returned
-    if isinstance(returned, Response):
-        return await answers.collected(returned, tell, dict(_SCOPE), _hung_up)
-    return returned
-
-
-async def _hung_up() -> Message:
-    return {"type": "http.disconnect"}
-
-
-def _is_final(delivery: Delivery, error: BaseException) -> bool:
-    is_refused = answers.lacks_credentials(delivery, error) is not None
-    return is_refused or isinstance(error, (GiveUp, RequestValidationError))
+def _set(ended: asyncio.Future[Ended], result: Ended) -> None:
+    if not ended.done():
+        ended.set_result(result)
 
 
 def quoted_traceback(error: BaseException, hide: Hide) -> str:
@@ -276,13 +200,14 @@ def quoted_traceback(error: BaseException, hide: Hide) -> str:
     begin = error.__traceback__
     while begin and begin.tb_frame.f_code.co_filename.startswith(_MACHINERY):
         begin = begin.tb_next
-    text = "".join(traceback.format_exception(type(error), error, begin))
+    if isinstance(error, ValidationException):  # whose own text repeats what it is about
+        problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in answers.problems(error))
+        text = hide("\n".join([type(error).__name__, *problems]))
+    else:
+        text = hide("".join(traceback.format_exception(type(error), error, begin)))
     if len(text) > MAX_ERROR:
         half = MAX_ERROR // 2
-        left_out = f"... {len(text) - MAX_ERROR} characters ..."
-        text = "\n".join([hide.beginning(text, half), left_out, hide.end(text, half)])
-    else:
-        text = hide(text)
+        text = f"{text[:half]}\n... {len(text) - MAX_ERROR} characters ...\n{text[-half:]}"
     return _quoted(text)
 
 
@@ -290,7 +215,5 @@ def _quoted(text: str) -> str:
     return "\n".join(f"    | {escaped(line)}" for line in text.split("\n") if line)
 
 
-def kept(answer: Response, hide: Hide) -> bytes:
-    """Return what the log keeps of an answer."""
-    body = bytes(answer.body[: hide.reach(MAX_ANSWER)]).decode("latin-1")
-    return hide.beginning(body, MAX_ANSWER).encode("latin-1")
+def _kept(answer: Response, hide: Hide) -> bytes:
+    return hide(bytes(answer.body).decode("latin-1")).encode("latin-1")[:MAX_ANSWER]

@@ -20,29 +20,22 @@ class JobWatch:
     """Asks the Hub for the stages of Jobs that somebody looks at, without making anybody wait.
 
     Args:
-        token: may read the Jobs.
+        token: may read the Jobs; without one nobody is asked.
         learned: is told the id of a Job and its stage, from another thread.
     """
 
-    def __init__(self, token: str, learned: Callable[[str, str], object]) -> None:
+    def __init__(self, token: str | None, learned: Callable[[str, str], object]) -> None:
         self._token = token
         self._learned = learned
         self._not_before: dict[str, float] = {}  # by id
-        self._lock = threading.Lock()
 
     def look(self, jobs: Iterable[StartedJob]) -> None:
-        for job in [job for job in jobs if job.stage not in FINAL][:AT_ONCE]:
-            if self._may_ask(job.id):
-                threading.Thread(target=self._ask, args=(job,), daemon=True).start()
-
-    def _may_ask(self, id: str) -> bool:
         now = time.monotonic()
-        with self._lock:
-            self._not_before = {id: then for id, then in self._not_before.items() if then > now}
-            if id in self._not_before:
-                return False
-            self._not_before[id] = now + PATIENCE
-            return True
+        self._not_before = {id: then for id, then in self._not_before.items() if then > now}
+        for job in [job for job in jobs if self._token and job.stage not in FINAL][:AT_ONCE]:
+            if job.id not in self._not_before:
+                self._not_before[job.id] = now + PATIENCE
+                threading.Thread(target=self._ask, args=(job,), daemon=True).start()
 
     def _ask(self, job: StartedJob) -> None:
         try:
@@ -50,10 +43,9 @@ class JobWatch:
             stage = str(getattr(status.stage, "value", status.stage)) if status else "UNKNOWN"
         except JobNotFoundError:
             stage = "DELETED"
-        except Exception:
+        except Exception:  # the Hub is in trouble: the next look will tell
             return
         finally:
-            with self._lock:
-                self._not_before[job.id] = time.monotonic() + ASK_AGAIN
+            self._not_before[job.id] = time.monotonic() + ASK_AGAIN
         if stage != job.stage:
             self._learned(job.id, stage)

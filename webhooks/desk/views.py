@@ -1,42 +1,30 @@
-"""What the templates show: outcomes in words, times, bars of the chart, and text of strangers made visible."""
+"""What the templates show: outcomes in words, and text of strangers made visible."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from huggingface_hub import constants
 from markupsafe import Markup, escape
 
 from ..console import escaped
-from ..deliveries.history import INTERRUPTED, STOPPED, Attempt
+from ..deliveries.log import INTERRUPTED, STOPPED, Attempt
 from ..delivery import UNFINISHED, Delivery, StartedJob
 from ..endpoints import PREFIX, Endpoint
 from ..payload import FOLDERS
-from .queries import OUTCOMES, Row
+from .queries import Row
 
 MAX_SHOWN = 256 * 1024  # characters of a payload
 MAX_LINE = 200  # characters of an outcome, a name or a title
 
-EVENTS = {  # the Hub's scope and action, in words; any other is shown as it is
-    "repo.content update": "content changed",
-    "repo.config update": "settings changed",
-    "repo create": "repository created",
-    "repo move": "repository moved",
-    "repo delete": "repository deleted",
-    "repo update": "repository changed",
-    "discussion create": "discussion opened",
-    "discussion update": "discussion changed",
-    "discussion delete": "discussion deleted",
-    "discussion.comment create": "comment",
-    "discussion.comment update": "comment changed",
-}
+# The Hub's scopes and actions, in words; any other is shown as it is.
+SCOPES = {"repo": "repository", "repo.content": "content", "repo.config": "settings", "discussion.comment": "comment"}
+ACTIONS = {"create": "created", "update": "changed", "move": "moved", "delete": "deleted"}
 STAGES = {  # of a Job: the kind, and the word
     "COMPLETED": ("done", "completed"),
     "ERROR": ("failed", "failed"),
@@ -44,10 +32,6 @@ STAGES = {  # of a Job: the kind, and the word
     "DELETED": ("skipped", "deleted"),
 }
 QUOTED = re.compile(r"^ {4}\| ?", re.MULTILINE)  # how the console's log sets a traceback off
-
-WIDTH, HEIGHT = 40, 64  # of an hour in the chart
-GAP = 0.75  # between two of its bars
-
 
 # Text
 
@@ -70,12 +54,17 @@ def lines(value: str, at_most: int = MAX_SHOWN) -> Markup:
     return escape("\n".join(map(escaped, shown.replace("\r\n", "\n").split("\n"))))
 
 
-def pretty(body: bytes) -> str:
-    """Write JSON with one field a line, and anything else as it is. Nothing that is invisible stays so in JSON."""
-    written = body.decode("utf-8", "replace")
+def read_json(written: bytes | None) -> Any:
+    """Read JSON, or any other text as it is."""
     with contextlib.suppress(ValueError, RecursionError):
-        return plain_json(json.loads(written), indent=2)
-    return written
+        return json.loads(written or b"")
+    return (written or b"").decode("utf-8", "replace")
+
+
+def pretty(body: bytes) -> str:
+    """Write JSON with one field a line, and anything else as it is."""
+    value = read_json(body)
+    return value if isinstance(value, str) else plain_json(value, indent=2)
 
 
 def plain_json(value: Any, indent: int | None = None) -> str:
@@ -90,7 +79,8 @@ def name(endpoint: str) -> str:
 
 
 def event_name(event: str | None) -> str:
-    return EVENTS.get(event, event) if event else "no payload"
+    scope, _, action = (event or "no payload").partition(" ")
+    return f"{SCOPES.get(scope, scope)} {ACTIONS.get(action, action)}"
 
 
 def repo_name(repo: str | None) -> str:
@@ -113,7 +103,7 @@ class Outcome:
     """
 
     kind: str
-    text: str
+    text: str = ""
     due_at: datetime | None = None
     job: StartedJob | None = None
     more: str = ""
@@ -124,7 +114,7 @@ def outcome(row: Row, endpoint: Endpoint | None) -> Outcome:
     if row.status in UNFINISHED:
         return _waiting(row, endpoint)
     if row.status == "superseded":
-        return Outcome("skipped", f"replaced by {row.superseded_by}, a newer event about the same")
+        return Outcome("skipped", "replaced by a newer event about the same")
     if row.status == "failed":
         return Outcome("failed", short(last_line(row.error) or _said(row.answer, "error") or "failed"))
     if row.skipped:
@@ -137,44 +127,38 @@ def outcome(row: Row, endpoint: Endpoint | None) -> Outcome:
 def job_outcome(job: StartedJob, count: int = 1) -> Outcome:
     kind, word = STAGES.get(job.stage, ("job", job.stage.lower()))
     others = f", and {count - 1} more" if count > 1 else ""
-    return Outcome(kind, "", job=job, more=f" {word}, {job.flavor}{others}")
+    return Outcome(kind, job=job, more=f" {word}, {job.flavor}{others}")
 
 
 def _waiting(row: Row, endpoint: Endpoint | None) -> Outcome:
     total = f" of {endpoint.max_attempts}" if endpoint and endpoint.max_attempts > 1 else ""
     attempt = f"attempt {row.failures + 1}{total}" if row.failures or total else ""
-    if row.status == "scheduled":
-        if row.attempts:
-            error = short(last_line(row.error))
-            return Outcome("waiting", attempt or "goes on", row.due_at, more=f": {error}" if error else "")
+    if row.status != "scheduled":
+        return Outcome("waiting", row.status, more=f", {attempt}" if row.attempts > 1 and attempt else "")
+    if not row.attempts:
         return Outcome("waiting", "runs", row.due_at, more=", unless a newer event replaces it")
-    return Outcome("waiting", row.status, more=f", {attempt}" if row.attempts > 1 and attempt else "")
+    error = short(last_line(row.error))
+    return Outcome("waiting", attempt or "goes on", row.due_at, more=f": {error}" if error else "")
 
 
 def last_line(error: str | None) -> str:
     """Return what an error says in the end: the exception, and not the way to it."""
-    kept = [line for line in quoted(error or "").splitlines() if line.strip()]
-    return kept[-1].strip() if kept else ""
+    kept = [line.strip() for line in quoted(error or "").splitlines() if line.strip()]
+    return kept[-1] if kept else ""
 
 
-def _read(answer: bytes | None) -> Any:
-    """Return the value of an answer in JSON, and the text of any other; it may have been cut."""
-    written = (answer or b"").decode("utf-8", "replace")
-    with contextlib.suppress(ValueError, RecursionError):
-        return json.loads(written)
-    return written
+def quoted(error: str) -> str:
+    return QUOTED.sub("", error)
 
 
 def _said(answer: bytes | None, key: str) -> str:
     """Return what an answer of the form `{key: text}` says."""
-    said = _read(answer)
-    if isinstance(said, dict):
-        return _text(said.get(key, ""))
-    return _text(said).removeprefix(f'{{"{key}":').strip('"')
+    said = read_json(answer)
+    return _text(said.get(key, "") if isinstance(said, dict) else said)
 
 
 def _answered(row: Row) -> str:
-    said = _read(row.answer)
+    said = read_json(row.answer)
     if said == "":
         return f"answered {row.answer_status}"
     if said == {"delivery": row.id, "status": "succeeded"}:
@@ -189,6 +173,9 @@ def _text(said: Any) -> str:
     return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
 
 
+# One delivery
+
+
 def attempt_kind(attempt: Attempt) -> tuple[str, str]:
     """Return how an attempt is drawn, and the word for how it ended."""
     if attempt.error in (INTERRUPTED, STOPPED):
@@ -198,22 +185,15 @@ def attempt_kind(attempt: Attempt) -> tuple[str, str]:
     return ("done", "succeeded") if attempt.ended_at else ("waiting", "running")
 
 
-def quoted(error: str) -> str:
-    return QUOTED.sub("", error)
-
-
-# One delivery
-
-
 def about(delivery: Delivery) -> str:
     """Say what has happened, as exactly as the payload does."""
     payload = delivery.payload
     if payload is None:
         return "no payload"
-    event = f"{payload.event.scope} {payload.event.action}"
     refs = ", ".join(updated.ref for updated in payload.updatedRefs or ())
-    details = [refs, f"#{payload.discussion.num} {payload.discussion.title}" if payload.discussion else ""]
-    return short(", ".join(filter(None, [event_name(event), *details])))
+    discussion = f"#{payload.discussion.num} {payload.discussion.title}" if payload.discussion else ""
+    event = event_name(f"{payload.event.scope} {payload.event.action}")
+    return short(", ".join(filter(None, [event, refs, discussion])))
 
 
 def repo_url(delivery: Delivery) -> str | None:
@@ -227,34 +207,3 @@ def repo_url(delivery: Delivery) -> str | None:
 def web_url(url: str) -> str | None:
     """Return an address that may be linked to: none that runs something."""
     return url if url.startswith(("https://", "http://")) else None
-
-
-# The chart
-
-
-@dataclass(frozen=True)
-class Bar:
-    """The deliveries of one hour and outcome, in a drawing that is 24 x 40 wide and 64 high."""
-
-    outcome: str
-    count: int
-    since: datetime
-    before: str  # an id after all of them
-    x: int
-    y: float
-    height: float
-
-
-def bars(hours: Mapping[datetime, Counter[str]]) -> list[Bar]:
-    highest = max(8, *(counts.total() for counts in hours.values()))
-    drawn = []
-    for place, (since, counts) in enumerate(hours.items()):
-        top = float(HEIGHT - 1)
-        before = f"{int((since + timedelta(hours=1)).timestamp()) * 10**9:016x}"
-        for outcome in OUTCOMES:
-            if count := counts[outcome]:
-                height = max(2.0, (HEIGHT - 8) * count / highest)  # one that failed among a thousand is seen
-                top -= height
-                x = place * WIDTH
-                drawn.append(Bar(outcome, count, since, before, x, round(top, 2), round(height - GAP, 2)))
-    return drawn

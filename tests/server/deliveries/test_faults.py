@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,22 +71,6 @@ def test_a_handler_that_ends_the_process_runs_five_times_and_then_no_more(run: R
 
 
 @pytest.mark.long
-def test_a_log_that_is_deleted_under_the_server_is_put_back_with_all_that_was_answered(
-    run: Run, tmp_path: Path
-) -> None:
-    server = run(SERVER).wait_until_ready()
-    taken = [server.post("quick", PAYLOAD).headers["X-Delivery-Id"] for _ in range(20)]
-    shutil.rmtree(tmp_path / "log")
-    taken += [server.post("quick", PAYLOAD).headers["X-Delivery-Id"] for _ in range(20)]
-    server.wait_for("THE DELIVERY LOG WAS DELETED OR MOVED")
-    server.stop()
-    server = run(SERVER).wait_until_ready()
-    counts = health(server).json()
-    assert len(taken) == 40
-    assert sum(counts.values()) == 40
-
-
-@pytest.mark.long
 def test_a_log_that_is_replaced_under_the_server_is_503_until_it_is_back(run: Run, tmp_path: Path) -> None:
     server = run(SERVER).wait_until_ready()
     assert server.post("quick", PAYLOAD).status_code == 200
@@ -97,7 +80,7 @@ def test_a_log_that_is_replaced_under_the_server_is_503_until_it_is_back(run: Ru
     answer = server.post("quick", PAYLOAD)
     assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
     assert health(server).status_code == 503
-    assert "another file has taken the place of" in server.wait_for("cannot be written")
+    assert "was deleted or replaced" in server.wait_for("cannot be written")
     log.unlink()
     mine.rename(log)
     wait_for_health(server.url, 200)
@@ -106,36 +89,13 @@ def test_a_log_that_is_replaced_under_the_server_is_503_until_it_is_back(run: Ru
     assert health(server).json()["succeeded"] + health(server).json()["running"] == 2
 
 
-@pytest.mark.long
-def test_a_console_that_nobody_reads_stops_neither_senders_nor_the_end(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(SERVER)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    environment = clean_environment(GRADIO_SERVER_PORT=str(port), WEBHOOKS_ADMIN_TOKEN="sixteen-characters-or-more")
-    command = [sys.executable, "script.py"]
-    pipe = subprocess.PIPE  # never read; it takes 64 KiB
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=pipe, stderr=subprocess.STDOUT) as server:
-        try:
-            wait_for_health(url, 200)
-            with httpx.Client(base_url=url, timeout=10) as client:
-                for _ in range(200):
-                    answer = client.post("/webhooks/loud", json=PAYLOAD)
-                    assert answer.status_code in (500, 202)  # the other if the machine is slow
-                assert client.post("/webhooks/quick", json=PAYLOAD).is_success
-                assert client.get("/health").status_code == 200
-            server.terminate()
-            assert server.wait(WAIT) == 0
-        finally:
-            server.kill()
-
-
 STUCK = SERVER.replace(
     "server.launch()",
     """
 import threading
-from webhooks.deliveries import commits, log
+from webhooks.deliveries import log, writer
 
-commits.STUCK_AFTER = 0.2
+writer.STUCK_AFTER = 0.2
 gate = threading.Event()
 add = log.DeliveryLog.add
 

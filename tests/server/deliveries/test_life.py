@@ -6,29 +6,26 @@ import asyncio
 import contextvars
 import gc
 import json
-import logging
 import os
 import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import HTTPException, Request
+from support.asgi import wait_until_written
 from support.disks import full_disk
 from support.dispatching import BODY, WAIT, Desk, statuses, wait_until
 from support.payloads import load
 
 from webhooks import Delivery, WebhookPayload
-from webhooks.console import wait_until_written
 from webhooks.deliveries import timing
-from webhooks.deliveries.history import INTERRUPTED, STOPPED
-from webhooks.deliveries.life import NotTaken
-from webhooks.deliveries.threads import Threads
+from webhooks.deliveries.engine import NotTaken
+from webhooks.deliveries.log import INTERRUPTED, STOPPED
 from webhooks.endpoints import Endpoint
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
@@ -436,16 +433,6 @@ def test_what_a_wrong_clock_has_written_does_not_wait_for_that_clock(
     assert ran == [f"{1:040x}"]
 
 
-def test_a_clock_that_is_ahead_prunes_nothing_that_is_young(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = desk.add(lambda: None, path="/f")
-    desk.start().deliver(endpoint)
-    desk.stop()
-    real = time.time
-    monkeypatch.setattr(time, "time", lambda: real() + 40 * 24 * 60 * 60)
-    desk.start().deliver(endpoint)
-    assert statuses(desk.records()) == ["succeeded", "succeeded"]
-
-
 def test_ids_grow_though_the_clock_was_set_back(desk: Desk) -> None:
     endpoint = desk.add(lambda: None, path="/f")
     desk.start().deliver(endpoint)
@@ -531,23 +518,6 @@ def test_replaying_an_unknown_id_is_a_key_error_with_the_id(desk: Desk, id: str)
         desk.start().engine.replay(id)
 
 
-def test_an_attempt_that_the_machine_cannot_start_is_none(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webhooks.deliveries.life.POSTPONE", 0.01)
-    run, refusals = Threads.run, iter(range(3))
-
-    def run_when_there_is_room(self: Threads, call: Callable[[], object]) -> None:
-        for _ in refusals:
-            raise RuntimeError("can't start new thread")
-        run(self, call)
-
-    monkeypatch.setattr(Threads, "run", run_when_there_is_room)
-    attempts: list[int] = []
-    desk.start().deliver(desk.add(lambda delivery: attempts.append(delivery.attempt), path="/f"), reply_within=0)
-    desk.wait_for("succeeded")
-    (record,) = desk.records()
-    assert (attempts, len(record.attempts)) == ([1], 1)
-
-
 def test_what_a_handler_puts_into_its_jobs_harms_nobody(desk: Desk) -> None:
     endpoint = desk.add(lambda delivery: delivery.jobs.append("no Job"), path="/f")
     desk.start()
@@ -599,14 +569,6 @@ def test_who_was_answered_has_room_again(desk: Desk, is_async: bool) -> None:
         assert desk.deliver(endpoint).status_code == 200
 
 
-def test_a_full_log_is_pruned_two_hundred_at_a_time(desk: Desk) -> None:
-    endpoint = desk.add(lambda: None, path="/f")
-    desk.start(keep=20)
-    for _ in range(450):
-        desk.deliver(endpoint)
-    assert 20 <= len(desk.records()) < 220
-
-
 @pytest.mark.usefixtures("prunes_at_once")
 def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(desk: Desk) -> None:
     def handler(payload: WebhookPayload) -> None:
@@ -645,7 +607,7 @@ def test_a_long_timeout_does_not_keep_what_has_ended(desk: Desk) -> None:
 
 
 def test_a_full_disk_refuses_new_deliveries_and_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webhooks.deliveries.commits.RETRY_AFTER", 0.05)
+    monkeypatch.setattr("webhooks.deliveries.writer.RETRY_AFTER", 0.05)
     gate, started = threading.Event(), threading.Event()
 
     def slow() -> str:
@@ -670,8 +632,8 @@ def test_a_full_disk_refuses_new_deliveries_and_loses_nothing(desk: Desk, monkey
 def test_a_log_that_another_program_locks_holds_up_no_one_for_long_wherever_a_handler_goes(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    monkeypatch.setattr("webhooks.deliveries.database.LOCKED_FOR", 0.1)
-    monkeypatch.setattr("webhooks.deliveries.commits.RETRY_AFTER", 0.05)
+    monkeypatch.setattr("webhooks.deliveries.log.LOCKED_FOR", 0.1)
+    monkeypatch.setattr("webhooks.deliveries.writer.RETRY_AFTER", 0.05)
     monkeypatch.chdir(tmp_path)
     desk.folder = Path("log")
     endpoint = desk.add(lambda: os.chdir(tmp_path_factory.mktemp("elsewhere")), path="/f")
@@ -687,29 +649,6 @@ def test_a_log_that_another_program_locks_holds_up_no_one_for_long_wherever_a_ha
     assert desk.deliver(endpoint).status_code == 200
 
 
-@pytest.mark.parametrize("error", [ConnectionError, SystemExit])
-def test_what_a_program_hangs_into_its_logging_cannot_stop_the_deliveries(
-    desk: Desk, error: type[BaseException]
-) -> None:
-    class Pager(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            raise error
-
-    def handler() -> None:
-        raise ValueError
-
-    pager = Pager()
-    logging.getLogger("webhooks").addHandler(pager)
-    try:
-        broken, quick = desk.add(handler), desk.add(lambda: None, path="/quick")
-        assert desk.start().deliver(broken).status_code == 500
-        assert desk.deliver(quick).status_code == 200
-        assert desk.engine.health()[0] is True
-        assert wait_until_written(WAIT)
-    finally:
-        logging.getLogger("webhooks").removeHandler(pager)
-
-
 def test_the_answer_is_not_kept_with_a_secret(desk: Desk) -> None:
     answer = desk.start().deliver(desk.add(lambda: "the token is s3cret", path="/f"))
     assert answer.body == b'"the token is s3cret"'
@@ -723,24 +662,3 @@ def test_no_secret_is_cut_in_two_where_a_long_answer_is_cut(desk: Desk, place: i
     kept = desk.records()[0].answer.decode()
     assert 0 < len(kept) <= 64 * 1024
     assert "s3" not in kept
-
-
-def test_what_was_logged_has_the_time_at_which_it_was_logged(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    gate = threading.Event()
-
-    class Slow(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            assert gate.wait(WAIT)
-
-    logger = logging.getLogger("webhooks")
-    logger.addHandler(slow := Slow())
-    try:
-        desk.start().deliver(desk.add(lambda: 1 / 0, path="/f"))
-        desk.wait_for("failed")
-        answered = time.time()
-        gate.set()
-        assert wait_until_written(WAIT)
-    finally:
-        logger.removeHandler(slow)
-    assert all(record.created < answered for record in caplog.records)
-    assert "ZeroDivisionError" in caplog.text

@@ -15,8 +15,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from support.dispatching import WAIT, Desk, wait_until
 
 from webhooks import Delivery
-from webhooks.deliveries.history import find, reading
-from webhooks.deliveries.log import MAX_INTERRUPTIONS
+from webhooks.deliveries.engine import MAX_INTERRUPTIONS
+from webhooks.deliveries.log import find, reading
 from webhooks.delivery import FINISHED
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_backoff")]

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import Any
 
 import pytest
 from support.dispatching import WAIT, Desk, start, statuses, wait_until
 
-from webhooks.deliveries import commits
-from webhooks.deliveries.engine import Engine
-from webhooks.deliveries.history import STOPPED, reading
-from webhooks.deliveries.life import NotTaken
-from webhooks.deliveries.log import DeliveryLog
+from webhooks.deliveries import writer
+from webhooks.deliveries.engine import Engine, NotTaken
+from webhooks.deliveries.log import STOPPED, DeliveryLog
 from webhooks.hiding import Hide
 
 
@@ -28,15 +24,15 @@ def when_all_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callabl
 
     def do(what: Callable[[], object]) -> None:
         monkeypatch.setattr("webhooks.deliveries.engine.LAST_WRITES", 0.1)
-        finish = commits.Commits.finish
+        finish = writer.Writer.close
         done: list[object] = []
 
-        def finish_and_do(self: commits.Commits, last: Callable[[], None]) -> None:
+        def finish_and_do(self: writer.Writer, last: Callable[[], None]) -> None:
             finish(self, last)
             if not done:
                 done.append(what())
 
-        monkeypatch.setattr(commits.Commits, "finish", finish_and_do)
+        monkeypatch.setattr(writer.Writer, "close", finish_and_do)
 
     return do
 
@@ -86,17 +82,6 @@ def test_who_arrives_at_the_very_end_is_told_what_the_log_says(desk: Desk, monke
     assert not ran.is_set()
 
 
-def test_a_success_is_told_at_once_and_written_down_at_the_latest_when_the_server_stops(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("webhooks.deliveries.successes.LINGER", 0.5)
-    assert desk.start().deliver(desk.add(lambda: "done", path="/f")).body == b'"done"'
-    with reading(desk.folder / "deliveries.db") as database:
-        assert database.execute("SELECT status FROM deliveries").fetchone()["status"] == "running"
-    (record,) = desk.records()
-    assert (record.status, record.answer) == ("succeeded", b'"done"')
-
-
 @pytest.mark.parametrize("step", ["finish", "fail_attempt"])
 def test_what_a_slow_disk_has_not_written_when_all_is_waited_for_is_written(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, when_all_is_waited_for: Any, step: str
@@ -125,32 +110,6 @@ def test_what_a_slow_disk_has_not_written_when_all_is_waited_for_is_written(
     assert statuses(desk.records()) == ["succeeded" if step == "finish" else "failed"]
 
 
-def test_a_success_that_could_not_be_written_is_written_at_the_end(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, when_all_is_waited_for: Any
-) -> None:
-    monkeypatch.setattr("webhooks.deliveries.database.LOCKED_FOR", 0.01)
-    monkeypatch.setattr(commits, "RETRY_AFTER", WAIT)
-    gate, started = threading.Event(), threading.Event()
-
-    def handler() -> str:
-        started.set()
-        assert gate.wait(WAIT)
-        return "done"
-
-    answer = desk.start().send(desk.add(handler))
-    assert started.wait(WAIT)
-    with closing(
-        sqlite3.connect(desk.folder / "deliveries.db", isolation_level=None, check_same_thread=False)
-    ) as other:
-        other.execute("BEGIN IMMEDIATE")
-        gate.set()
-        assert answer.result(WAIT).body == b'"done"'
-        wait_until(lambda: not desk.engine.health()[0])
-        when_all_is_waited_for(lambda: other.execute("ROLLBACK"))
-        desk.stop(0.1)
-        assert statuses(desk.records()) == ["succeeded"]
-
-
 def test_a_disk_that_does_not_answer_ends_the_wait_and_the_next_start_goes_on(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,14 +123,14 @@ def test_a_disk_that_does_not_answer_ends_the_wait_and_the_next_start_goes_on(
     endpoint = desk.add(lambda: None, path="/f")
     desk.start()
     with monkeypatch.context() as patched:
-        patched.setattr(commits, "STUCK_AFTER", 0.2)
+        patched.setattr(writer, "STUCK_AFTER", 0.2)
         patched.setattr("webhooks.deliveries.engine.LAST_WRITES", 0.1)
         patched.setattr(DeliveryLog, "finish", stuck)
         assert desk.deliver(endpoint).status_code == 200
         engine = desk.engine
         assert desk.stop(0) is False
         gate.set()
-        engine.commits.wait()
+        engine.writer.wait()
         engine.log.close()  # as the end of the process does
     assert statuses(desk.start().records()) == ["succeeded"]
 
@@ -216,15 +175,6 @@ def test_a_second_lifespan_changes_nothing(desk: Desk) -> None:
 
     asyncio.run(start(desk.engine))
     assert desk.deliver(endpoint).body == b'"served"'
-
-
-def test_a_lifespan_after_the_end_of_the_loop_is_refused(desk: Desk, own_loop: asyncio.AbstractEventLoop) -> None:
-    engine = desk.engine = Engine(desk.endpoints, DeliveryLog(desk.folder), 10, Hide())
-    asyncio.run_coroutine_threadsafe(start(engine), own_loop).result(WAIT)
-    own_loop.call_soon_threadsafe(own_loop.stop)
-    wait_until(lambda: not own_loop.is_running())
-    with pytest.raises(RuntimeError, match="has ended"):
-        asyncio.run(start(engine))
 
 
 def test_a_timed_out_handler_that_still_runs_is_told_to_whoever_ends_the_process(desk: Desk) -> None:

@@ -250,14 +250,3 @@ def test_signing_out_is_a_form_of_the_own_page(office: Office) -> None:
     assert owner.get("/sign-out").status in (404, 405)
     assert owner.post("/sign-out", origin="https://evil.example").status == 403
     assert owner.get().status == 200
-
-
-def test_a_theme_that_was_chosen_in_gradio_stays_on_the_next_page(office: Office) -> None:
-    owner = office.owner()
-    dark = owner.get(query="__theme=dark")
-    assert b'data-theme="dark"' in dark.body
-    assert dark.headers["set-cookie"].startswith("webhooks_theme=dark;")
-    kept = Client(office, f"{owner.cookie}; webhooks_theme=dark")
-    assert b'data-theme="dark"' in kept.get().body
-    assert b"data-theme" not in Client(office, f"{owner.cookie}; webhooks_theme=%22onload").get().body
-    assert "set-cookie" not in owner.get(query="__theme=%22onload%3D").headers

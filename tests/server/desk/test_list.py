@@ -81,10 +81,10 @@ def test_a_delivery_that_waits_says_for_what(office: Office, owner: Client) -> N
     assert "attempt 2 of 5 2100-01-01 00:00:00 UTC: KeyError: 'split'" in text(owner.get())
     with office.log.transaction():
         office.log.add_to_burst(arrived("/webhooks/report"), "subject", 60)
-        older = office.log.add_to_burst(newer := arrived("/webhooks/report"), "subject", 60)[0]
+        older = office.log.add_to_burst(arrived("/webhooks/report"), "subject", 60)[0]
     page = owner.get()
     assert re.search(r"runs 20\S+ \S+ UTC, unless a newer event replaces it", text(page))
-    assert f"replaced by {newer.id}, a newer event about the same" in text(page)
+    assert "replaced by a newer event about the same" in text(page)
     assert rows(page)[1] == older
 
 
@@ -122,8 +122,6 @@ def fill(office: Office) -> dict[str, str]:
         ({"outcome": "skipped"}, ["skipped"]),
         ({"outcome": "failed"}, ["failed"]),
         ({"outcome": "waiting"}, ["waiting"]),
-        ({"status": "succeeded"}, ["no payload", "skipped", "commit"]),
-        ({"status": "running"}, ["waiting"]),
         ({"endpoint": "/webhooks/report"}, ["failed"]),
         ({"endpoint": "/webhooks/of_last_year"}, []),
         ({"repo": "model/me/tuned"}, ["skipped"]),
@@ -135,7 +133,7 @@ def fill(office: Office) -> dict[str, str]:
         ({"q": "me/da_a"}, []),
         ({"q": "' OR 1=1 --"}, []),
         ({"outcome": "done", "repo": "dataset/me/data"}, ["commit"]),
-        ({"outcome": "failed", "status": "succeeded"}, []),
+        ({"outcome": "failed", "repo": "model/me/tuned"}, []),
         ({"no_such_filter": "x", "__theme": "dark"}, ["no payload", "waiting", "failed", "skipped", "commit"]),
     ],
 )
@@ -163,20 +161,20 @@ def test_the_outcomes_are_counted_within_the_other_filters(office: Office, owner
     assert "All 2 Done 1 Skipped 0 Failed 0 Waiting 1" in text(
         owner.get(query={"endpoint": "/webhooks/train", "repo": "dataset/me/data", "outcome": "failed"})
     )
-    assert "All Done Skipped Failed Waiting" in text(owner.get(query={"q": "me/"})), "this would take long"
+    assert "All 4 Done 1 Skipped 1 Failed 1 Waiting 1" in text(owner.get(query={"q": "me/"}))
 
 
 @pytest.mark.parametrize(
     "query",
-    [{"outcome": "x"}, {"status": "x"}, {"outcome": "done' --"}, {"before": "x"}, {"after": "1"}, {"before": "f" * 16},
-     {"before": "\x00"}, {"q": "\x00"}, {"q": "x" * 100_000}, {"repo": "\ud800"}, {"before": "-1"}, {"after": "é"}],
+    [{"outcome": "x"}, {"outcome": "done' --"}, {"before": "x"}, {"before": "f" * 16},
+     {"before": "\x00"}, {"q": "\x00"}, {"q": "x" * 100_000}, {"repo": "\ud800"}, {"before": "-1"}, {"before": "é"}],
 )  # fmt: skip
 def test_what_makes_no_sense_is_a_page_with_a_sentence(office: Office, owner: Client, query: dict[str, str]) -> None:
     fill(office)
     answer = owner.get(query={name: value.encode("utf-8", "surrogatepass") for name, value in query.items()})
     assert answer.status in (200, 400, 404)
     assert "</html>" in answer.body.decode()
-    if query.keys() & {"outcome", "status", "before", "after"}:
+    if query.keys() & {"before"}:
         assert answer.status in (400, 404)
         assert re.search("There is no", text(answer))
 
@@ -185,15 +183,14 @@ def test_the_list_has_pages_of_fifty_to_and_fro(office: Office, owner: Client) -
     ids = [office.put(arrived(), answer=b"{}") for _ in range(120)][::-1]
     first = owner.get()
     assert rows(first) == ids[:50]
-    assert "← Newer" not in text(first)
+    assert "← Newest" not in text(first)
     second = owner.get(query={"before": ids[49]})
     assert rows(second) == ids[50:100]
     assert f'rel="next" href="/deliveries?before={ids[99]}"' in second.body.decode()
     third = owner.get(query={"before": ids[99]})
     assert rows(third) == ids[100:]
     assert "Older →" not in text(third)
-    assert rows(owner.get(query={"after": ids[100]})) == ids[50:100]
-    assert rows(owner.get(query={"after": ids[20]})) == ids[:50], "the first page is always a full one"
+    assert '<a rel="first" href="/deliveries">← Newest</a>' in third.body.decode()
 
 
 def test_the_chart_has_a_bar_for_each_hour_and_outcome_which_links_to_them(office: Office, owner: Client) -> None:

@@ -165,7 +165,7 @@ def test_a_sign_in_that_takes_too_long_is_begun_again(
     office: Office, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.signed_in = "acme"
-    monkeypatch.setattr(webhooks.desk.access, "SIGN_IN_WITHIN", 0)
+    monkeypatch.setattr(webhooks.desk.access, "SIGN_IN_WITHIN", -1)
     assert "took too long" in text(sign_in(office))
 
 
@@ -173,18 +173,6 @@ def test_a_session_ends_with_the_hubs_token(office: Office, hub: Hub) -> None:
     hub.signed_in, hub.token_lifetime = "acme", 0
     answer = sign_in(office)
     assert Client(office).with_cookie(answer).get().status == 403
-
-
-def test_strangers_who_begin_to_sign_in_do_not_fill_the_memory(
-    office: Office, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.signed_in = "acme"
-    monkeypatch.setattr(webhooks.desk.access, "MAX_SIGNING_IN", 2)
-    visitor = Client(office)
-    first, second, third = (begin(visitor) for _ in range(3))
-    assert come_back(visitor, *first).status == 403
-    assert come_back(visitor, *second).status == 303
-    assert come_back(visitor, *third).status == 303
 
 
 def test_a_hub_that_cannot_be_reached_is_a_sentence(office: Office, hub: Hub) -> None:
@@ -221,13 +209,11 @@ server.launch()
 
 def look_after_the_webhooks(desk: Page) -> None:
     desk.get_by_role("link", name="On the Hub").click()
-    expect(desk.get_by_text("2 of 2 are missing.")).to_be_visible()
+    expect(desk.get_by_text("2 webhooks are missing")).to_be_visible()
     desk.get_by_role("row", name="more-data").get_by_role("button", name="Create").click()
-    expect(desk.get_by_text("1 of 2 is missing.")).to_be_visible()
+    expect(desk.get_by_text("1 webhook is missing")).to_be_visible()
     desk.get_by_role("button", name="Create what is missing").click()
     expect(desk.get_by_text("enabled")).to_have_count(2)
-    desk.get_by_role("button", name="Disable").first.click()
-    expect(desk.get_by_role("button", name="Enable")).to_have_count(1)
     SCREENSHOTS.mkdir(exist_ok=True)
     for width in (1280, 390):
         desk.set_viewport_size({"width": width, "height": 800})

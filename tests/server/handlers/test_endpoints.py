@@ -17,8 +17,8 @@ from pydantic_core import to_json
 from support.payloads import load
 
 from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer
-from webhooks.credentials import split_credentials
 from webhooks.endpoints import Endpoint
+from webhooks.hiding import split_credentials
 
 if TYPE_CHECKING:
     from webhooks import WebhookPayload as OnlyForTypeCheckers

@@ -302,40 +302,6 @@ def test_a_payload_is_checked_at_the_door_where_it_is_all_of_the_body() -> None:
         assert client.deliver("other", b"{").id is not None
 
 
-def patch(old: Any, new: Any) -> None:
-    """Do what a hot reload does. The code comes last."""
-    old.__annotations__, old.__defaults__ = new.__annotations__, new.__defaults__
-    old.__code__ = new.__code__
-
-
-def test_new_code_of_a_handler_and_of_its_dependencies_is_followed() -> None:
-    def guard() -> str:
-        return "open"
-
-    def handler(n: int = 1, state: str = Depends(guard)) -> Any:
-        return ["old", n, state]
-
-    def new_guard(x_token: str = Header()) -> str:
-        return f"closed {x_token}"
-
-    def new_handler(m: int = 2, state: str = Depends(guard)) -> Any:
-        return ["new", m, state]
-
-    def impossible(*args: int) -> Any:
-        return "runs"
-
-    with serving(server_of(handler)) as client:
-        assert client.deliver("handler").answer.json() == ["old", 1, "open"]
-        patch(guard, new_guard)
-        assert client.deliver("handler").answer.status_code == 422
-        assert client.deliver("handler", headers={"x-token": "t"}).answer.json() == ["old", 1, "closed t"]
-        patch(handler, new_handler)
-        answer = client.deliver("handler", headers={"x-token": "t"}, params={"m": 3}).answer
-        assert answer.json() == ["new", 3, "closed t"]
-        patch(handler, impossible)
-        assert "nothing can fill" in client.deliver("handler").outcome.errors[0]
-
-
 def test_a_parameter_that_only_looks_like_the_payload_is_told_of_at_registration(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

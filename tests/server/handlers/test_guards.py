@@ -11,7 +11,7 @@ from support.asgi import on_loop
 from support.dispatching import Desk
 
 from webhooks import Delivery, WebhookPayload, WebhooksServer
-from webhooks.credentials import split_credentials
+from webhooks.hiding import split_credentials
 from webhooks.testing import serving
 
 RIGHT = "the-right-one"

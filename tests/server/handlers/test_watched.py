@@ -9,7 +9,6 @@ from huggingface_hub import WebhookWatchedItem
 
 from webhooks import SetupError, WebhooksServer, webhook_endpoint
 from webhooks.decorator import shared_server
-from webhooks.endpoints import Endpoint
 from webhooks.watched import WATCHABLE, Watched, first_repository
 
 DATA = Watched("dataset", "me/data", ("repo", "discussion"))
@@ -85,7 +84,7 @@ def test_everything_that_the_hub_can_watch_can_be_declared(kind: str) -> None:
     ],
 )
 def test_what_cannot_be_watched_is_refused_by_its_value(given: Any, reason: str) -> None:
-    with pytest.raises(SetupError, match=f"^No webhook can watch {reason}"):
+    with pytest.raises(SetupError, match=r"^No webhook can watch .*: write it as"):
         watched(given)
 
 
@@ -95,12 +94,6 @@ def test_the_shared_server_takes_it_too() -> None:
 
     shared_server().call_off_autostart()
     assert shared_server().watched["/webhooks/hears-of-me"] == (Watched("user", "me"),)
-
-
-def test_another_one_makes_another_handler_of_it() -> None:
-    one, same, another = (Endpoint(handler, watched=given) for given in ("user:me", ["user:me"], "user:you"))
-    assert one.is_like(same)
-    assert not one.is_like(another)
 
 
 @pytest.mark.parametrize(

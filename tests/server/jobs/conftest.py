@@ -40,7 +40,7 @@ def hub(one_hub: Hub, naps: Naps, monkeypatch: pytest.MonkeyPatch) -> Iterator[H
     monkeypatch.delenv("DRY_RUN", raising=False)
     # The client tries a list again by itself, up to 5 times, and would sleep up to 8 seconds before each.
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(time=time.time, sleep=lambda _: None))
-    webhooks.jobs._ask_account.cache_clear()
+    webhooks.jobs._account.cache_clear()
     yield one_hub
     assert one_hub.unknown == []
 

@@ -19,6 +19,7 @@ import pytest
 from fastapi import HTTPException
 from huggingface_hub.errors import HfHubHTTPError
 from hypothesis import HealthCheck, example, given, settings
+from support.asgi import wait_until_written
 from support.desk import delivery_page
 from support.dispatching import WAIT, wait_until
 from support.hub import Hub
@@ -26,9 +27,7 @@ from support.jobs import CANCEL, JOBS, LOOK_UP, START, TOKEN, WHOAMI, Office, ar
 
 import webhooks.jobs
 from webhooks import Delivery, GiveUp
-from webhooks.console import wait_until_written
-from webhooks.deliveries.history import find, reading
-from webhooks.deliveries.log import DeliveryLog
+from webhooks.deliveries.log import DeliveryLog, find, reading
 from webhooks.delivery import StartedJob
 from webhooks.desk.stages import JobWatch
 from webhooks.jobs import Job, JobRefused, StartUnknown, label, launch_job
@@ -287,7 +286,7 @@ def test_what_to_cancel_is_looked_for_among_the_jobs_of_the_same_repository_only
         old_job(hub, **{"webhook-endpoint": "train", "webhook-received": "1"})
     train(arrived(), cancel_running=True)
     # Whose token it is, what has been started for this delivery, and for its repository, and whether it has appeared.
-    assert asked(hub) == 4
+    assert asked(hub) == 3
     assert {job.stage for job in hub.jobs} == {"RUNNING", "SCHEDULING"}
 
 
@@ -414,24 +413,6 @@ def late_write(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     monkeypatch.setattr(DeliveryLog, "finish", see_finish)
     monkeypatch.setattr(DeliveryLog, "add_jobs", see_add_jobs)
     return written
-
-
-def test_a_job_that_a_timed_out_handler_starts_late_is_on_its_delivery(
-    office: Office, hub: Hub, late_write: threading.Event
-) -> None:
-    gate = threading.Event()
-
-    def late(delivery: Delivery) -> None:
-        gate.wait(WAIT)
-        train(delivery)
-
-    id = office.start().begin(office.add(late, timeout=0.1))
-    (record,) = office.wait_until_finished(id)
-    assert (record.status, office.jobs(id)) == ("failed", [])
-    gate.set()
-    assert late_write.wait(WAIT)
-    office.stop()
-    assert [job.id for job in office.jobs(id)] == [hub.jobs[0].id]
 
 
 @pytest.mark.usefixtures("hub", "prunes_at_once")

@@ -128,30 +128,9 @@ def test_a_first_attempt_waits_for_nothing(hub: Hub, naps: Naps) -> None:
 # --- two Jobs
 
 
-def test_a_list_that_lags_is_waited_for_so_that_another_attempt_sees_the_job(hub: Hub, naps: Naps) -> None:
-    hub.lists_late = 3
-    delivery = arrived()
-    first = train(delivery)
-    assert naps.seconds > 0
-    assert train(next_attempt(delivery)).id == first.id
-    assert starts(hub) == 1
-
-
 def test_a_job_whose_list_does_not_come_is_not_lost(hub: Hub) -> None:
     hub.fail(*LOOK_UP, 503, times=1000, after=1)
     assert train(arrived()).id == hub.jobs[0].id
-
-
-def test_of_a_job_that_appears_minutes_later_and_its_second_the_older_stays(hub: Hub) -> None:
-    delivery = arrived()
-    late = hub.late(*START)
-    with pytest.raises(StartUnknown):
-        train(delivery)
-    hub.lists_late = len(webhooks.jobs.LOOK_AGAIN) + 1  # so the looks before the start just miss it
-    late.released.set()
-    assert late.arrived.wait(WAIT)
-    assert train(next_attempt(delivery)).id == hub.jobs[0].id
-    assert (stages(hub), starts(hub)) == ([LIVE, CANCELED], 2)
 
 
 def two_jobs(hub: Hub, delivery: Delivery, *stages: str) -> None:

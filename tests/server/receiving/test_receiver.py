@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import queue
 import threading
 from typing import Any
 
@@ -19,7 +18,6 @@ from support.dispatching import wait_until
 from support.payloads import load
 from support.receivers import receiver
 
-import webhooks.deliveries.life
 import webhooks.receiver
 from webhooks import Delivery, WebhookPayload
 
@@ -394,28 +392,6 @@ def test_a_task_that_a_handler_left_behind_cannot_stop_the_others() -> None:
     for body in (b"leave a task", b"leave a task", b""):
         assert post(app, "/webhooks/handler", body).status == 200
     assert [type(task.exception()) for task in tasks] == [SystemExit, SystemExit]
-
-
-def test_a_handler_that_the_machine_cannot_start_runs_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, ran = threading.Event(), queue.SimpleQueue[str]()
-
-    def handler(delivery: Delivery) -> None:
-        gate.wait()
-        ran.put(delivery.id)
-
-    def no_thread(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(webhooks.deliveries.life, "POSTPONE", 0.05)
-    app = receiver(handler, reply_within=0.2)
-    with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", no_thread)
-        answers = [post(app, "/webhooks/handler")]
-        while answers[-1].json()["status"] == "running":  # in a thread that was left from an earlier test
-            answers.append(post(app, "/webhooks/handler"))
-    assert (answers[-1].status, answers[-1].json()["status"]) == (202, "scheduled")
-    gate.set()
-    assert {ran.get(timeout=10) for _ in answers} == {answer.headers["x-delivery-id"] for answer in answers}
 
 
 @pytest.mark.parametrize(

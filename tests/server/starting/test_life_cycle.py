@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,19 +246,6 @@ def test_one_that_is_launched_again_has_its_own_log_whatever_the_order(make: Ser
     assert (counts(launch(second)), counts(launch(first))) == ({}, {"succeeded": 1})
 
 
-def test_one_with_other_handlers_leaves_the_log_of_a_closed_one_alone(make: Servers) -> None:
-    first = make()
-    first.add_webhook("/waits", debounce=1000)(lambda: None)
-    assert call(launch(first), "waits") == 202
-    first.close()
-    other = make("other")
-    assert counts(launch(other)) == {}
-    other.close()
-    edited = make("new")
-    edited.add_webhook("/waits", debounce=1000)(lambda: None)
-    assert counts(launch(edited)) == {"scheduled": 1}
-
-
 def test_two_that_are_told_to_share_a_folder_are_told_that_they_cannot(make: Servers) -> None:
     launch(make("first", data_dir="log"))
     with pytest.raises(SetupError, match=r"Another server of this process works with the delivery log in .*log\."):
@@ -283,18 +269,6 @@ def test_gradio_hands_out_no_file_of_any_of_the_logs(make: Servers, tmp_path: Pa
         for log in (".webhooks", ".webhooks/2"):
             answer = httpx.get(f"{url}/gradio_api/file={tmp_path}/{log}/deliveries.db")
             assert answer.status_code == 403
-
-
-def test_the_garbage_collector_is_as_before_when_the_last_is_closed(make: Servers) -> None:
-    before = gc.get_threshold()
-    first, second = make("first"), make("second")
-    launch(first)
-    rarely = gc.get_threshold()
-    launch(second)
-    first.close()
-    assert gc.get_threshold() == rarely != before
-    second.close()
-    assert gc.get_threshold() == before
 
 
 TWO = """

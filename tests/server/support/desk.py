@@ -64,7 +64,6 @@ class Office:
         return self
 
     def close(self) -> None:
-        self.desk.replays.end()
         self.engine.stop(1)
 
     def put(self, delivery: Delivery, status: str = "succeeded", answer: bytes = b"", **what: Any) -> str:

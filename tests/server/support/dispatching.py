@@ -19,8 +19,7 @@ from support.asgi import on_loop, soon
 from support.payloads import load
 from webhooks import Delivery, WebhookPayload
 from webhooks.deliveries.engine import Engine
-from webhooks.deliveries.history import Record, find, reading
-from webhooks.deliveries.log import DeliveryLog
+from webhooks.deliveries.log import DeliveryLog, Record, find, reading
 from webhooks.endpoints import Endpoint
 from webhooks.hiding import Hide
 

@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-import webhooks.deliveries.pruning
+import webhooks.deliveries.engine
 from support.browsers import CHROMIUM_ARGUMENTS
 from support.processes import Process, Run, Start
 
@@ -85,5 +85,4 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def prunes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks.deliveries.pruning, "PRUNED_AT_ONCE", 1)
-    monkeypatch.setattr(webhooks.deliveries.pruning, "PRUNE_AGAIN", 0.01)
+    monkeypatch.setattr(webhooks.deliveries.engine, "PRUNE_EVERY", 0.01)

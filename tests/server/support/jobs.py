@@ -15,7 +15,7 @@ from support.hub import Held, Hub
 from support.hub import Job as HubJob
 from support.payloads import load
 from webhooks import Delivery, WebhookPayload
-from webhooks.deliveries.history import Record, find, reading
+from webhooks.deliveries.log import Record, find, reading
 from webhooks.delivery import FINISHED, StartedJob
 from webhooks.desk import queries
 from webhooks.jobs import Job, launch_job

@@ -12,7 +12,7 @@ import pytest
 from support.payloads import load
 from support.processes import ROOT, Run
 
-from webhooks.deliveries.history import find, reading
+from webhooks.deliveries.log import find, reading
 
 UPDATE = load("repo.content-update")
 SECRET = {"X-Webhook-Secret": "s3cret"}
