@@ -1,7 +1,7 @@
 """A small server for the Hugging Face Hub's webhooks, to be copied into any Gradio repository."""
 
 from . import zerogpu  # noqa: F401 - before anything that imports gradio
-from .decorator import webhook_endpoint
+from .autostart import webhook_endpoint
 from .delivery import Delivery, GiveUp
 from .payload import (
     ObjectId,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .delivery import Delivery
-from .hiding import Hide
+from .redact import Redactor
 from .settings import Settings
 
 logger = logging.getLogger("webhooks")
@@ -69,10 +69,10 @@ def title(delivery: Delivery) -> str:
 class _Hiding(logging.Filter):
     """Keeps the secrets of all servers of this process out of the log, whoever writes it."""
 
-    hide = Hide()
+    redact = Redactor()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self.hide(record.getMessage()), ()
+        record.msg, record.args = self.redact(record.getMessage()), ()
         return True
 
 
@@ -80,9 +80,9 @@ _hiding = _Hiding()
 logger.addFilter(_hiding)
 
 
-def never_show(hide: Hide) -> None:
+def never_show(redact: Redactor) -> None:
     """Keep these secrets out of all that is logged from now on."""
-    _hiding.hide |= hide
+    _hiding.redact |= redact
 
 
 def show_log() -> None:

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.types import Scope
 
-from .hiding import Headers, is_credential, secrets_in
 from .payload import WebhookPayload
+from .redact import Headers, is_credential, secrets_in
 
 UNFINISHED = ("queued", "running", "scheduled")
 FINISHED = ("succeeded", "failed", "superseded")

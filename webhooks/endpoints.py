@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from .answers import Tell, no_one
 from .delivery import Delivery
-from .filling import OURS, Filled, Handler, is_async, plain_function, signature_of
+from .invoke import OURS, FastAPIInvoker, Handler, is_async, plain_function, signature_of
+from .responses import Tell, no_one
 from .settings import SetupError, at_least
 from .watched import read_watched
 
@@ -28,7 +28,7 @@ _PART = r"([\w.~-]|{[A-Za-z_]\w*(:(str|path|int|float|uuid))?})+"
 _NO_ANNOTATION = "%s(): its parameter %r has no annotation, so it is looked for in the query. Is it the payload?"
 
 
-class Direct:
+class PlainInvoker:
     """A handler that asks for nothing but payload, delivery and request: it is simply called.
 
     Args:
@@ -52,7 +52,7 @@ class Direct:
         return self._function(*positional, **named)
 
 
-Way = Direct | Filled
+Invoker = PlainInvoker | FastAPIInvoker
 
 
 class Endpoint:
@@ -93,18 +93,18 @@ class Endpoint:
         return (self._plain.__module__, self._plain.__qualname__) if self._plain else None
 
     @property
-    def way(self) -> Way:
+    def invoker(self) -> Invoker:
         """How the handler is called. A hot reload gives a function new code, and so other parameters, in place."""
         if self._plain and self._plain.__code__ is not self._code:
             self._way, self._code = self._found_way(), self._plain.__code__
         return self._way
 
-    def _found_way(self) -> Way:
+    def _found_way(self) -> Invoker:
         signature = signature_of(self.function, OURS)
         sources = None if self.template or _streams(self.function) else _sources(signature)
         if sources is not None:
-            return Direct(self.function, sources)
-        filled = Filled(self.function, signature, self.path, is_async(self.function))
+            return PlainInvoker(self.function, sources)
+        filled = FastAPIInvoker(self.function, signature, self.path, is_async(self.function))
         for name, parameter in signature.parameters.items():
             in_path = self.template is not None and name in self.template.groupindex
             if parameter.annotation is parameter.default is parameter.empty and not in_path:

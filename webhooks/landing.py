@@ -36,7 +36,7 @@ def html_parts() -> Any:
     return environment.get_template("landing.html").module
 
 
-def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_desk: bool) -> tuple[gr.Blocks, Fill]:
+def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_dashboard: bool) -> tuple[gr.Blocks, Fill]:
     """Build the page, without one function that a visitor could call.
 
     Returns:
@@ -48,8 +48,8 @@ def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_desk: bo
     page: gr.Blocks
     with gr.Blocks(title="Webhooks") as page:
         gr.HTML(parts.head(settings), elem_classes=bare)
-        gr.HTML(parts.arrivals(settings, has_desk), js_on_load=JS, elem_classes=bare)
-        gr.HTML(parts.steps(settings, has_desk), elem_classes=bare)
+        gr.HTML(parts.arrivals(settings, has_dashboard), js_on_load=JS, elem_classes=bare)
+        gr.HTML(parts.steps(settings, has_dashboard), elem_classes=bare)
         gr.Markdown("## Endpoints")
         shown: list[tuple[Endpoint, gr.Textbox, gr.Code]] = []
         for endpoint in endpoints:

@@ -1,6 +1,6 @@
 """The door: who may deliver, what is a delivery, and what the sender is told.
 
-The decisions are functions over headers and bytes that raise `Refused`; `Receiver` does the talking.
+The decisions are functions over headers and bytes that raise `RefusedError`; `Receiver` does the talking.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from . import answers
-from .answers import Refused
-from .deliveries.engine import Engine, NotTaken
+from . import responses
+from .deliveries.engine import Engine, NotTakenError
 from .delivery import Delivery
 from .endpoints import Endpoint, find
-from .hiding import split_credentials
 from .payload import WebhookPayload, parse_payload
+from .redact import split_credentials
+from .responses import RefusedError
 from .settings import Settings
 
 MAX_BODY = 1024 * 1024  # bytes; the Hub's payloads are a few kilobytes, the longest comment is 64 KiB
@@ -30,16 +30,16 @@ BODY_WITHIN = 10.0  # seconds, for all of a webhook's body
 RETRY_AFTER = "30"  # seconds
 
 
-class ClientLeft(Exception):
+class ClientDisconnect(Exception):
     """The sender hung up before its request was complete; nobody is there to be answered."""
 
 
 def find_endpoint(endpoints: Mapping[str, Endpoint], path: str, method: str) -> Endpoint:
     endpoint = find(endpoints, path)
     if endpoint is None:
-        raise Refused(404, "There is no such webhook endpoint.")
+        raise RefusedError(404, "There is no such webhook endpoint.")
     if method != "POST":
-        raise Refused(405, "A webhook endpoint takes POST only.", {"Allow": "POST"})
+        raise RefusedError(405, "A webhook endpoint takes POST only.", {"Allow": "POST"})
     return endpoint
 
 
@@ -50,14 +50,14 @@ def check_sender(settings: Settings, headers: Iterable[tuple[bytes, bytes]]) -> 
     (https://huggingface.co/docs/hub/webhooks#webhook-secret).
     """
     if settings.closed:
-        raise Refused(
+        raise RefusedError(
             503,
             "This Space has no WEBHOOK_SECRET yet, so it takes no webhooks. Its owner can add the secret in "
             "the Space's settings, under 'Variables and secrets'.",
         )
     if not settings.secrets:
         if from_a_page(headers):
-            raise Refused(
+            raise RefusedError(
                 403,
                 "This request comes from a web page. Any page that is open in a browser could send one, so that is "
                 "not allowed as long as no secret is needed: set WEBHOOK_SECRET.",
@@ -65,10 +65,10 @@ def check_sender(settings: Settings, headers: Iterable[tuple[bytes, bytes]]) -> 
         return
     sent = next((value for name, value in headers if name.lower() == b"x-webhook-secret"), None)
     if sent is None:
-        raise Refused(401, "The X-Webhook-Secret header is missing.")
+        raise RefusedError(401, "The X-Webhook-Secret header is missing.")
     # Every secret is compared, in constant time: the answer's delay tells nothing.
     if not sum([hmac.compare_digest(sent, secret) for secret in settings.secrets]):
-        raise Refused(403, "The X-Webhook-Secret header is not the secret of this server.")
+        raise RefusedError(403, "The X-Webhook-Secret header is not the secret of this server.")
 
 
 def from_a_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -89,11 +89,11 @@ def check_payload(body: bytes) -> WebhookPayload:
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
     if problems[0]["type"] == "json_invalid":
-        raise Refused(400, "The body is not JSON.")
+        raise RefusedError(400, "The body is not JSON.")
     fields = [
         {"field": ".".join(map(str, problem["loc"])) or "body", "reason": problem["msg"]} for problem in problems
     ]
-    raise Refused(422, "The body is not a webhook payload of the Hub.", fields=fields)
+    raise RefusedError(422, "The body is not a webhook payload of the Hub.", fields=fields)
 
 
 class Aside:
@@ -140,16 +140,16 @@ class Receiver:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             response = await self._answer(scope, receive)
-        except Refused as refused:
+        except RefusedError as refused:
             response = refused.answer
-        except ClientLeft:
+        except ClientDisconnect:
             return
         await response(scope, receive, send)
 
     def health(self, _: Request) -> Response:
         """Answer a monitor: 200 while deliveries are taken, 503 while they are not, with the counts by status."""
         taking, counts = self.engine.health()
-        return answers.answer(200 if taking and not self.settings.closed else 503, counts)
+        return responses.answer(200 if taking and not self.settings.closed else 503, counts)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         path = path_of(scope).rstrip("/")
@@ -159,16 +159,16 @@ class Receiver:
         headers, withheld = split_credentials(scope["headers"], is_ours=bool(self.settings.secrets))
         payload = _payload_for(endpoint, body)
         # The log keeps the query, and so must not find our secret in it.
-        query = self.settings.hide(scope["query_string"].decode("latin-1")).encode("latin-1")
+        query = self.settings.redact(scope["query_string"].decode("latin-1")).encode("latin-1")
         delivery = Delivery(path, payload, query=query, headers=headers, withheld=withheld, body=body)
         # On a Space only the proxy reaches the server, over plain HTTP; uvicorn believes none on another machine.
         is_https = self.settings.on_space and (b"x-forwarded-proto", b"https") in scope["headers"]
         delivery.received_as({**scope, "scheme": "https"} if is_https else scope)
         try:
             response = await self.engine.take(endpoint, delivery, self.reply_within)
-        except NotTaken as reason:
+        except NotTakenError as reason:
             error = f"{reason} This delivery was not taken: send it again later."
-            raise Refused(503, error, {"Retry-After": RETRY_AFTER}) from None
+            raise RefusedError(503, error, {"Retry-After": RETRY_AFTER}) from None
         response.raw_headers.append((b"x-delivery-id", delivery.id.encode()))
         return response
 
@@ -177,8 +177,8 @@ def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
     """Only where a payload is all that a handler takes must the body be one. Its delivery shows it wherever it is."""
     try:
         return check_payload(body)
-    except Refused:
-        if endpoint.way.takes_payload:
+    except RefusedError:
+        if endpoint.invoker.takes_payload:
             raise
         return None
 
@@ -186,7 +186,7 @@ def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
 async def _read_body(receive: Receive) -> bytes:
     with anyio.move_on_after(BODY_WITHIN):  # `asyncio.wait_for` would begin a task for each
         return await _whole_body(receive)
-    raise Refused(408, f"The body was not complete within {BODY_WITHIN:g} seconds.")
+    raise RefusedError(408, f"The body was not complete within {BODY_WITHIN:g} seconds.")
 
 
 async def _whole_body(receive: Receive) -> bytes:
@@ -194,9 +194,9 @@ async def _whole_body(receive: Receive) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise ClientLeft
+            raise ClientDisconnect
         body += message.get("body", b"")
         if len(body) > MAX_BODY:
-            raise Refused(413, f"The body is over {MAX_BODY} bytes.")
+            raise RefusedError(413, f"The body is over {MAX_BODY} bytes.")
         if not message.get("more_body", False):
             return bytes(body)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import console, serving
+from . import console, gradio_app
 from .deliveries.engine import Engine
 from .deliveries.log import DeliveryLog
 from .endpoints import Endpoint
-from .filling import Handler
+from .invoke import Handler
 from .receiver import Receiver
 from .settings import Settings, SetupError, at_least, read_settings
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
 
-    from .desk.routes import Desk
+    from .dashboard.routes import Dashboard
     from .watched import ToWatch, Watched
 
 # One more promise, which can be deleted, like jobs.py: the server takes, keeps and runs deliveries without it.
-HAS_DESK = Path(__file__).with_name("desk").is_dir()
+HAS_DASHBOARD = Path(__file__).with_name("dashboard").is_dir()
 RESTART = "Restart the Space for that (or, on your machine, the script)."
 
 
@@ -76,7 +76,7 @@ class WebhooksServer:
         if data_dir is not None:
             given["WEBHOOKS_DATA_DIR"] = os.fspath(data_dir)
         self._settings = read_settings(Settings, {**os.environ, **given})
-        console.never_show(self._settings.hide)
+        console.never_show(self._settings.redact)
         self._has_own_folder = data_dir is not None
         self._endpoints: dict[str, Endpoint] = {}
         self._max_pending = int(at_least(1, "max_pending", max_pending, whole=True))
@@ -88,7 +88,7 @@ class WebhooksServer:
         self._log_path = Path()
         self._ui = ui
         self._ui_is_ours = False
-        self._desk = self._owners_desk() if HAS_DESK else None
+        self._dashboard = self._owners_dashboard() if HAS_DASHBOARD else None
         self.fastapi_app: FastAPI | None = None
         self.call_off_autostart: Callable[[], None] = lambda: None
 
@@ -185,14 +185,14 @@ class WebhooksServer:
         with self._lifecycle:
             if self._engine is None:
                 self._start(gradio_launch_kwargs)
-            link = self._desk.access.link(self._url) if self._desk else None
+            link = self._dashboard.access.link(self._url) if self._dashboard else None
             folder = self._log_path.parent
             summary = console.summary(self._settings, self._endpoints, folder, self._local_url, self._url, link)
             # At once, or what a handler prints comes before the end of the line.
             print(summary, end="\n", flush=True)
         if not (prevent_thread_lock or at_prompt()):
             assert self._ui is not None
-            serving.wait(self._ui, self.close)
+            gradio_app.wait(self._ui, self.close)
 
     run = launch
 
@@ -201,15 +201,15 @@ class WebhooksServer:
 
         Raises:
             KeyError: the log has no delivery with this id.
-            NotTaken: too many deliveries are waiting, or the log cannot be written.
+            NotTakenError: too many deliveries are waiting, or the log cannot be written.
             SetupError: the server is not running.
         """
         if self._engine is None:
             raise SetupError("Nothing can be replayed before the server runs: launch() it first.")
         return self._engine.replay(delivery_id)
 
-    def close(self, grace: float = serving.GRACE) -> bool:
-        """Stop taking deliveries, wait up to `grace` seconds for running handlers, and stop serving.
+    def close(self, grace: float = gradio_app.GRACE) -> bool:
+        """Stop taking deliveries, wait up to `grace` seconds for running handlers, and stop gradio_app.
 
         Returns:
             Whether every handler ended. What did not end, or was still to run, goes on at the next launch.
@@ -225,7 +225,7 @@ class WebhooksServer:
             self._engine = self.fastapi_app = None
             _running.discard(self._log_path.parent)
             if not _running:
-                serving.collect_as_before()
+                gradio_app.collect_as_before()
             return all_ended
 
     def _start(self, options: dict[str, Any]) -> None:
@@ -247,10 +247,10 @@ class WebhooksServer:
         settings = self._settings
         shared_disk = folder is None and settings.on_shared_disk
         log = DeliveryLog(folder or self._choose_folder(), shared_disk=shared_disk)
-        self._engine = Engine(self._endpoints, log, self._max_pending, settings.hide, settings.secret_to_send)
+        self._engine = Engine(self._endpoints, log, self._max_pending, settings.redact, settings.secret_to_send)
         self._log_path = log.path
         if not _running:
-            serving.collect_rarely()
+            gradio_app.collect_rarely()
         _running.add(log.path.parent)
         return Receiver(self._endpoints, self._engine, settings, self._reply_within)
 
@@ -272,7 +272,7 @@ class WebhooksServer:
 
         routes = []
         if ui_is_ours := self._ui is None or self._ui_is_ours:
-            self._ui, fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DESK)
+            self._ui, fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DASHBOARD)
             self._ui_is_ours = True
             # Nothing on our page takes a file, so a stranger cannot fill the disk that the log needs.
             ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
@@ -282,9 +282,9 @@ class WebhooksServer:
         assert ui is not None
         if self._settings.on_space:
             vars(sys.modules["__main__"]).setdefault("demo", ui)  # where the Hub's hot reload looks for it
-        middleware = [self._desk.middleware()] if self._desk else []
+        middleware = [self._dashboard.middleware()] if self._dashboard else []
         folder = self._log_path.parent
-        app = serving.launch(ui, receiver, options, routes, middleware, folder, ui_is_ours)
+        app = gradio_app.launch(ui, receiver, options, routes, middleware, folder, ui_is_ours)
         close = ui.close
 
         def close_ui() -> None:
@@ -305,11 +305,11 @@ class WebhooksServer:
         if self._engine:
             self._engine.learn_stage(job_id, stage)
 
-    def _owners_desk(self) -> Desk:
-        from .desk.access import Access
-        from .desk.routes import Desk
+    def _owners_dashboard(self) -> Dashboard:
+        from .dashboard.access import Access
+        from .dashboard.routes import Dashboard
 
-        return Desk(
+        return Dashboard(
             self._settings,
             self._endpoints,
             Access(self._settings, lambda: self._url),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar, overload
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError, create_model
 
-from .hiding import Hide
+from .redact import Redactor
 
 BUCKET = Path("/data")  # where a Space's Storage Bucket is attached
 
@@ -166,9 +166,9 @@ class Settings(BaseModel):
         return self.secrets[0].decode() if self.secrets else None
 
     @cached_property
-    def hide(self) -> Hide:
-        """Takes our secrets out of a text that is to be shown or kept: `hide(text)`."""
-        return Hide(value.get_secret_value() for _, value in self if isinstance(value, SecretStr))
+    def redact(self) -> Redactor:
+        """Takes our secrets out of a text that is to be shown or kept: `redact(text)`."""
+        return Redactor(value.get_secret_value() for _, value in self if isinstance(value, SecretStr))
 
     @property
     def oauth(self) -> bool:

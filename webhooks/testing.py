@@ -40,12 +40,12 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from .decorator import shared_server
+from .autostart import shared_server
 from .deliveries.log import Record, find, reading
 from .delivery import FINISHED, Delivery
 from .endpoints import PREFIX, Endpoint
 from .endpoints import find as find_endpoint
-from .filling import Handler, is_async
+from .invoke import Handler, is_async
 from .payload import WebhookPayload
 from .receiver import Aside, Receiver
 from .samples import sample
@@ -140,7 +140,7 @@ def call(handler: Handler, payload: WebhookPayload | Mapping[str, Any] | None = 
         body=body,
     )
     with _without_the_hub():
-        answer = endpoint.way.call(delivery)
+        answer = endpoint.invoker.call(delivery)
         if inspect.isawaitable(answer):
             with ThreadPoolExecutor(1) as thread:  # the test may itself run on an event loop
                 answer = thread.submit(lambda: asyncio.run(_awaited(answer))).result()
@@ -189,7 +189,7 @@ class Sent:
 def serving(server: WebhooksServer | None = None) -> Iterator[Client]:
     """Serve in this process, without a port, and with a log that is gone at the end of the `with` block.
 
-    Handlers that still run then have 10 seconds to end.
+    Runner that still run then have 10 seconds to end.
 
     Args:
         server: by default the one that `@webhook_endpoint` registers handlers on.

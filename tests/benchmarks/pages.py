@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "server")]
 
-from support.desk import Client, Office
+from support.dashboard import Client, Office
 from support.payloads import load
 
 from webhooks import Delivery

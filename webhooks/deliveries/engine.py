@@ -23,15 +23,15 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Scope
 
-from .. import answers
+from .. import responses
 from ..console import escaped, title
 from ..delivery import FINISHED, UNFINISHED, Delivery, continue_after
 from ..endpoints import Endpoint, find
-from ..hiding import Hide
+from ..redact import Redactor
 from . import timing
-from .handlers import Ended, Handlers, quoted_traceback
 from .log import DeliveryLog, counts, reading
-from .writer import STUCK_AFTER, NotWritten, Writer
+from .runner import Ended, Runner, quoted_traceback
+from .writer import STUCK_AFTER, NotWrittenError, Writer
 
 logger = logging.getLogger("webhooks")
 
@@ -49,7 +49,7 @@ _UNWRITABLE = "The delivery log cannot be written."
 Call = tuple[Endpoint, Delivery, int]  # a handler, what it is called with, and how often that has failed before
 
 
-class NotTaken(Exception):
+class NotTakenError(Exception):
     """A delivery was neither recorded nor run; the text says why."""
 
 
@@ -85,7 +85,7 @@ class Life:
         if not self.recorded.done():
             self.recorded.set_result(None)
             if not self.answer.done():
-                self.answer.set_exception(NotTaken(reason))
+                self.answer.set_exception(NotTakenError(reason))
                 self.answer.exception()  # nobody may be there to hear it, of which asyncio would complain
 
 
@@ -96,7 +96,7 @@ class Engine:
         endpoints: by path.
         log: where all is written down; the engine closes it when it stops.
         max_pending: how many deliveries may be unfinished at once.
-        hide: takes the server's secrets out of what is logged, recorded and answered.
+        redact: takes the server's secrets out of what is logged, recorded and answered.
         secret: the server's own, which requests that carried it carry again.
     """
 
@@ -105,12 +105,12 @@ class Engine:
         endpoints: Mapping[str, Endpoint],
         log: DeliveryLog,
         max_pending: int,
-        hide: Hide,
+        redact: Redactor,
         secret: str | None = None,
     ) -> None:
         self.log, self.writer = log, Writer(log.transaction)
-        self._endpoints, self._max_pending, self._hide, self._secret = endpoints, max_pending, hide, secret
-        self._handlers = Handlers(hide)
+        self._endpoints, self._max_pending, self._redact, self._secret = endpoints, max_pending, redact, secret
+        self._runner = Runner(redact)
         self._lives: dict[str, Life] = {}  # those that are not over
         self._tasks: dict[str, asyncio.Task[None]] = {}  # what is under way, also to write down what is over
         self._told: list[tuple[Delivery, Ended, float]] = []  # successes that are still to be written down
@@ -141,7 +141,7 @@ class Engine:
             reply_within: seconds to wait for the handler; after that the answer is a 202.
 
         Raises:
-            NotTaken: it was neither recorded nor run.
+            NotTakenError: it was neither recorded nor run.
         """
         assert self._loop
         if not self.is_on_this_loop():  # a test client has a loop for each request
@@ -149,13 +149,13 @@ class Engine:
             return await asyncio.wrap_future(taken)
         subject = timing.subject(delivery.endpoint, delivery.payload) if endpoint.debounce else None
         if reason := self._refusal(subject):
-            raise NotTaken(reason)
+            raise NotTakenError(reason)
         life = Life(delivery.id, delivery.endpoint, "arriving", subject, scope=delivery.scope)
         self._bear(life, (endpoint, delivery, 0))
         await asyncio.wait((life.answer,), timeout=reply_within)  # whoever stops to wait for the answer stops nothing
         if not life.answer.done():
             await asyncio.wait((life.recorded,))
-        return life.answer.result() if life.answer.done() else answers.accepted(life.id, life.status)
+        return life.answer.result() if life.answer.done() else responses.accepted(life.id, life.status)
 
     def is_on_this_loop(self) -> bool:
         """Tell whether the caller runs on the loop that serves."""
@@ -168,18 +168,20 @@ class Engine:
 
         Raises:
             KeyError: there is none with this id.
-            NotTaken: nothing more can be taken now.
+            NotTakenError: nothing more can be taken now.
         """
         if reason := self._refusal():
-            raise NotTaken(reason)
+            raise NotTakenError(reason)
         assert self._loop
         replay = asyncio.run_coroutine_threadsafe(self._replay(id), self._loop)
         try:
             return replay.result(STUCK_AFTER)
-        except NotWritten as error:
-            raise NotTaken(f"{_UNWRITABLE} ({error})") from error
+        except NotWrittenError as error:
+            raise NotTakenError(f"{_UNWRITABLE} ({error})") from error
         except (TimeoutError, CancelledError):
-            raise NotTaken("The delivery log does not answer. If it does so later, this replay runs then.") from None
+            raise NotTakenError(
+                "The delivery log does not answer. If it does so later, this replay runs then."
+            ) from None
 
     def learn_stage(self, job_id: str, stage: str) -> None:
         """Write down the present stage of a Job. From any thread; if it cannot be written, it is asked for again."""
@@ -240,7 +242,7 @@ class Engine:
     async def _attempt(self, life: Life, endpoint: Endpoint, delivery: Delivery, failures: int) -> None:
         """Run the handler once, and write down how it ended, and when it is tried again."""
         began = time.monotonic()
-        ended = await self._handlers.run(endpoint, delivery, life.tell)
+        ended = await self._runner.run(endpoint, delivery, life.tell)
         seconds, error = time.monotonic() - began, ended.error
         is_over = error is None or ended.is_final or failures + 1 >= endpoint.max_attempts
         wait = 0.0 if is_over else timing.backoff(failures + 1)
@@ -267,7 +269,7 @@ class Engine:
 
         await self.writer.surely(write)
         life.status = status
-        life.tell(ended.answer if is_over else answers.accepted(life.id, status))
+        life.tell(ended.answer if is_over else responses.accepted(life.id, status))
         if error is None:
             logger.info(_SUCCEEDED, title(delivery), seconds)
         else:
@@ -299,7 +301,7 @@ class Engine:
             else:
                 burst = functools.partial(self.log.add_to_burst, delivery, subject, endpoint.debounce)
                 replaced, life.due_at = await self.writer.written(burst)
-        except NotWritten:
+        except NotWrittenError:
             life.refuse(_UNWRITABLE)
             return None
         life.status = "running" if subject is None else "scheduled"
@@ -309,7 +311,7 @@ class Engine:
             earlier.task.cancel()
         if subject is None:
             return endpoint, delivery, failures
-        life.tell(answers.accepted(life.id, life.status))
+        life.tell(responses.accepted(life.id, life.status))
         return None
 
     async def _sleep(self, due_at: float) -> None:
@@ -331,7 +333,7 @@ class Engine:
         endpoint = find(self._endpoints, life.path)
         if endpoint is None:
             await self._abandon(life, f"No handler is registered at {life.path} any more.")
-        elif endpoint.way.takes_payload and delivery.payload is None:
+        elif endpoint.invoker.takes_payload and delivery.payload is None:
             reason = f"The handler at {life.path} takes a payload now, and the body of this delivery is none."
             await self._abandon(life, reason)
         else:
@@ -340,7 +342,7 @@ class Engine:
 
     async def _abandon(self, life: Life, reason: str) -> None:
         """Fail a delivery that cannot run."""
-        answer = answers.abandoned(life.id, reason)
+        answer = responses.abandoned(life.id, reason)
         kept = bytes(answer.body)
         await self.writer.surely(lambda: self.log.finish(life.id, "failed", answer.status_code, kept))
         life.status = "failed"
@@ -362,10 +364,10 @@ class Engine:
         if self._tasks[name] is task:
             del self._tasks[name]
         if not task.cancelled() and (error := task.exception()):  # a fault of ours: the log still has everything
-            logger.error("%s: bookkeeping has failed\n%s", name, quoted_traceback(error, self._hide))
+            logger.error("%s: bookkeeping has failed\n%s", name, quoted_traceback(error, self._redact))
         if life := self._lives.pop(name, None):
             life.refuse(_STOPPING if self._stopping else "The server itself has failed; its log has the traceback.")
-            life.tell(answers.accepted(life.id, life.status))
+            life.tell(responses.accepted(life.id, life.status))
 
     async def _replay(self, id: str) -> str:
         replay = await self.writer.written(lambda: self.log.add_replay(id))
@@ -413,7 +415,7 @@ class Engine:
             with suppress(TimeoutError, CancelledError):  # the loop has ended meanwhile
                 all_ended = ending.result(grace + 3 * LAST_WRITES)
         self.writer.close(self._put_back)
-        self._handlers.stop()
+        self._runner.stop()
         if not self.writer.wait():
             return False
         self.log.close()
@@ -426,7 +428,7 @@ class Engine:
             if life.status in ("queued", "scheduled") and life.task:
                 life.task.cancel()
         await self._wait(grace)
-        all_ended = self._handlers.let_go()
+        all_ended = self._runner.let_go()
         await self._wait(LAST_WRITES)
         for life in self._lives.values():
             if life.status == "arriving" and life.task:
@@ -435,7 +437,7 @@ class Engine:
         return all_ended
 
     async def _wait(self, seconds: float) -> None:
-        waits: list[asyncio.Future[Any]] = [*self._tasks.values(), *map(asyncio.wrap_future, self._handlers.out)]
+        waits: list[asyncio.Future[Any]] = [*self._tasks.values(), *map(asyncio.wrap_future, self._runner.out)]
         if waits:
             await asyncio.wait(waits, timeout=seconds)
 

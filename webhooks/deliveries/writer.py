@@ -22,7 +22,7 @@ STUCK_AFTER = 10.0  # seconds that a commit has been under way, before the disk 
 T = TypeVar("T")
 
 
-class NotWritten(Exception):
+class NotWrittenError(Exception):
     """The disk does not take a step, and nothing of it is in the log."""
 
 
@@ -73,7 +73,7 @@ class Writer:
         Whoever is cancelled before its step has begun has written nothing.
 
         Raises:
-            NotWritten: the disk does not take it.
+            NotWrittenError: the disk does not take it.
             Exception: what the step raised; nothing of it was written.
         """
         self._loop = asyncio.get_running_loop()
@@ -87,7 +87,7 @@ class Writer:
         while True:
             try:
                 return await self.written(step)
-            except NotWritten:
+            except NotWrittenError:
                 await asyncio.sleep(RETRY_AFTER)
 
     def close(self, last: Callable[[], None]) -> None:
@@ -140,7 +140,7 @@ class Writer:
                 logger.error(message, error, "Is the disk full?")
             self.is_failing = is_of_the_disk or self.is_failing
             for write in batch:
-                write.error = NotWritten(str(error)) if is_of_the_disk else error
+                write.error = NotWrittenError(str(error)) if is_of_the_disk else error
         else:
             if self.is_failing:
                 logger.info("The delivery log can be written again.")

@@ -52,7 +52,9 @@ threading.Event().wait()
 UIS = {"ours": "", "own": 'gr.Interface(lambda text: text, "text", "text")'}
 OURS = ["/webhooks/train", "/webhooks/anything", "/webhooks/", "/webhooks/none", "/health", "/arrivals", "/deliveries"]
 OURS += [f"/deliveries/{name}" for name in ("replay", "test", "hub", "sign-in", "sign-in/callback", "sign-out")]
-OURS += [f"/deliveries/{name}" for name in ("static/desk.css", "static/../views.py", "18ea", "18ea/replay", "static")]
+OURS += [
+    f"/deliveries/{name}" for name in ("static/dashboard.css", "static/../views.py", "18ea", "18ea/replay", "static")
+]
 WORKERS = 32
 PATIENCE = 0.3  # seconds; what is not answered by then waits for more, which never comes
 MAX_LINES = 50  # of the console, and as many for each minute

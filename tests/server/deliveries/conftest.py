@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.dispatching import Desk
+from support.dispatching import Dashboard
 
 from webhooks.deliveries import timing
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path)
+def desk(tmp_path: Path) -> Iterator[Dashboard]:
+    desk = Dashboard(tmp_path)
     yield desk
     desk.stop(0)
 

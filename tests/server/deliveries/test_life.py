@@ -19,12 +19,12 @@ import pytest
 from fastapi import HTTPException, Request
 from support.asgi import wait_until_written
 from support.disks import full_disk
-from support.dispatching import BODY, WAIT, Desk, statuses, wait_until
+from support.dispatching import BODY, WAIT, Dashboard, statuses, wait_until
 from support.payloads import load
 
 from webhooks import Delivery, WebhookPayload
 from webhooks.deliveries import timing
-from webhooks.deliveries.engine import NotTaken
+from webhooks.deliveries.engine import NotTakenError
 from webhooks.deliveries.log import INTERRUPTED, STOPPED
 from webhooks.endpoints import Endpoint
 
@@ -46,7 +46,7 @@ def commit(number: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.usefixtures("no_backoff")
-def test_a_handler_that_fails_runs_again_until_it_succeeds(desk: Desk, is_async: bool) -> None:
+def test_a_handler_that_fails_runs_again_until_it_succeeds(desk: Dashboard, is_async: bool) -> None:
     attempts = []
 
     def flaky(delivery: Delivery) -> str:
@@ -68,7 +68,7 @@ def test_a_handler_that_fails_runs_again_until_it_succeeds(desk: Desk, is_async:
 
 
 @pytest.mark.usefixtures("no_backoff")
-def test_a_handler_fails_for_good_after_its_last_attempt(desk: Desk) -> None:
+def test_a_handler_fails_for_good_after_its_last_attempt(desk: Dashboard) -> None:
     attempts = []
 
     def broken(delivery: Delivery) -> None:
@@ -82,7 +82,7 @@ def test_a_handler_fails_for_good_after_its_last_attempt(desk: Desk) -> None:
 
 
 def test_between_two_attempts_there_is_the_backoff_and_a_restart_does_not_shorten_it(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "backoff", lambda failures: 1.0)
     ran: list[float] = []
@@ -98,7 +98,7 @@ def test_between_two_attempts_there_is_the_backoff_and_a_restart_does_not_shorte
     assert ran[1] - ran[0] >= 1.0
 
 
-def test_an_async_handler_is_cancelled_at_its_timeout(desk: Desk) -> None:
+def test_an_async_handler_is_cancelled_at_its_timeout(desk: Dashboard) -> None:
     cancelled = threading.Event()
 
     async def slow() -> None:
@@ -116,7 +116,7 @@ def test_an_async_handler_is_cancelled_at_its_timeout(desk: Desk) -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_handler_that_blocks_past_its_timeout_fails_and_what_it_does_later_changes_nothing(
-    desk: Desk, is_async: bool
+    desk: Dashboard, is_async: bool
 ) -> None:
     gate, returned = threading.Event(), threading.Event()
 
@@ -166,7 +166,7 @@ class Leaving(HTTPException):
         ValueError("y" * 5_000_000),
     ],
 )
-def test_no_exception_keeps_a_delivery_from_its_end(desk: Desk, error: Exception) -> None:
+def test_no_exception_keeps_a_delivery_from_its_end(desk: Dashboard, error: Exception) -> None:
     def handler() -> None:
         raise error
 
@@ -176,7 +176,7 @@ def test_no_exception_keeps_a_delivery_from_its_end(desk: Desk, error: Exception
     assert 0 < len(record.attempts[0].error) < 200_000
 
 
-def test_an_exception_that_is_slow_to_tell_delays_nobody(desk: Desk) -> None:
+def test_an_exception_that_is_slow_to_tell_delays_nobody(desk: Dashboard) -> None:
     gate, telling = threading.Event(), threading.Event()
 
     class Slow(Exception):
@@ -196,7 +196,7 @@ def test_an_exception_that_is_slow_to_tell_delays_nobody(desk: Desk) -> None:
     assert answer.result(WAIT).status_code == 500
 
 
-def test_a_hundred_def_handlers_share_threads(desk: Desk) -> None:
+def test_a_hundred_def_handlers_share_threads(desk: Dashboard) -> None:
     """A thread for each would cost more than the handler does."""
     threads: set[int] = set()
     endpoint = desk.add(lambda: threads.add(threading.get_ident()), path="/f")
@@ -206,7 +206,7 @@ def test_a_hundred_def_handlers_share_threads(desk: Desk) -> None:
     assert len(threads) < 5
 
 
-def test_no_handler_finds_what_another_one_has_set_for_itself(desk: Desk) -> None:
+def test_no_handler_finds_what_another_one_has_set_for_itself(desk: Dashboard) -> None:
     found: list[str] = []
 
     def handler() -> None:
@@ -223,7 +223,7 @@ def test_no_handler_finds_what_another_one_has_set_for_itself(desk: Desk) -> Non
 # Bursts
 
 
-def test_fifty_updates_within_the_window_run_once_with_the_newest_payload(desk: Desk) -> None:
+def test_fifty_updates_within_the_window_run_once_with_the_newest_payload(desk: Dashboard) -> None:
     ran: list[str] = []
 
     def train(payload: WebhookPayload) -> None:
@@ -240,7 +240,7 @@ def test_fifty_updates_within_the_window_run_once_with_the_newest_payload(desk: 
     assert [record.superseded_by for record in records[:-1]] == [record.delivery.id for record in records[1:]]
 
 
-def test_a_stream_that_never_pauses_still_runs(desk: Desk) -> None:
+def test_a_stream_that_never_pauses_still_runs(desk: Dashboard) -> None:
     ran: list[int] = []
 
     def train(payload: WebhookPayload) -> None:
@@ -257,7 +257,7 @@ def test_a_stream_that_never_pauses_still_runs(desk: Desk) -> None:
     assert 0 < ran[0] < ran[1] < sent
 
 
-def test_other_events_are_not_swallowed_by_a_burst(desk: Desk) -> None:
+def test_other_events_are_not_swallowed_by_a_burst(desk: Dashboard) -> None:
     ran: list[tuple[str, str]] = []
 
     def note(payload: WebhookPayload) -> None:
@@ -277,7 +277,7 @@ def test_other_events_are_not_swallowed_by_a_burst(desk: Desk) -> None:
     )
 
 
-def test_a_burst_goes_on_across_a_restart(desk: Desk) -> None:
+def test_a_burst_goes_on_across_a_restart(desk: Dashboard) -> None:
     ran: list[str] = []
 
     def train(payload: WebhookPayload) -> None:
@@ -293,7 +293,7 @@ def test_a_burst_goes_on_across_a_restart(desk: Desk) -> None:
 
 
 def test_a_debounced_delivery_that_fails_is_not_in_the_way_of_the_next_one(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "backoff", lambda failures: 0.05)
     gate, running = threading.Event(), threading.Event()
@@ -313,7 +313,7 @@ def test_a_debounced_delivery_that_fails_is_not_in_the_way_of_the_next_one(
     assert statuses(desk.records()) == ["succeeded", "succeeded"]
 
 
-def test_a_newer_commit_replaces_an_older_one_though_there_is_no_room(desk: Desk) -> None:
+def test_a_newer_commit_replaces_an_older_one_though_there_is_no_room(desk: Dashboard) -> None:
     ran: list[str] = []
 
     def train(payload: WebhookPayload) -> None:
@@ -321,7 +321,7 @@ def test_a_newer_commit_replaces_an_older_one_though_there_is_no_room(desk: Desk
 
     train_at, other = desk.add(train, debounce=0.5), desk.add(lambda: None, path="/other")
     desk.start(max_pending=1).deliver(train_at, commit(1))
-    with pytest.raises(NotTaken, match="Too many"):
+    with pytest.raises(NotTakenError, match="Too many"):
         desk.deliver(other)
     assert desk.deliver(train_at, commit(2)).status_code == 202
     desk.wait_for("succeeded")
@@ -331,7 +331,7 @@ def test_a_newer_commit_replaces_an_older_one_though_there_is_no_room(desk: Desk
 # Restarts
 
 
-def test_what_ran_when_the_server_was_stopped_runs_again(desk: Desk) -> None:
+def test_what_ran_when_the_server_was_stopped_runs_again(desk: Dashboard) -> None:
     gate, attempts = threading.Event(), []
 
     def slow(delivery: Delivery, payload: WebhookPayload) -> None:
@@ -349,7 +349,7 @@ def test_what_ran_when_the_server_was_stopped_runs_again(desk: Desk) -> None:
 
 
 def test_a_handler_that_is_gone_fails_its_deliveries_with_a_reason(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "backoff", lambda failures: 0.2)
 
@@ -365,7 +365,7 @@ def test_a_handler_that_is_gone_fails_its_deliveries_with_a_reason(
     assert json.loads(record.answer)["error"] == "No handler is registered at /webhooks/renamed any more."
 
 
-def test_a_handler_that_takes_a_payload_now_fails_deliveries_without_one(desk: Desk) -> None:
+def test_a_handler_that_takes_a_payload_now_fails_deliveries_without_one(desk: Dashboard) -> None:
     endpoint = desk.add(lambda: "any", path="/f")
     desk.start().deliver(endpoint, b"hello")
     desk.endpoints[endpoint.path] = Endpoint(lambda payload: None, "/f")
@@ -375,7 +375,7 @@ def test_a_handler_that_takes_a_payload_now_fails_deliveries_without_one(desk: D
     assert "takes a payload now" in json.loads(desk.records()[1].answer)["error"]
 
 
-def test_what_arrives_before_the_recovery_is_not_taken_for_left_over(desk: Desk) -> None:
+def test_what_arrives_before_the_recovery_is_not_taken_for_left_over(desk: Dashboard) -> None:
     gate, attempts = threading.Event(), []
 
     def slow(delivery: Delivery) -> None:
@@ -395,7 +395,7 @@ def test_what_arrives_before_the_recovery_is_not_taken_for_left_over(desk: Desk)
 
 @pytest.mark.parametrize("headers", ["'no JSON'", "'[[1, 2]]'", "CAST(x'fffe' AS TEXT)"])
 def test_a_delivery_that_cannot_be_read_any_more_fails_alone(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, headers: str
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch, headers: str
 ) -> None:
     monkeypatch.setattr(timing, "backoff", lambda failures: 3600)
 
@@ -419,7 +419,7 @@ def test_a_delivery_that_cannot_be_read_any_more_fails_alone(
 
 
 def test_what_a_wrong_clock_has_written_does_not_wait_for_that_clock(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forty days ahead, then right again: a retry waits five minutes at most, a burst as long as its window."""
     ran: list[str] = []
@@ -433,7 +433,7 @@ def test_what_a_wrong_clock_has_written_does_not_wait_for_that_clock(
     assert ran == [f"{1:040x}"]
 
 
-def test_ids_grow_though_the_clock_was_set_back(desk: Desk) -> None:
+def test_ids_grow_though_the_clock_was_set_back(desk: Dashboard) -> None:
     endpoint = desk.add(lambda: None, path="/f")
     desk.start().deliver(endpoint)
     desk.stop()
@@ -445,7 +445,7 @@ def test_ids_grow_though_the_clock_was_set_back(desk: Desk) -> None:
 
 
 def test_a_handler_during_which_the_process_ends_five_times_fails_for_good(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     waits: list[int] = []
     monkeypatch.setattr(timing, "backoff", lambda interruptions: waits.append(interruptions) or 0.0)
@@ -471,7 +471,7 @@ def test_a_handler_during_which_the_process_ends_five_times_fails_for_good(
     assert waits == [1, 2, 3, 4]
 
 
-def test_a_start_that_fails_before_the_recovery_hides_no_interruption(desk: Desk) -> None:
+def test_a_start_that_fails_before_the_recovery_hides_no_interruption(desk: Dashboard) -> None:
     gate, ran = threading.Event(), threading.Semaphore(0)
 
     def slow() -> None:
@@ -494,7 +494,7 @@ def test_a_start_that_fails_before_the_recovery_hides_no_interruption(desk: Desk
 # Replays
 
 
-def test_a_replay_is_a_new_delivery_of_the_same_request(desk: Desk) -> None:
+def test_a_replay_is_a_new_delivery_of_the_same_request(desk: Dashboard) -> None:
     seen: list[Any] = []
 
     async def look(payload: WebhookPayload, delivery: Delivery, request: Request) -> None:
@@ -513,12 +513,12 @@ def test_a_replay_is_a_new_delivery_of_the_same_request(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("id", ["no-such-id", "0123456789abcdef", "", "0x12", " 1"])
-def test_replaying_an_unknown_id_is_a_key_error_with_the_id(desk: Desk, id: str) -> None:
+def test_replaying_an_unknown_id_is_a_key_error_with_the_id(desk: Dashboard, id: str) -> None:
     with pytest.raises(KeyError, match=f"^'{id}'$"):
         desk.start().engine.replay(id)
 
 
-def test_what_a_handler_puts_into_its_jobs_harms_nobody(desk: Desk) -> None:
+def test_what_a_handler_puts_into_its_jobs_harms_nobody(desk: Dashboard) -> None:
     endpoint = desk.add(lambda delivery: delivery.jobs.append("no Job"), path="/f")
     desk.start()
     answers = [desk.send(each) for each in (endpoint, desk.add(lambda: None, path="/other"))]
@@ -527,7 +527,7 @@ def test_what_a_handler_puts_into_its_jobs_harms_nobody(desk: Desk) -> None:
 
 
 def test_a_test_that_lets_time_pass_does_so_for_its_own_delivery_alone(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "backoff", lambda failures: 3600.0)
 
@@ -545,7 +545,7 @@ def test_a_test_that_lets_time_pass_does_so_for_its_own_delivery_alone(
 # Load
 
 
-def test_a_thousand_at_once_are_all_taken(desk: Desk) -> None:
+def test_a_thousand_at_once_are_all_taken(desk: Dashboard) -> None:
     ran: set[str] = set()
 
     async def handler(delivery: Delivery) -> None:
@@ -560,7 +560,7 @@ def test_a_thousand_at_once_are_all_taken(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_who_was_answered_has_room_again(desk: Desk, is_async: bool) -> None:
+def test_who_was_answered_has_room_again(desk: Dashboard, is_async: bool) -> None:
     async def quick() -> None: ...
 
     endpoint = desk.add(quick if is_async else lambda: None, path="/f")
@@ -570,7 +570,7 @@ def test_who_was_answered_has_room_again(desk: Desk, is_async: bool) -> None:
 
 
 @pytest.mark.usefixtures("prunes_at_once")
-def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(desk: Desk) -> None:
+def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(desk: Dashboard) -> None:
     def handler(payload: WebhookPayload) -> None:
         if payload.repo.name.endswith("broken"):
             raise ValueError
@@ -588,7 +588,7 @@ def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(desk: 
     assert counts["succeeded"] + counts["failed"] == len(desk.records()) == 5
 
 
-def test_a_long_timeout_does_not_keep_what_has_ended(desk: Desk) -> None:
+def test_a_long_timeout_does_not_keep_what_has_ended(desk: Dashboard) -> None:
     kept: list[weakref.ref[Delivery]] = []
     endpoint = desk.add(lambda delivery: kept.append(weakref.ref(delivery)), path="/f", timeout=3600)
     desk.start()
@@ -606,7 +606,9 @@ def test_a_long_timeout_does_not_keep_what_has_ended(desk: Desk) -> None:
 # A disk, a console, and programs that are in the way
 
 
-def test_a_full_disk_refuses_new_deliveries_and_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_refuses_new_deliveries_and_loses_nothing(
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("webhooks.deliveries.writer.RETRY_AFTER", 0.05)
     gate, started = threading.Event(), threading.Event()
 
@@ -619,7 +621,7 @@ def test_a_full_disk_refuses_new_deliveries_and_loses_nothing(desk: Desk, monkey
     answer = desk.start().send(desk.add(slow))
     assert started.wait(WAIT)
     with full_disk(desk.folder):
-        with pytest.raises(NotTaken, match="cannot be written"):
+        with pytest.raises(NotTakenError, match="cannot be written"):
             desk.deliver(quick, b"x" * 5_000_000)
         assert desk.engine.health()[0] is False
         gate.set()
@@ -630,7 +632,7 @@ def test_a_full_disk_refuses_new_deliveries_and_loses_nothing(desk: Desk, monkey
 
 
 def test_a_log_that_another_program_locks_holds_up_no_one_for_long_wherever_a_handler_goes(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setattr("webhooks.deliveries.log.LOCKED_FOR", 0.1)
     monkeypatch.setattr("webhooks.deliveries.writer.RETRY_AFTER", 0.05)
@@ -641,7 +643,7 @@ def test_a_log_that_another_program_locks_holds_up_no_one_for_long_wherever_a_ha
     with closing(sqlite3.connect(tmp_path / "log" / "deliveries.db", isolation_level=None)) as locker:
         locker.execute("BEGIN IMMEDIATE")
         for _ in range(20):
-            with pytest.raises(NotTaken, match="cannot be written"):
+            with pytest.raises(NotTakenError, match="cannot be written"):
                 desk.deliver(endpoint)
         assert desk.engine.health()[0] is False
         locker.execute("ROLLBACK")
@@ -649,14 +651,14 @@ def test_a_log_that_another_program_locks_holds_up_no_one_for_long_wherever_a_ha
     assert desk.deliver(endpoint).status_code == 200
 
 
-def test_the_answer_is_not_kept_with_a_secret(desk: Desk) -> None:
+def test_the_answer_is_not_kept_with_a_secret(desk: Dashboard) -> None:
     answer = desk.start().deliver(desk.add(lambda: "the token is s3cret", path="/f"))
     assert answer.body == b'"the token is s3cret"'
     assert desk.records()[0].answer == b'"the token is ***"'
 
 
 @pytest.mark.parametrize("place", [64 * 1024 - 3, 64 * 1024 - 6, 64 * 1024, 64 * 1024 + 8 * 1024 - 3])
-def test_no_secret_is_cut_in_two_where_a_long_answer_is_cut(desk: Desk, place: int) -> None:
+def test_no_secret_is_cut_in_two_where_a_long_answer_is_cut(desk: Dashboard, place: int) -> None:
     long = "s3cret" * 10 + "x" * (place - 60) + "s3cret" + "y" * 200_000
     desk.start().deliver(desk.add(lambda: long, path="/f"))
     kept = desk.records()[0].answer.decode()

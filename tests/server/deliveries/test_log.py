@@ -22,7 +22,7 @@ from support.processes import ROOT
 from webhooks import Delivery, SetupError, WebhookPayload
 from webhooks.deliveries.log import DeliveryLog, Record, reading
 from webhooks.deliveries.log import find as find_in
-from webhooks.hiding import split_credentials
+from webhooks.redact import split_credentials
 
 HEADERS = ((b"content-type", b"application/json"), (b"x-odd", b"\xff"))
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
-from support.dispatching import WAIT, Desk, wait_until
+from support.dispatching import WAIT, Dashboard, wait_until
 
 from webhooks import Delivery
 from webhooks.deliveries.engine import MAX_INTERRUPTIONS
@@ -38,7 +38,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.desk = Desk(Path(tempfile.mkdtemp()) / "log")
+        self.dashboard = Dashboard(Path(tempfile.mkdtemp()) / "log")
         self.calls: list[Call] = []
         self.arrived = threading.Condition()
         self.known: set[str] = set()
@@ -63,9 +63,9 @@ class LifeOfDeliveries(RuleBasedStateMachine):
             if call.fails:
                 raise ValueError
 
-        self.desk.endpoints.clear()
-        self.endpoint = self.desk.add(handler, max_attempts=MAX_ATTEMPTS)
-        self.desk.start()
+        self.dashboard.endpoints.clear()
+        self.endpoint = self.dashboard.add(handler, max_attempts=MAX_ATTEMPTS)
+        self.dashboard.start()
         self.wait_for_calls()
 
     def wait_for_calls(self) -> None:
@@ -77,14 +77,14 @@ class LifeOfDeliveries(RuleBasedStateMachine):
 
     @rule(target=acknowledged)
     def deliver(self) -> str:
-        id = self.desk.record(self.endpoint)
+        id = self.dashboard.record(self.endpoint)
         self.known.add(id)
         self.wait_for_calls()
         return id
 
     def end(self, number: int, fails: bool) -> None:
         call = self.calls.pop(number % len(self.calls))
-        before = self.desk.counts()
+        before = self.dashboard.counts()
         id = call.delivery.id
         self.failures[id] += fails
         final = not fails or self.failures[id] == MAX_ATTEMPTS
@@ -94,7 +94,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         call.go.set()
         if final:
             status = "failed" if fails else "succeeded"
-            wait_until(lambda: self.desk.counts()[status] == before[status] + 1)
+            wait_until(lambda: self.dashboard.counts()[status] == before[status] + 1)
         self.wait_for_calls()
 
     @precondition(lambda self: self.calls)
@@ -112,29 +112,29 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         """What the process did after this moment is not written: the log is what was on the disk."""
         with self.arrived:
             killed, self.calls, self.process = self.calls, [], None
-        copy = Desk.copied(self.desk.folder)
+        copy = Dashboard.copied(self.dashboard.folder)
         for call in killed:
             call.go.set()
             self.kills[call.delivery.id] += 1
             if self.kills[call.delivery.id] == MAX_INTERRUPTIONS:
                 self.done.add(call.delivery.id)
-        self.desk.stop()
-        shutil.rmtree(self.desk.folder)
-        self.desk.folder = copy
+        self.dashboard.stop()
+        shutil.rmtree(self.dashboard.folder)
+        self.dashboard.folder = copy
         self.start()
 
     @rule()
     def stop_and_restart(self) -> None:
         with self.arrived:
             stopped, self.calls, self.process = self.calls, [], None
-        self.desk.stop(0)
+        self.dashboard.stop(0)
         for call in stopped:
             call.go.set()
         self.start()
 
     @rule(target=acknowledged, id=acknowledged)
     def replay(self, id: str) -> str:
-        new_id = self.desk.engine.replay(id)
+        new_id = self.dashboard.engine.replay(id)
         assert new_id not in self.known
         self.known.add(new_id)
         self.wait_for_calls()
@@ -142,7 +142,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
 
     @rule(id=consumes(acknowledged))
     def the_log_knows_it(self, id: str) -> None:
-        with reading(self.desk.folder / "deliveries.db") as database:
+        with reading(self.dashboard.folder / "deliveries.db") as database:
             record = find(database, id)
         assert (record.status in FINISHED) == (id in self.done)
         assert record.failures == self.failures[id]
@@ -152,12 +152,12 @@ class LifeOfDeliveries(RuleBasedStateMachine):
         assert getattr(self, "ran_when_done", []) == []
 
     def teardown(self) -> None:
-        if not hasattr(self, "desk"):
+        if not hasattr(self, "dashboard"):
             return
         for call in self.calls:
             call.go.set()
-        self.desk.stop()
-        shutil.rmtree(self.desk.folder.parent)
+        self.dashboard.stop()
+        shutil.rmtree(self.dashboard.folder.parent)
 
 
 TestLifeOfDeliveries = LifeOfDeliveries.TestCase

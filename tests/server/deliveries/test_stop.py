@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from support.dispatching import WAIT, Desk, start, statuses, wait_until
+from support.dispatching import WAIT, Dashboard, start, statuses, wait_until
 
 from webhooks.deliveries import writer
-from webhooks.deliveries.engine import Engine, NotTaken
+from webhooks.deliveries.engine import Engine, NotTakenError
 from webhooks.deliveries.log import STOPPED, DeliveryLog
-from webhooks.hiding import Hide
+from webhooks.redact import Redactor
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def when_all_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callabl
     return do
 
 
-def test_a_stopping_server_takes_nothing_and_lets_running_handlers_end(desk: Desk) -> None:
+def test_a_stopping_server_takes_nothing_and_lets_running_handlers_end(desk: Dashboard) -> None:
     gate, started = threading.Event(), threading.Event()
 
     def slow() -> str:
@@ -53,9 +53,9 @@ def test_a_stopping_server_takes_nothing_and_lets_running_handlers_end(desk: Des
     stopper.start()
     while engine.health()[0]:
         assert stopper.is_alive()
-    with pytest.raises(NotTaken, match="stopping"):
+    with pytest.raises(NotTakenError, match="stopping"):
         desk.deliver(endpoint)
-    with pytest.raises(NotTaken, match="stopping"):
+    with pytest.raises(NotTakenError, match="stopping"):
         engine.replay("any")
     gate.set()
     assert answer.result(WAIT).body == b'"in time"'
@@ -64,7 +64,9 @@ def test_a_stopping_server_takes_nothing_and_lets_running_handlers_end(desk: Des
     assert [record.answer for record in desk.records()] == [b'"in time"']
 
 
-def test_who_arrives_at_the_very_end_is_told_what_the_log_says(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_arrives_at_the_very_end_is_told_what_the_log_says(
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add, arriving = DeliveryLog.add, threading.Event()
 
     def add_slowly(*args: Any, **options: Any) -> None:
@@ -84,7 +86,7 @@ def test_who_arrives_at_the_very_end_is_told_what_the_log_says(desk: Desk, monke
 
 @pytest.mark.parametrize("step", ["finish", "fail_attempt"])
 def test_what_a_slow_disk_has_not_written_when_all_is_waited_for_is_written(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, when_all_is_waited_for: Any, step: str
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch, when_all_is_waited_for: Any, step: str
 ) -> None:
     gate, writing = threading.Event(), threading.Event()
     method = getattr(DeliveryLog, step)
@@ -111,7 +113,7 @@ def test_what_a_slow_disk_has_not_written_when_all_is_waited_for_is_written(
 
 
 def test_a_disk_that_does_not_answer_ends_the_wait_and_the_next_start_goes_on(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
     finish = DeliveryLog.finish
@@ -137,7 +139,7 @@ def test_a_disk_that_does_not_answer_ends_the_wait_and_the_next_start_goes_on(
 
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_the_loop_that_serves_may_end_first(
-    desk: Desk, own_loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, when: str
+    desk: Dashboard, own_loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     monkeypatch.setattr("webhooks.deliveries.engine.LAST_WRITES", 0.1)
     started, gate = threading.Event(), threading.Event()
@@ -147,7 +149,7 @@ def test_the_loop_that_serves_may_end_first(
         gate.wait(WAIT)
 
     endpoint = desk.add(handler)
-    engine = desk.engine = Engine(desk.endpoints, DeliveryLog(desk.folder), 10, Hide())
+    engine = desk.engine = Engine(desk.endpoints, DeliveryLog(desk.folder), 10, Redactor())
 
     asyncio.run_coroutine_threadsafe(start(engine), own_loop).result(WAIT)
     asyncio.run_coroutine_threadsafe(engine.take(endpoint, desk.delivery(endpoint), WAIT), own_loop)
@@ -169,7 +171,7 @@ def test_the_loop_that_serves_may_end_first(
     assert (record.status, [attempt.error for attempt in record.attempts]) == ("queued", [STOPPED])
 
 
-def test_a_second_lifespan_changes_nothing(desk: Desk) -> None:
+def test_a_second_lifespan_changes_nothing(desk: Dashboard) -> None:
     endpoint = desk.add(lambda: "served", path="/f")
     desk.start()
 
@@ -177,7 +179,7 @@ def test_a_second_lifespan_changes_nothing(desk: Desk) -> None:
     assert desk.deliver(endpoint).body == b'"served"'
 
 
-def test_a_timed_out_handler_that_still_runs_is_told_to_whoever_ends_the_process(desk: Desk) -> None:
+def test_a_timed_out_handler_that_still_runs_is_told_to_whoever_ends_the_process(desk: Dashboard) -> None:
     gate = threading.Event()
     endpoint = desk.add(lambda: gate.wait(WAIT), path="/f", timeout=0.05)
     assert desk.start().deliver(endpoint).status_code == 500
@@ -186,7 +188,7 @@ def test_a_timed_out_handler_that_still_runs_is_told_to_whoever_ends_the_process
     assert statuses(desk.records()) == ["failed"]
 
 
-def test_the_loop_of_async_handlers_ends_with_the_server(desk: Desk) -> None:
+def test_the_loop_of_async_handlers_ends_with_the_server(desk: Dashboard) -> None:
     runs: list[tuple[asyncio.AbstractEventLoop, threading.Thread]] = []
     cleaned_up = threading.Event()
 
@@ -206,13 +208,13 @@ def test_the_loop_of_async_handlers_ends_with_the_server(desk: Desk) -> None:
     assert loop.is_closed()
 
 
-def test_two_threads_may_stop_it(desk: Desk) -> None:
+def test_two_threads_may_stop_it(desk: Dashboard) -> None:
     desk.start().deliver(desk.add(lambda: None, path="/f"))
     with ThreadPoolExecutor() as threads:
         assert list(threads.map(desk.engine.stop, [1.0, 1.0])) == [True, True]
 
 
-def test_a_replay_on_a_slow_disk_runs_when_the_disk_answers(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replay_on_a_slow_disk_runs_when_the_disk_answers(desk: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = desk.add(lambda: None, path="/f")
     id = desk.start().record(endpoint)
     gate = threading.Event()
@@ -224,19 +226,19 @@ def test_a_replay_on_a_slow_disk_runs_when_the_disk_answers(desk: Desk, monkeypa
 
     monkeypatch.setattr(DeliveryLog, "add_replay", slowly)
     monkeypatch.setattr("webhooks.deliveries.engine.STUCK_AFTER", 0.05)
-    with pytest.raises(NotTaken, match="does not answer"):
+    with pytest.raises(NotTakenError, match="does not answer"):
         desk.engine.replay(id)
     gate.set()
     desk.wait_for("succeeded", 2)
 
 
-def test_a_replay_against_the_stop_is_refused_or_waits_for_the_next_start(desk: Desk) -> None:
+def test_a_replay_against_the_stop_is_refused_or_waits_for_the_next_start(desk: Dashboard) -> None:
     endpoint = desk.add(lambda: None, path="/f")
     id = desk.start().record(endpoint)
     engine, replays = desk.engine, []
 
     def replay() -> None:
-        with contextlib.suppress(NotTaken):
+        with contextlib.suppress(NotTakenError):
             while True:
                 replays.append(engine.replay(id))
 

@@ -18,7 +18,7 @@ from support.payloads import load
 
 from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer
 from webhooks.endpoints import Endpoint
-from webhooks.hiding import split_credentials
+from webhooks.redact import split_credentials
 
 if TYPE_CHECKING:
     from webhooks import WebhookPayload as OnlyForTypeCheckers
@@ -73,9 +73,9 @@ class Callable:
 )
 def test_a_handler_gets_what_it_asks_for(handler: Any) -> None:
     endpoint = Endpoint(handler, "/f")
-    assert endpoint.way.call(DELIVERY) == (PAYLOAD, DELIVERY, fastapi.Request)
-    assert endpoint.way.takes_payload
-    assert not endpoint.way.is_async
+    assert endpoint.invoker.call(DELIVERY) == (PAYLOAD, DELIVERY, fastapi.Request)
+    assert endpoint.invoker.takes_payload
+    assert not endpoint.invoker.is_async
 
 
 def test_a_type_for_type_checkers_only_is_refused_unless_its_name_is_ours() -> None:
@@ -86,13 +86,13 @@ def test_a_type_for_type_checkers_only_is_refused_unless_its_name_is_ours() -> N
 
     with pytest.raises(SetupError, match=r"unknown\(\).*'payload: OnlyForTypeCheckers'"):
         Endpoint(unknown)
-    assert Endpoint(ours).way.call(DELIVERY) == (fastapi.Request, DELIVERY)
+    assert Endpoint(ours).invoker.call(DELIVERY) == (fastapi.Request, DELIVERY)
 
 
 def test_a_handler_may_ask_for_nothing() -> None:
     endpoint = Endpoint(lambda: "called", "/f")
-    assert endpoint.way.call(DELIVERY) == "called"
-    assert not endpoint.way.takes_payload
+    assert endpoint.invoker.call(DELIVERY) == "called"
+    assert not endpoint.invoker.takes_payload
 
 
 async def coroutine(payload: WebhookPayload) -> Any:
@@ -107,8 +107,8 @@ class Async:
 @pytest.mark.parametrize("handler", [coroutine, functools.partial(coroutine), Async(), Async().__call__])
 def test_an_async_handler_is_recognised(handler: Any) -> None:
     endpoint = Endpoint(handler, "/f")
-    assert endpoint.way.is_async
-    assert asyncio.run(endpoint.way.call(DELIVERY)) is PAYLOAD
+    assert endpoint.invoker.is_async
+    assert asyncio.run(endpoint.invoker.call(DELIVERY)) is PAYLOAD
 
 
 def test_the_request_can_be_read_again_and_again() -> None:
@@ -116,7 +116,7 @@ def test_the_request_can_be_read_again_and_again() -> None:
         return await request.json(), await request.body(), request.query_params["a"], request.url.path
 
     for _ in range(2):
-        result = asyncio.run(Endpoint(read).way.call(DELIVERY))
+        result = asyncio.run(Endpoint(read).invoker.call(DELIVERY))
         assert result == ({"a": 1}, b'{"a": 1}', "1", "/webhooks/f")
 
 

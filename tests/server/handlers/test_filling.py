@@ -1,4 +1,4 @@
-"""Handlers that FastAPI fills: where they run, and what becomes of them."""
+"""Runner that FastAPI fills: where they run, and what becomes of them."""
 
 import asyncio
 import contextvars

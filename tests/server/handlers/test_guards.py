@@ -8,10 +8,10 @@ import pytest
 from fastapi import Cookie, Depends, Header, HTTPException, Request, Response, Security
 from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBasic, HTTPBasicCredentials, HTTPBearer, SecurityScopes
 from support.asgi import on_loop
-from support.dispatching import Desk
+from support.dispatching import Dashboard
 
 from webhooks import Delivery, WebhookPayload, WebhooksServer
-from webhooks.hiding import split_credentials
+from webhooks.redact import split_credentials
 from webhooks.testing import serving
 
 RIGHT = "the-right-one"
@@ -185,7 +185,7 @@ def test_the_servers_own_secret_is_there_again_on_a_replay() -> None:
 
 def test_a_secret_that_was_not_checked_when_it_came_is_none_on_a_replay(tmp_path: Any) -> None:
     """Else a forged one, sent while the server was open, would be right as soon as the server has a secret."""
-    desk = Desk(tmp_path)
+    desk = Dashboard(tmp_path)
 
     def guarded(request: Request) -> None:
         if request.headers.get("x-webhook-secret") != SECRET:

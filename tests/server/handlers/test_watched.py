@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import WebhookWatchedItem
 
 from webhooks import SetupError, WebhooksServer, webhook_endpoint
-from webhooks.decorator import shared_server
+from webhooks.autostart import shared_server
 from webhooks.watched import WATCHABLE, Watched, first_repository
 
 DATA = Watched("dataset", "me/data", ("repo", "discussion"))

@@ -20,16 +20,16 @@ from fastapi import HTTPException
 from huggingface_hub.errors import HfHubHTTPError
 from hypothesis import HealthCheck, example, given, settings
 from support.asgi import wait_until_written
-from support.desk import delivery_page
+from support.dashboard import delivery_page
 from support.dispatching import WAIT, wait_until
 from support.hub import Hub
 from support.jobs import CANCEL, JOBS, LOOK_UP, START, TOKEN, WHOAMI, Office, arrived, commit_to, old_job, train
 
 import webhooks.jobs
 from webhooks import Delivery, GiveUp
+from webhooks.dashboard.stages import JobWatch
 from webhooks.deliveries.log import DeliveryLog, find, reading
 from webhooks.delivery import StartedJob
-from webhooks.desk.stages import JobWatch
 from webhooks.jobs import Job, JobRefused, StartUnknown, label, launch_job
 
 pytestmark = pytest.mark.once
@@ -484,7 +484,7 @@ class Watch(JobWatch):
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that a JobWatch sees, in seconds."""
     now = [100.0]
-    monkeypatch.setattr("webhooks.desk.stages.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("webhooks.dashboard.stages.time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from playwright.sync_api import Browser, expect
-from support.desk import delivery_page
+from support.dashboard import delivery_page
 from support.dispatching import WAIT, wait_until
 from support.hub import Held, Hub
 from support.hub import Job as HubJob
@@ -195,11 +195,11 @@ def test_however_a_start_ends_and_whenever_the_server_is_killed_one_job_lives(
 
 # The Hub is asked for a stage as often as the page looks, so that the test need not wait.
 APP = """
-import webhooks.desk.stages
+import webhooks.dashboard.stages
 from webhooks import Delivery, WebhookPayload, WebhooksServer
 from webhooks.jobs import launch_job
 
-webhooks.desk.stages.ASK_AGAIN = 0.1
+webhooks.dashboard.stages.ASK_AGAIN = 0.1
 server = WebhooksServer(data_dir="log")
 
 @server.add_webhook(max_attempts=5)

@@ -232,14 +232,14 @@ def test_one_event_that_two_webhooks_bring_in_the_same_nanosecond_is_two_deliver
 
 # --- through the engine: every way in which the Hub fails around a start, and a handler without another attempt
 
-Way = Callable[[Hub, Naps], object]
+Invoker = Callable[[Hub, Naps], object]
 
 
-def late(status: int | None, after: float) -> Way:
+def late(status: int | None, after: float) -> Invoker:
     return lambda hub, naps: naps.make(hub.late(*START, status), after)
 
 
-WAYS: dict[str, Way] = {
+WAYS: dict[str, Invoker] = {
     "answered": lambda hub, naps: None,
     "late": late(504, 4),
     "cut and late": late(None, 4),

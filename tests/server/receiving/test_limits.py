@@ -13,7 +13,7 @@ from support.asgi import post
 from support.payloads import load
 from support.receivers import receiver
 
-from webhooks.front import Front
+from webhooks.gradio_guard import GradioGuard
 from webhooks.receiver import from_a_page, path_of
 
 UPDATE = json.dumps(load("repo.content-update")).encode()
@@ -31,8 +31,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await response(scope, receive, send)
 
 
-def front(inner: Any = app, ui_is_ours: bool = True) -> Front:
-    return Front(inner, [], ui_is_ours)
+def front(inner: Any = app, ui_is_ours: bool = True) -> GradioGuard:
+    return GradioGuard(inner, [], ui_is_ours)
 
 
 # Pages of other origins

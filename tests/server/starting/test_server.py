@@ -241,7 +241,7 @@ def test_the_guides_decorator_takes_the_options_and_its_server_replays(serve: Ru
 
         @webhook_endpoint("/replay", debounce=0)
         async def again(request):
-            from webhooks.decorator import shared_server
+            from webhooks.autostart import shared_server
             try:
                 return shared_server().replay((await request.body()).decode())
             except KeyError as error:

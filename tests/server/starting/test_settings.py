@@ -156,5 +156,5 @@ def test_only_a_log_in_the_bucket_does_without_wal(monkeypatch: pytest.MonkeyPat
 
 def test_secrets_are_taken_out_of_what_is_shown() -> None:
     settings = Settings(webhook_secret="one", webhook_secret_previous="two", hf_token="three")
-    assert settings.hide("one two three four") == "*** *** *** four"
-    assert Settings().hide("one") == "one"
+    assert settings.redact("one two three four") == "*** *** *** four"
+    assert Settings().redact("one") == "one"

@@ -21,7 +21,7 @@ from webhooks import Delivery, WebhookPayload
 from webhooks.deliveries.engine import Engine
 from webhooks.deliveries.log import DeliveryLog, Record, find, reading
 from webhooks.endpoints import Endpoint
-from webhooks.hiding import Hide
+from webhooks.redact import Redactor
 
 WAIT = 30  # seconds until a test that waits in vain fails
 BODY = load("repo.content-update")
@@ -43,7 +43,7 @@ def statuses(records: Iterable[Record]) -> list[str]:
     return [record.status for record in records]
 
 
-class Desk:
+class Dashboard:
     """An engine with its log, which can be stopped and started again like a process."""
 
     def __init__(self, folder: Path) -> None:
@@ -58,9 +58,9 @@ class Desk:
 
     def start(
         self, max_pending: int = 1000, keep: int = 10_000, recover: bool = True, secret: str | None = None
-    ) -> Desk:
+    ) -> Dashboard:
         log = DeliveryLog(self.folder, keep=keep)
-        self.engine = Engine(self.endpoints, log, max_pending, Hide(["s3cret"]), secret)
+        self.engine = Engine(self.endpoints, log, max_pending, Redactor(["s3cret"]), secret)
         on_loop(start, self.engine)
         if recover:
             self.engine.recover()

@@ -10,14 +10,14 @@ from typing import Any
 from starlette.responses import Response
 
 from support.asgi import on_loop
-from support.dispatching import BODY, WAIT, Desk, wait_until
+from support.dispatching import BODY, WAIT, Dashboard, wait_until
 from support.hub import Held, Hub
 from support.hub import Job as HubJob
 from support.payloads import load
 from webhooks import Delivery, WebhookPayload
+from webhooks.dashboard import queries
 from webhooks.deliveries.log import Record, find, reading
 from webhooks.delivery import FINISHED, StartedJob
-from webhooks.desk import queries
 from webhooks.jobs import Job, launch_job
 
 TOKEN = "hf_" + "token" * 7
@@ -79,7 +79,7 @@ def old_job(hub: Hub, **labels: str) -> HubJob:
     return hub.jobs[-1]
 
 
-class Office(Desk):
+class Office(Dashboard):
     """An engine whose handler starts Jobs, and what its page would read."""
 
     def add_training(self, **options: Any) -> Any:

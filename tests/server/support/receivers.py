@@ -11,8 +11,8 @@ from support.dispatching import start
 from webhooks.deliveries.engine import Engine
 from webhooks.deliveries.log import DeliveryLog
 from webhooks.endpoints import Endpoint
-from webhooks.hiding import Hide
 from webhooks.receiver import Receiver
+from webhooks.redact import Redactor
 from webhooks.settings import Settings
 
 _folders = tempfile.TemporaryDirectory()
@@ -21,6 +21,6 @@ _folders = tempfile.TemporaryDirectory()
 def receiver(*handlers: Any, reply_within: float = 5, max_pending: int = 1000, **settings: Any) -> Receiver:
     endpoints = {endpoint.path: endpoint for endpoint in map(Endpoint, handlers)}
     log = DeliveryLog(Path(tempfile.mkdtemp(dir=_folders.name)))
-    engine = Engine(endpoints, log, max_pending, hide=Hide())
+    engine = Engine(endpoints, log, max_pending, redact=Redactor())
     on_loop(start, engine)
     return Receiver(endpoints, engine, Settings(**settings), reply_within)

@@ -312,7 +312,7 @@ def test_a_handler_that_does_not_end_is_reported(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_server_of_webhook_endpoint_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webhooks.decorator._shared_server", None)
+    monkeypatch.setattr("webhooks.autostart._shared_server", None)
 
     @webhook_endpoint
     async def trigger(payload: WebhookPayload) -> str:

@@ -42,7 +42,7 @@ server.launch()
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("rooms", [["desk"], ["jobs.py"], ["desk", "jobs.py"]], ids=" and ".join)
+@pytest.mark.parametrize("rooms", [["dashboard"], ["jobs.py"], ["dashboard", "jobs.py"]], ids=" and ".join)
 def test_without_the_rooms_that_can_be_deleted_a_delivery_is_taken_kept_and_run(
     rooms: list[str], run: Run, tmp_path: Path
 ) -> None:
@@ -57,8 +57,8 @@ def test_without_the_rooms_that_can_be_deleted_a_delivery_is_taken_kept_and_run(
     again = server.post("fails", UPDATE, headers=SECRET)
     assert (again.status_code, again.json()["status"]) == (202, "scheduled")
     landing = httpx.get(server.url)
-    assert (landing.status_code, "deliveries" in landing.text) == (200, "desk" not in rooms)
-    assert httpx.get(f"{server.url}/deliveries").status_code == (404 if "desk" in rooms else 403)
+    assert (landing.status_code, "deliveries" in landing.text) == (200, "dashboard" not in rooms)
+    assert httpx.get(f"{server.url}/deliveries").status_code == (404 if "dashboard" in rooms else 403)
 
     health = httpx.get(f"{server.url}/health")
     assert (health.status_code, health.json()["succeeded"]) == (200, 1)
@@ -74,7 +74,7 @@ def test_without_the_rooms_that_can_be_deleted_a_delivery_is_taken_kept_and_run(
 # --- the direction of imports
 
 SOURCES = sorted(path.relative_to(ROOT) for path in (ROOT / "webhooks").rglob("*.py"))
-DELETABLE = ("webhooks.desk", "webhooks.jobs")
+DELETABLE = ("webhooks.dashboard", "webhooks.jobs")
 
 
 def imported(source: Path) -> Iterator[str]:
@@ -102,7 +102,7 @@ def importers(*modules: str) -> set[str]:
 
 def test_the_parts_of_the_server_do_not_know_the_server_nor_the_app() -> None:
     assert len(SOURCES) > 20
-    assert importers("webhooks.server") == {"webhooks/__init__.py", "webhooks/decorator.py", "webhooks/testing.py"}
+    assert importers("webhooks.server") == {"webhooks/__init__.py", "webhooks/autostart.py", "webhooks/testing.py"}
     assert [source for source in SOURCES if "webhooks" in imported(source)] == []  # which would import the server
     assert importers("app") == set()
 

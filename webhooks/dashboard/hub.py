@@ -33,7 +33,7 @@ T = TypeVar("T")
 _creating = threading.Lock()  # two who look at once would both create the same
 
 
-class HubSaysNo(Exception):
+class HubError(Exception):
     """Something could not be done on the Hub; the text is a sentence for the owner, with what to do."""
 
 
@@ -170,7 +170,7 @@ class Webhooks:
         with _creating:
             missing = [row for row in self.rows() if row.webhook is None and key in (None, row.key)]
             if not missing:
-                raise HubSaysNo("Nothing is missing there any more. Look at the list again.")
+                raise HubError("Nothing is missing there any more. Look at the list again.")
             for row in missing:
                 self._create(row)
 
@@ -188,7 +188,7 @@ async def ask(question: Callable[[], T]) -> T:
     The thread may be left behind. One of an executor would keep the process from ending.
 
     Raises:
-        HubSaysNo: with that sentence.
+        HubError: with that sentence.
     """
     answer: Future[T] = Future()
     answer.set_running_or_notify_cancel()
@@ -202,10 +202,10 @@ async def ask(question: Callable[[], T]) -> T:
     threading.Thread(target=run, name="webhooks hub", daemon=True).start()
     try:
         return await asyncio.wait_for(asyncio.wrap_future(answer), HUB_WITHIN)
-    except HubSaysNo:
+    except HubError:
         raise
     except HfHubHTTPError as error:
         status, message = error.response.status_code, error.server_message or "no reason given"
-        raise HubSaysNo(_REASONS.get(status, f"The Hub answers {status}: {message}")) from None
+        raise HubError(_REASONS.get(status, f"The Hub answers {status}: {message}")) from None
     except Exception as error:
-        raise HubSaysNo(f"The Hub cannot be reached ({type(error).__name__}). Try again later.") from None
+        raise HubError(f"The Hub cannot be reached ({type(error).__name__}). Try again later.") from None

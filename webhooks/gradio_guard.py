@@ -10,8 +10,8 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .answers import Refused
 from .receiver import from_a_page, path_of
+from .responses import RefusedError
 
 PRIVATE = (".env", ".git")  # the settings, and what was ever committed
 API = "/gradio_api/"
@@ -30,7 +30,7 @@ def private_paths(*folders: Path) -> list[Path]:
     return list(dict.fromkeys(path for found in (*folders, *around) for path in (found.absolute(), found.resolve())))
 
 
-class Front:
+class GradioGuard:
     """An ASGI middleware in front of all but the webhooks.
 
     Args:
@@ -46,7 +46,7 @@ class Front:
         if scope["type"] == "http":
             try:
                 self._check("/" + path_of(scope).lstrip("/"), scope)
-            except Refused as refused:
+            except RefusedError as refused:
                 refused.answer.headers["connection"] = "close"  # or a body would be read to its end
                 await refused.answer(scope, receive, send)
                 return
@@ -54,15 +54,15 @@ class Front:
 
     def _check(self, path: str, scope: Scope) -> None:
         if path in NO_OTHER_ORIGIN and from_a_page(scope["headers"]):
-            raise Refused(403, "This request comes from a page of another origin.")
+            raise RefusedError(403, "This request comes from a page of another origin.")
         if self._is_private(path.partition(f"{API}file")[2][1:]):
-            raise Refused(403, "This file is private.")
+            raise RefusedError(403, "This file is private.")
         if self._ui_is_ours and path.startswith(API):
             name = path.removeprefix(API)
             if name.rstrip("/") not in USED and (not name.startswith("file=") or name.startswith("file=http")):
-                raise Refused(404, "There is nothing at this address.")
+                raise RefusedError(404, "There is nothing at this address.")
         elif self._ui_is_ours and path == "/" and parse_qs(scope["query_string"], keep_blank_values=True).get(b"page"):
-            raise Refused(404, "There is nothing at this address.")  # Gradio has one page, and fails at any other
+            raise RefusedError(404, "There is nothing at this address.")  # Gradio has one page, and fails at any other
 
     def _is_private(self, asked: str) -> bool:
         """Tell whether a name leads to a private file. Gradio makes names small before it follows links (6.31), and

@@ -14,14 +14,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope
 
 from .delivery import Delivery
-from .hiding import Hide
+from .redact import Redactor
 
 Tell = Callable[[Response], object]
 
 _NO_REQUEST: Scope = {"type": "http", "method": "POST", "headers": [], "asgi": {"spec_version": "2.4"}}
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The request is answered with this status and error, and goes no further."""
 
     def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
@@ -66,7 +66,7 @@ def succeeded(delivery: Delivery, result: Any) -> Response:
     return whole
 
 
-def failed(delivery: Delivery, error: BaseException, hide: Hide) -> Response:
+def failed(delivery: Delivery, error: BaseException, redact: Redactor) -> Response:
     """Answer for a handler that raised. Only what was written to be sent says why, and nothing repeats the request."""
     reason = lacks_credentials(delivery, error)
     whole = abandoned(
@@ -80,7 +80,7 @@ def failed(delivery: Delivery, error: BaseException, hide: Hide) -> Response:
         elif isinstance(error, RequestValidationError):
             reason = reason or "The request does not fit the parameters of the handler."
             whole = answer(422, {"detail": problems(error), "error": reason, "delivery": delivery.id})
-    whole.body = hide(bytes(whole.body).decode("latin-1")).encode("latin-1")  # the text may have one by accident
+    whole.body = redact(bytes(whole.body).decode("latin-1")).encode("latin-1")  # the text may have one by accident
     return _sendable(whole)
 
 

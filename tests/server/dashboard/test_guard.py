@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from starlette.routing import Mount, Route
 from support.asgi import Exchange
-from support.desk import Client, Office
+from support.dashboard import Client, Office
 from support.payloads import load
 
-import webhooks.desk.access
+import webhooks.dashboard.access
 from webhooks import Delivery
+from webhooks.dashboard.access import PAGE, SESSION_LASTS
 from webhooks.delivery import StartedJob
-from webhooks.desk.access import PAGE, SESSION_LASTS
 from webhooks.endpoints import Endpoint
 from webhooks.payload import parse_payload
 
@@ -111,18 +111,18 @@ def strangers(office: Office, monkeypatch: pytest.MonkeyPatch) -> dict[str, Clie
     signed_out = office.owner()
     signed_out.post("/sign-out")
     with monkeypatch.context() as patched:
-        patched.setattr(webhooks.desk.access.time, "time", lambda: 1.0)
+        patched.setattr(webhooks.dashboard.access.time, "time", lambda: 1.0)
         expired = office.owner()
     return {
         "nobody": Client(office),
         "a made-up session": Client(office, f"{name}={'A' * 32}"),
-        "the owner's token for a session": Client(office, f"{name}={office.desk.access.token}"),
+        "the owner's token for a session": Client(office, f"{name}={office.dashboard.access.token}"),
         "a session under another name": Client(office, f"session={id}"),
         "the session of another server of this machine": Client(office, owner.cookie, host="localhost:7861"),
         "an expired session": Client(office, expired.cookie),
         "a session that was signed out": Client(office, signed_out.cookie),
         "Gradio's own session": Client(office, "session=eyJvYXV0aF9pbmZvIjogMX0=.x.y"),
-        "a token in a header": Client(office, authorization=f"Bearer {office.desk.access.token}"),
+        "a token in a header": Client(office, authorization=f"Bearer {office.dashboard.access.token}"),
         "another site": Client(office, owner.cookie, origin="https://evil.example"),
         "another Space": Client(office, owner.cookie, origin="https://evil.hf.space", sec_fetch_site="cross-site"),
         "a frame without an origin": Client(office, owner.cookie, origin="null"),
@@ -185,9 +185,9 @@ def test_a_link_on_another_site_opens_the_page_in_a_tab_and_no_form_there_does_a
 
 
 def test_the_printed_link_makes_its_reader_the_owner_and_leaves_no_token_in_the_address(office: Office) -> None:
-    answer = Client(office).get(query={"token": office.desk.access.token})
+    answer = Client(office).get(query={"token": office.dashboard.access.token})
     assert (answer.status, answer.headers["location"]) == (303, PAGE)
-    assert office.desk.access.token not in str(answer)
+    assert office.dashboard.access.token not in str(answer)
     attributes = {part.strip().lower() for part in answer.headers["set-cookie"].split(";")[1:]}
     secure = {"secure"} if office.settings.on_space else set()
     assert attributes == {"httponly", f"path={PAGE}", "samesite=strict", *secure}
@@ -195,7 +195,7 @@ def test_the_printed_link_makes_its_reader_the_owner_and_leaves_no_token_in_the_
 
 def test_the_link_works_on_a_page_of_another_site_whose_redirect_would_leave_the_cookie_behind(office: Office) -> None:
     answer = Client(office).get(
-        query={"token": office.desk.access.token},
+        query={"token": office.dashboard.access.token},
         sec_fetch_site="cross-site",
         sec_fetch_mode="navigate",
         sec_fetch_dest="document",
@@ -206,7 +206,7 @@ def test_the_link_works_on_a_page_of_another_site_whose_redirect_would_leave_the
 
 def test_the_cookie_is_secure_where_the_outside_is_https() -> None:
     office = Office(Endpoint(lambda: None, "/f"))
-    link = {"token": office.desk.access.token}
+    link = {"token": office.dashboard.access.token}
     assert "secure" not in Client(office).get(query=link).headers["set-cookie"].lower()
     assert "secure" in Client(office).get(query=link, x_forwarded_proto="https").headers["set-cookie"].lower()
     office.url = "https://1234.gradio.live"
@@ -234,7 +234,7 @@ def test_a_token_that_is_no_text_is_no_error(office: Office, query: bytes) -> No
 def test_a_session_ends_after_8_hours_and_after_signing_out_only_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
     office = Office(Endpoint(lambda: None, "/f"))
     now = 1_800_000_000.0
-    monkeypatch.setattr(webhooks.desk.access.time, "time", lambda: now)
+    monkeypatch.setattr(webhooks.dashboard.access.time, "time", lambda: now)
     owner, another = office.owner(), office.owner()
     assert (owner.get().status, SESSION_LASTS) == (200, 8 * 3600)
     assert another.post("/sign-out").headers["location"] == PAGE

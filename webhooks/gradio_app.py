@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 
 from .endpoints import PREFIX
-from .front import Front, private_paths
+from .gradio_guard import GradioGuard, private_paths
 from .receiver import Aside, Receiver
 from .settings import SetupError
 
@@ -87,7 +87,7 @@ def launch(
             "routes": [Route("/health", receiver.health), *routes, *app_kwargs.get("routes", [])],
             "middleware": [
                 *desk,
-                Middleware(Front, private=private, ui_is_ours=ui_is_ours),
+                Middleware(GradioGuard, private=private, ui_is_ours=ui_is_ours),
                 *app_kwargs.get("middleware", []),
             ],
             "lifespan": lifespan,

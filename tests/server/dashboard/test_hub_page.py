@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub import constants
 from starlette.requests import Request
 from starlette.responses import Response
-from support.desk import Client, Office, text
+from support.dashboard import Client, Office, text
 from support.hub import Hub
 
-from webhooks.desk.access import PAGE, Session
+from webhooks.dashboard.access import PAGE, Session
 from webhooks.endpoints import Endpoint
 
 pytestmark = pytest.mark.once
@@ -152,7 +152,7 @@ def test_what_is_missing_is_said_and_nothing_created(hub: Hub, environ: dict[str
 
 def test_a_machine_that_the_hub_does_not_reach_is_told_so(hub: Hub) -> None:
     office = Office(Endpoint(lambda: None, "/train"), HF_TOKEN=TOKEN)
-    office.desk.local_url = lambda: office.url
+    office.dashboard.local_url = lambda: office.url
     assert "The Hub cannot reach this machine, for it has no public link" in text(office.owner().get("/hub"))
     assert hub.requests == []
 
@@ -168,7 +168,7 @@ def test_on_a_space_the_owner_acts_with_the_token_of_who_is_signed_in_and_with_n
     assert hub.requests == []
     request = Request({"type": "http", "scheme": "https", "path": PAGE, "headers": [(b"host", office.host.encode())]})
     response = Response()
-    office.desk.access.begin(request, response, Session(9e9, "me", "hf_oauth_me"))
+    office.dashboard.access.begin(request, response, Session(9e9, "me", "hf_oauth_me"))
     signed_in = Client(office, response.headers["set-cookie"].partition(";")[0])
     assert "Acts as me." in text(signed_in.get("/hub"))
     assert signed_in.post("/hub").status == 303

@@ -89,7 +89,7 @@ class Session:
     hub_token: str | None = field(default=None, repr=False)
 
 
-class NotSignedIn(Exception):
+class SignInError(Exception):
     """Somebody stays a visitor; the text is a sentence that says why."""
 
 
@@ -162,7 +162,7 @@ class Access:
         """Send somebody to the Hub, with what its answer will be held against in a signed cookie.
 
         Raises:
-            NotSignedIn: the Hub cannot be reached, or nobody can sign in here.
+            SignInError: the Hub cannot be reached, or nobody can sign in here.
         """
         # Any address of the Space will do to come back to: the one that the browser knows, as it has the cookie.
         hosts, here = self._settings.space_hosts, request.headers.get("host", "")
@@ -178,18 +178,18 @@ class Access:
         """Begin the session of whoever comes back from the Hub.
 
         Raises:
-            NotSignedIn: that is not the owner.
+            SignInError: that is not the owner.
         """
         if "error" in request.query_params:
-            raise NotSignedIn("You have not signed in.")
+            raise SignInError("You have not signed in.")
         try:
             state = self._signer.loads(request.cookies.get(_cookie(request) + "_in", ""), SIGN_IN_WITHIN)
         except BadData:
-            raise NotSignedIn("This sign-in took too long, or began in another browser. Begin it again.") from None
+            raise SignInError("This sign-in took too long, or began in another browser. Begin it again.") from None
         answer = await self._ask(lambda hub: hub.authorize_access_token(_with(request, state)))
         profile, author = answer.get("userinfo") or {}, self._settings.space_author_name
         if not owns(profile, author):
-            raise NotSignedIn(
+            raise SignInError(
                 f"You are signed in as {profile.get('preferred_username')}. What has arrived is shown to {author} "
                 "only. If that is an organization in which you may write, sign in again and grant access to it."
             )
@@ -200,12 +200,12 @@ class Access:
 
     async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
         if not self._settings.oauth:
-            raise NotSignedIn
+            raise SignInError
         try:
             return await question(self._provider)
         except Exception as error:  # the network, no JSON, a state or a signature that does not fit: no answer
             told = f"Signing in with Hugging Face has failed ({type(error).__name__}). Try again."
-            raise NotSignedIn(told) from None
+            raise SignInError(told) from None
 
     @cached_property
     def _provider(self) -> Any:

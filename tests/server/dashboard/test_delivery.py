@@ -12,9 +12,9 @@ from html.parser import HTMLParser
 from urllib.parse import parse_qsl
 
 import pytest
-from desk.conftest import arrived
+from dashboard.conftest import arrived
 from support.asgi import Exchange
-from support.desk import Client, Office, text
+from support.dashboard import Client, Office, text
 from support.dispatching import wait_until
 
 from webhooks.deliveries.log import find, reading

@@ -16,8 +16,8 @@ MIN_SECRET = 6  # characters; a shorter one is a part of other words, too
 _CREDENTIAL = re.compile(rb"secret|token|auth|cookie|api-?key", re.IGNORECASE)  # Spaces add X-IP-Token
 
 
-class Hide:
-    """Takes secrets out of a text: `hide(text)`.
+class Redactor:
+    """Takes secrets out of a text: `redact(text)`.
 
     Each goes as it is, as it stands in JSON and in a `repr`, percent-encoded, and in base64, alone or after a user's
     name (`Authorization: Basic`). The longest form goes first, so that nothing is left of a secret with another one in
@@ -27,11 +27,11 @@ class Hide:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._forms = sorted({form for secret in secrets if secret for form in _forms(secret)}, key=len, reverse=True)
 
-    def __or__(self, other: Hide) -> Hide:
+    def __or__(self, other: Redactor) -> Redactor:
         """Return what hides the secrets of both."""
         if not other._forms:
             return self
-        both = Hide()
+        both = Redactor()
         both._forms = sorted({*self._forms, *other._forms}, key=len, reverse=True)
         return both
 
@@ -97,7 +97,7 @@ def split_credentials(headers: Iterable[tuple[bytes, bytes]], *, is_ours: bool) 
 def secrets_in(headers: Iterable[tuple[bytes, bytes]]) -> set[str]:
     """Return what in these headers is secret: each value, each word of it, and a password.
 
-    Short words are left out: to take every "1" out of a text would hide the text and no secret.
+    Short words are left out: to take every "1" out of a text would redact the text and no secret.
     """
     found: set[str] = set()
     for value in (value.decode("latin-1") for name, value in headers if is_credential(name)):

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from desk.conftest import arrived
+from dashboard.conftest import arrived
 from playwright.sync_api import Page, expect, sync_playwright
 from support.asgi import Exchange
 from support.browsers import CHROMIUM_ARGUMENTS, SCREENSHOTS
-from support.desk import Client, Office, text
+from support.dashboard import Client, Office, text
 from support.hub import Hub
 from support.payloads import load
 from support.processes import Run
 from support.tls import TlsFront
 
-import webhooks.desk.access
+import webhooks.dashboard.access
 from webhooks.endpoints import Endpoint
 
 pytestmark = pytest.mark.once
@@ -165,7 +165,7 @@ def test_a_sign_in_that_takes_too_long_is_begun_again(
     office: Office, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.signed_in = "acme"
-    monkeypatch.setattr(webhooks.desk.access, "SIGN_IN_WITHIN", -1)
+    monkeypatch.setattr(webhooks.dashboard.access, "SIGN_IN_WITHIN", -1)
     assert "took too long" in text(sign_in(office))
 
 

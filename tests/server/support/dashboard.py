@@ -14,11 +14,11 @@ from urllib.parse import urlencode
 from support.asgi import Exchange, exchange, on_loop
 from support.dispatching import start
 from webhooks import Delivery, read_settings
+from webhooks.dashboard.access import PAGE, Access
+from webhooks.dashboard.routes import Dashboard
 from webhooks.deliveries.engine import Engine
 from webhooks.deliveries.log import DeliveryLog
 from webhooks.delivery import StartedJob
-from webhooks.desk.access import PAGE, Access
-from webhooks.desk.routes import Desk
 from webhooks.endpoints import Endpoint
 from webhooks.settings import Settings
 
@@ -39,11 +39,11 @@ class Office:
         self.settings = read_settings(Settings, environ)
         self.endpoints = {endpoint.path: endpoint for endpoint in handlers}
         self.log = DeliveryLog(Path(tempfile.mkdtemp(dir=_folders.name)))
-        self.engine = Engine(self.endpoints, self.log, max_pending, hide=self.settings.hide)
+        self.engine = Engine(self.endpoints, self.log, max_pending, redact=self.settings.redact)
         self.looked_at: list[StartedJob] = []
         self.url = f"https://{environ['SPACE_HOST']}" if "SPACE_HOST" in environ else f"http://{HOST}"
         self.room: Callable[[], bool] = lambda: True
-        self.desk = Desk(
+        self.dashboard = Dashboard(
             self.settings,
             self.endpoints,
             Access(self.settings, lambda: self.url),
@@ -54,8 +54,8 @@ class Office:
             local_url=lambda: "http://127.0.0.1:9",
             public_url=lambda: self.url,
         )
-        self.desk.job_watch = Mock(look=self.looked_at.extend)  # it would ask the Hub
-        self.app = self.desk.app()
+        self.dashboard.job_watch = Mock(look=self.looked_at.extend)  # it would ask the Hub
+        self.app = self.dashboard.app()
         self.host = self.url.partition("://")[2]
 
     def open(self) -> Office:
@@ -85,7 +85,7 @@ class Office:
 
     def owner(self) -> Client:
         visitor = Client(self)
-        answer = visitor.get(query={"token": self.desk.access.token})
+        answer = visitor.get(query={"token": self.dashboard.access.token})
         assert answer.status == 303
         return visitor.with_cookie(answer)
 
@@ -93,7 +93,7 @@ class Office:
 def delivery_page(log: Path, id: str) -> str:
     """The page of a delivery, made from somebody else's log."""
     office = Office()
-    office.desk.log = lambda: log
+    office.dashboard.log = lambda: log
     answer = office.owner().get(f"/{id}")
     assert answer.status == 200
     return answer.body.decode()

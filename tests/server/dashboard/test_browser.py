@@ -66,7 +66,7 @@ server.launch()
 """
 
 
-class Desk:
+class Dashboard:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.url = f"{process.url}/deliveries"
@@ -76,12 +76,12 @@ class Desk:
 
 
 @pytest.fixture
-def desk(start: Start) -> Desk:
-    return Desk(start(HANDLERS, WEBHOOK_SECRET=SECRET["X-Webhook-Secret"], WEBHOOKS_ADMIN_TOKEN=ADMIN_TOKEN))
+def desk(start: Start) -> Dashboard:
+    return Dashboard(start(HANDLERS, WEBHOOK_SECRET=SECRET["X-Webhook-Secret"], WEBHOOKS_ADMIN_TOKEN=ADMIN_TOKEN))
 
 
 @contextmanager
-def opened(browser: Browser, desk: Desk, **options: Any) -> Iterator[Page]:
+def opened(browser: Browser, desk: Dashboard, **options: Any) -> Iterator[Page]:
     """Open the list as the owner. Whatever the browser complains about fails the test."""
     complaints: list[str] = []
     with browser.new_context(**options) as context:
@@ -102,7 +102,7 @@ def rows(page: Page) -> Locator:
 
 @pytest.mark.parametrize("javascript", [True, False], ids=["with JavaScript", "without JavaScript"])
 def test_what_failed_is_found_mended_and_replayed_and_a_test_event_sent(
-    browser: Browser, desk: Desk, javascript: bool
+    browser: Browser, desk: Dashboard, javascript: bool
 ) -> None:
     ids = [desk.deliver("break_down") for _ in range(2)]
     desk.deliver("skip")
@@ -143,7 +143,7 @@ def test_what_failed_is_found_mended_and_replayed_and_a_test_event_sent(
         expect(page.get_by_text("What has arrived is shown to the owner only.")).to_be_visible()
 
 
-def test_what_arrives_appears_without_a_reload_and_without_a_jump(browser: Browser, desk: Desk) -> None:
+def test_what_arrives_appears_without_a_reload_and_without_a_jump(browser: Browser, desk: Dashboard) -> None:
     for _ in range(55):
         desk.deliver("keep")
     with opened(browser, desk) as page:
@@ -171,7 +171,7 @@ def test_what_arrives_appears_without_a_reload_and_without_a_jump(browser: Brows
         expect(page.get_by_role("heading", level=1)).to_be_visible()
 
 
-def test_a_page_whose_session_is_over_shows_the_door(browser: Browser, desk: Desk) -> None:
+def test_a_page_whose_session_is_over_shows_the_door(browser: Browser, desk: Dashboard) -> None:
     desk.deliver("keep")
     with opened(browser, desk) as page:
         expect(rows(page)).to_have_count(1)
@@ -180,7 +180,7 @@ def test_a_page_whose_session_is_over_shows_the_door(browser: Browser, desk: Des
         assert rows(page).count() == 0
 
 
-def test_an_open_delivery_changes_without_a_reload_and_then_asks_no_more(browser: Browser, desk: Desk) -> None:
+def test_an_open_delivery_changes_without_a_reload_and_then_asks_no_more(browser: Browser, desk: Dashboard) -> None:
     id = desk.deliver("wait")
     with opened(browser, desk) as page:
         page.goto(f"{desk.url}/{id}")
@@ -190,7 +190,7 @@ def test_an_open_delivery_changes_without_a_reload_and_then_asks_no_more(browser
         page.wait_for_function("!document.body.dataset.live")
 
 
-def test_times_are_those_of_the_reader(browser: Browser, desk: Desk) -> None:
+def test_times_are_those_of_the_reader(browser: Browser, desk: Dashboard) -> None:
     id = desk.deliver("keep")
     with opened(browser, desk, timezone_id="Asia/Kolkata", locale="en-GB") as page:
         expect(rows(page).first.locator("time")).to_have_text(re.compile(r"^\d+ s ago$"))
@@ -205,7 +205,7 @@ def test_times_are_those_of_the_reader(browser: Browser, desk: Desk) -> None:
         expect(time).to_contain_text(f"{local:%H:%M:%S}")
 
 
-def test_the_payload_and_the_command_are_copied(browser: Browser, desk: Desk) -> None:
+def test_the_payload_and_the_command_are_copied(browser: Browser, desk: Dashboard) -> None:
     id = desk.deliver("keep")
     with opened(browser, desk) as page:
         page.goto(f"{desk.url}/{id}")
@@ -245,7 +245,7 @@ server.launch()
 
 
 def test_the_desk_works_beside_a_page_of_ones_own_whose_queue_is_stopped(browser: Browser, start: Start) -> None:
-    desk = Desk(start(OWN_UI, WEBHOOK_SECRET=SECRET["X-Webhook-Secret"], WEBHOOKS_ADMIN_TOKEN=ADMIN_TOKEN))
+    desk = Dashboard(start(OWN_UI, WEBHOOK_SECRET=SECRET["X-Webhook-Secret"], WEBHOOKS_ADMIN_TOKEN=ADMIN_TOKEN))
     assert len(httpx.get(f"{desk.process.url}/config").json()["dependencies"]) == 1, "nothing is added to it"
     stop_the_queue(desk.process.url)
     desk.deliver("keep")
@@ -258,7 +258,7 @@ def test_the_desk_works_beside_a_page_of_ones_own_whose_queue_is_stopped(browser
 
 @pytest.mark.parametrize(("look", "options"), LOOKS.items())
 def test_every_page_fits_the_screen_and_can_be_read(
-    browser: Browser, desk: Desk, look: str, options: dict[str, Any]
+    browser: Browser, desk: Dashboard, look: str, options: dict[str, Any]
 ) -> None:
     """And at 200 % zoom, which is half of the width."""
     SCREENSHOTS.mkdir(exist_ok=True)
@@ -288,7 +288,7 @@ def test_every_page_fits_the_screen_and_can_be_read(
             page.set_viewport_size(options["viewport"])
 
 
-def test_everything_is_reached_with_the_keyboard_alone(browser: Browser, desk: Desk) -> None:
+def test_everything_is_reached_with_the_keyboard_alone(browser: Browser, desk: Dashboard) -> None:
     desk.deliver("keep")
     with opened(browser, desk) as page:
         reached = []
@@ -311,7 +311,9 @@ def test_everything_is_reached_with_the_keyboard_alone(browser: Browser, desk: D
         assert any("answered" in name for name in reached)
 
 
-def test_fifteen_deliveries_and_the_chart_are_seen_at_once_and_nothing_moves(browser: Browser, desk: Desk) -> None:
+def test_fifteen_deliveries_and_the_chart_are_seen_at_once_and_nothing_moves(
+    browser: Browser, desk: Dashboard
+) -> None:
     for endpoint in ("keep", "skip", "break_down") * 8:
         desk.deliver(endpoint)
     with opened(browser, desk, **LOOKS["light"]) as page:

@@ -6,9 +6,9 @@ import re
 import time
 
 import pytest
-from desk.conftest import arrived
+from dashboard.conftest import arrived
 from support.asgi import Exchange
-from support.desk import Client, Office, text
+from support.dashboard import Client, Office, text
 
 from webhooks.delivery import StartedJob
 

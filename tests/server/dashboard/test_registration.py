@@ -12,8 +12,8 @@ from huggingface_hub import HfApi, constants
 from support.hub import Hub
 from support.processes import Run, free_port
 
-import webhooks.desk.hub
-from webhooks.desk.hub import Address, HubSaysNo, Row, Webhooks, ask
+import webhooks.dashboard.hub
+from webhooks.dashboard.hub import Address, HubError, Row, Webhooks, ask
 from webhooks.watched import Watched, read_watched
 
 pytestmark = pytest.mark.once
@@ -116,7 +116,7 @@ def test_two_who_click_at_once_create_one_webhook(hub: Hub, key: str | None) -> 
         clicks = [ask(lambda: mine({TRAIN: DECLARED[TRAIN]}).create(key)) for _ in range(2)]
         return await asyncio.gather(*clicks, return_exceptions=True)
 
-    (refused,) = (str(answer) for answer in asyncio.run(both()) if isinstance(answer, HubSaysNo))
+    (refused,) = (str(answer) for answer in asyncio.run(both()) if isinstance(answer, HubError))
     assert refused == "Nothing is missing there any more. Look at the list again."
     assert on_the_hub(hub) == [(HERE, ["me/data"])]
 
@@ -128,7 +128,7 @@ def test_who_presses_again_after_a_lost_answer_gets_no_second_webhook(
     held = getattr(hub, lose)("POST", LIST)
     webhooks_of_train = mine({TRAIN: DECLARED[TRAIN]})
     with monkeypatch.context() as patch:
-        patch.setattr(webhooks.desk.hub, "HUB_WITHIN", 1)
+        patch.setattr(webhooks.dashboard.hub, "HUB_WITHIN", 1)
         assert "Try again later" in raised(lambda: create(webhooks_of_train))
         if lose == "hold":
             assert "Try again later" in raised(lambda: create(webhooks_of_train))
@@ -172,7 +172,7 @@ FAILURES: dict[str, tuple[Callable[[Hub, str, str], object], str]] = {
 
 
 def raised(call: Callable[[], object]) -> str:
-    with pytest.raises(HubSaysNo) as caught:
+    with pytest.raises(HubError) as caught:
         call()
     assert caught.value.__cause__ is None
     assert TOKEN not in str(caught.value)
@@ -183,7 +183,7 @@ def raised(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize("failure", FAILURES)
 def test_each_failure_is_a_sentence_of_its_own(hub: Hub, failure: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if failure == "no answer":
-        monkeypatch.setattr(webhooks.desk.hub, "HUB_WITHIN", 0.3)
+        monkeypatch.setattr(webhooks.dashboard.hub, "HUB_WITHIN", 0.3)
     spoil, sentence = FAILURES[failure]
     spoil(hub, "GET", LIST)
     assert raised(lambda: rows(mine())) == sentence
@@ -212,12 +212,12 @@ def test_a_hub_that_does_not_answer_keeps_no_server_from_ending(hub: Hub, run: R
         f"""
         import asyncio
         from huggingface_hub import HfApi
-        import webhooks.desk.hub
+        import webhooks.dashboard.hub
 
-        webhooks.desk.hub.HUB_WITHIN = 0.5
+        webhooks.dashboard.hub.HUB_WITHIN = 0.5
         try:
-            asyncio.run(webhooks.desk.hub.ask(HfApi(token={TOKEN!r}).list_webhooks))
-        except webhooks.desk.hub.HubSaysNo as reason:
+            asyncio.run(webhooks.dashboard.hub.ask(HfApi(token={TOKEN!r}).list_webhooks))
+        except webhooks.dashboard.hub.HubError as reason:
             print(reason)
         """,
         HF_ENDPOINT=hub.url,

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from support.payloads import load
 
 from webhooks import Delivery, WebhookPayload
+from webhooks.dashboard import queries
+from webhooks.dashboard.queries import Filter, Row
 from webhooks.deliveries.log import DeliveryLog, find, reading
 from webhooks.delivery import FINISHED, StartedJob
-from webhooks.desk import queries
-from webhooks.desk.queries import Filter, Row
 
 pytestmark = pytest.mark.once
 

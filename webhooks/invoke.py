@@ -1,4 +1,4 @@
-"""Handlers that FastAPI fills: each is the one route of a small application, which is called in this process.
+"""Runner that FastAPI fills: each is the one route of a small application, which is called in this process.
 
 What a parameter, a dependency or a return annotation means is FastAPI's business. Here it is told what it cannot know:
 what a `Delivery` is, and that the door has read the payload already.
@@ -24,9 +24,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from .answers import Tell, collected, no_one, succeeded
 from .delivery import Delivery
 from .payload import WebhookPayload
+from .responses import Tell, collected, no_one, succeeded
 from .settings import SetupError
 
 Handler = Callable[..., Any]
@@ -35,7 +35,7 @@ OURS = {"payload": WebhookPayload, "delivery": Delivery, "request": Request}
 _DELIVERY = "webhooks.delivery"  # what a scope has beside the request
 
 
-class Filled:
+class FastAPIInvoker:
     """A handler that FastAPI fills.
 
     Raises:

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
-from support.desk import Client, Office
+from support.dashboard import Client, Office
 from support.payloads import load
 
 from webhooks import Delivery

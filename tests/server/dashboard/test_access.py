@@ -8,7 +8,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from webhooks import SetupError, read_settings
-from webhooks.desk.access import Access, follows_a_link, from_own_page, owns
+from webhooks.dashboard.access import Access, follows_a_link, from_own_page, owns
 from webhooks.settings import Settings
 
 HOST = "me-hooks.hf.space"

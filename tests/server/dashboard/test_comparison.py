@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from huggingface_hub import WebhookInfo, WebhookWatchedItem
 
-from webhooks.desk.hub import Address, Row, compare
+from webhooks.dashboard.hub import Address, Row, compare
 from webhooks.watched import read_watched
 
 HOME = Address("https://me-hooks.hf.space", ["me-hooks.hf.space", "hooks.example.com"])

@@ -20,11 +20,11 @@ import anyio.to_thread
 from fastapi.exceptions import RequestValidationError, ValidationException
 from starlette.responses import Response
 
-from .. import answers
+from .. import responses
 from ..console import escaped
 from ..delivery import Delivery, GiveUp
-from ..endpoints import Endpoint, Way
-from ..hiding import Hide
+from ..endpoints import Endpoint, Invoker
+from ..redact import Redactor
 
 logger = logging.getLogger("webhooks")
 
@@ -54,28 +54,28 @@ class Ended:
     is_final: bool = False
 
 
-class Handlers:
+class Runner:
     """Runs handlers for the loop that serves.
 
     Args:
-        hide: takes the server's secrets out of what is logged, recorded and answered.
+        redact: takes the server's secrets out of what is logged, recorded and answered.
     """
 
-    def __init__(self, hide: Hide) -> None:
-        self._hide = hide
+    def __init__(self, redact: Redactor) -> None:
+        self._redact = redact
         self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="webhook handler")
         self._loop: asyncio.AbstractEventLoop | None = None  # of the async ones
         self.out: set[Future[Ended]] = set()  # calls that have not come back, though they may be awaited no more
         self._awaited: set[asyncio.Future[Ended]] = set()
 
-    async def run(self, endpoint: Endpoint, delivery: Delivery, answered: answers.Tell) -> Ended:
+    async def run(self, endpoint: Endpoint, delivery: Delivery, answered: responses.Tell) -> Ended:
         """Run a handler once, whatever it does. What it does after its timeout changes nothing any more.
 
         Args:
             answered: called with the answer, on this loop, if that is complete while the attempt goes on.
         """
         here = asyncio.get_running_loop()
-        way = endpoint.way  # now: a reload may change it while the handler runs
+        way = endpoint.invoker  # now: a reload may change it while the handler runs
 
         def tell(answer: Response) -> None:
             with suppress(RuntimeError):  # the server is closed
@@ -123,22 +123,22 @@ class Handlers:
 
     # In a thread: a `def` handler
 
-    def _call(self, out: Future[Ended], way: Way, delivery: Delivery, tell: answers.Tell) -> None:
+    def _call(self, out: Future[Ended], way: Invoker, delivery: Delivery, tell: responses.Tell) -> None:
         if not out.set_running_or_notify_cancel():
             return
         try:
             returned = way.call(delivery, tell)
             if inspect.isawaitable(returned) or isinstance(returned, Response):
-                returned = asyncio.run(answers.settled(returned, tell))
+                returned = asyncio.run(responses.settled(returned, tell))
             out.set_result(self._success(delivery, returned))
         except BaseException as error:  # sys.exit() in a handler ends the handler, not the server
             out.set_result(self._failure(delivery, error))
 
     # On the handlers' loop: an `async def` handler
 
-    async def _await(self, way: Way, delivery: Delivery, tell: answers.Tell) -> Ended:
+    async def _await(self, way: Invoker, delivery: Delivery, tell: responses.Tell) -> Ended:
         try:
-            return self._success(delivery, await answers.settled(way.call(delivery, tell), tell))
+            return self._success(delivery, await responses.settled(way.call(delivery, tell), tell))
         except BaseException as error:
             return self._failure(delivery, error)
 
@@ -155,7 +155,7 @@ class Handlers:
             try:
                 loop.run_until_complete(serving)
             except BaseException as error:  # sys.exit() in a task that a handler left behind
-                logger.error("A task that a handler started has failed\n%s", quoted_traceback(error, self._hide))
+                logger.error("A task that a handler started has failed\n%s", quoted_traceback(error, self._redact))
         if tasks := asyncio.all_tasks(loop):
             for task in tasks:
                 task.cancel()
@@ -169,25 +169,25 @@ class Handlers:
     # How it ended
 
     def _success(self, delivery: Delivery, returned: object) -> Ended:
-        answer = answers.succeeded(delivery, returned)
-        return Ended(answer, _kept(answer, self._hide_all(delivery)))
+        answer = responses.succeeded(delivery, returned)
+        return Ended(answer, _kept(answer, self._redact_all(delivery)))
 
     def _failure(self, delivery: Delivery, error: BaseException) -> Ended:
         """Describe an error where it was raised: its `__str__` is the user's code too, and may block or raise."""
-        answer, hide = answers.failed(delivery, error, self._hide), self._hide_all(delivery)
+        answer, redact = responses.failed(delivery, error, self._redact), self._redact_all(delivery)
         try:
-            text = quoted_traceback(error, hide)
-            if reason := answers.lacks_credentials(delivery, error):
+            text = quoted_traceback(error, redact)
+            if reason := responses.lacks_credentials(delivery, error):
                 text = f"{_quoted(reason)}\n{text}"
         except BaseException as another:
             text = f"    | {type(error).__name__}, which cannot be shown ({type(another).__name__})"
-        is_refused = answers.lacks_credentials(delivery, error) is not None
+        is_refused = responses.lacks_credentials(delivery, error) is not None
         is_final = is_refused or isinstance(error, (GiveUp, RequestValidationError))
-        return Ended(answer, _kept(answer, hide), text, is_final)
+        return Ended(answer, _kept(answer, redact), text, is_final)
 
-    def _hide_all(self, delivery: Delivery) -> Hide:
-        """Hide the sender's credentials, too. At once with ours: either may be a part of the other."""
-        return self._hide | Hide(delivery.credentials)
+    def _redact_all(self, delivery: Delivery) -> Redactor:
+        """Redactor the sender's credentials, too. At once with ours: either may be a part of the other."""
+        return self._redact | Redactor(delivery.credentials)
 
 
 def _set(ended: asyncio.Future[Ended], result: Ended) -> None:
@@ -195,16 +195,16 @@ def _set(ended: asyncio.Future[Ended], result: Ended) -> None:
         ended.set_result(result)
 
 
-def quoted_traceback(error: BaseException, hide: Hide) -> str:
+def quoted_traceback(error: BaseException, redact: Redactor) -> str:
     """Write a traceback from the handler on, behind bars, so that no text in it can pass for a line of the log."""
     begin = error.__traceback__
     while begin and begin.tb_frame.f_code.co_filename.startswith(_MACHINERY):
         begin = begin.tb_next
     if isinstance(error, ValidationException):  # whose own text repeats what it is about
-        problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in answers.problems(error))
-        text = hide("\n".join([type(error).__name__, *problems]))
+        problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in responses.problems(error))
+        text = redact("\n".join([type(error).__name__, *problems]))
     else:
-        text = hide("".join(traceback.format_exception(type(error), error, begin)))
+        text = redact("".join(traceback.format_exception(type(error), error, begin)))
     if len(text) > MAX_ERROR:
         half = MAX_ERROR // 2
         text = f"{text[:half]}\n... {len(text) - MAX_ERROR} characters ...\n{text[-half:]}"
@@ -215,5 +215,5 @@ def _quoted(text: str) -> str:
     return "\n".join(f"    | {escaped(line)}" for line in text.split("\n") if line)
 
 
-def _kept(answer: Response, hide: Hide) -> bytes:
-    return hide(bytes(answer.body).decode("latin-1")).encode("latin-1")[:MAX_ANSWER]
+def _kept(answer: Response, redact: Redactor) -> bytes:
+    return redact(bytes(answer.body).decode("latin-1")).encode("latin-1")[:MAX_ANSWER]

@@ -25,7 +25,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from .. import samples
-from ..deliveries.engine import NotTaken
+from ..deliveries.engine import NotTakenError
 from ..deliveries.log import find, reading
 from ..delivery import FINAL, UNFINISHED, Delivery
 from ..endpoints import Endpoint
@@ -33,7 +33,7 @@ from ..receiver import Aside
 from ..settings import Settings
 from ..watched import first_repository
 from . import hub, queries, views
-from .access import PAGE, SIGN_IN, SIGN_IN_CALLBACK, STATIC, Access, NotSignedIn, base_of, guard
+from .access import PAGE, SIGN_IN, SIGN_IN_CALLBACK, STATIC, Access, SignInError, base_of, guard
 from .queries import Filter
 from .stages import JobWatch
 
@@ -45,7 +45,7 @@ MAX_FORM = 4 * 1024 * 1024  # bytes; a payload may be 1 MiB, and a form writes s
 
 
 @dataclass
-class Desk:
+class Dashboard:
     """The pages, and what they need. What asks the log is a `def`, which Starlette runs in a thread.
 
     Attributes:
@@ -98,7 +98,7 @@ class Desk:
             Route(f"{PAGE}/{{id}}", self.details),
             Route(f"{PAGE}/{{id}}/replay", self.replay_one, methods=["POST"]),
         ]
-        told = dict.fromkeys((NotTaken, HTTPException), self.sorry)
+        told = dict.fromkeys((NotTakenError, HTTPException), self.sorry)
         return Starlette(routes=routes, middleware=[guard(self.access, self.door)], exception_handlers=told)
 
     @contextlib.contextmanager
@@ -197,7 +197,7 @@ class Desk:
         try:
             return self.go(request, "/" + await self._post(endpoint, body))
         except HTTPException as error:
-            values = {"endpoint": endpoint, "kind": kind, "body": body, "notice": self.settings.hide(error.detail)}
+            values = {"endpoint": endpoint, "kind": kind, "body": body, "notice": self.settings.redact(error.detail)}
             return self._event_page(request, error.status_code, **values)
 
     def _event_page(self, request: Request, status: int = 200, **values: str) -> Response:
@@ -229,8 +229,8 @@ class Desk:
         trouble, rows = "", []
         try:
             rows = await hub.ask(self._webhooks_of(request).rows)
-        except hub.HubSaysNo as reason:
-            trouble = self.settings.hide(str(reason))
+        except hub.HubError as reason:
+            trouble = self.settings.redact(str(reason))
         values = {"rows": rows, "notice": notice, "trouble": trouble, "watches": hub.watches}
         return self.show(request, "hub.html", values, 400 if notice else 200)
 
@@ -239,22 +239,22 @@ class Desk:
         form = await form_of(request)
         try:
             if self.settings.closed:
-                raise hub.HubSaysNo("Set WEBHOOK_SECRET first: without it this Space answers every call with 503.")
+                raise hub.HubError("Set WEBHOOK_SECRET first: without it this Space answers every call with 503.")
             await hub.ask(partial(self._webhooks_of(request).create, form.get("row")))
-        except hub.HubSaysNo as reason:
-            return await self.webhooks(request, self.settings.hide(str(reason)))
+        except hub.HubError as reason:
+            return await self.webhooks(request, self.settings.redact(str(reason)))
         return self.go(request, "/hub")
 
     def _webhooks_of(self, request: Request) -> hub.Webhooks:
         public, token = self.public_url(), self.access.hub_token(request)
         if public == self.local_url():
-            raise hub.HubSaysNo(
+            raise hub.HubError(
                 "The Hub cannot reach this machine, for it has no public link (GRADIO_SHARE=False, or no network to "
                 "make one). Run this on a Space, or start it with a link."
             )
         if token is None:
             how = "Sign in with Hugging Face" if self.settings.oauth else "Set HF_TOKEN and start again"
-            raise hub.HubSaysNo(f"{how} to see and create your webhooks.")
+            raise hub.HubError(f"{how} to see and create your webhooks.")
         address = hub.Address(public, [urlsplit(public).netloc, *self.settings.space_hosts])
         declared = {path: endpoint.watched for path, endpoint in self.endpoints.items()}
         return hub.Webhooks(HfApi(token=token), address, declared, self.settings.secret_to_send)
@@ -265,7 +265,7 @@ class Desk:
         comes_back = request.url.path.endswith(SIGN_IN_CALLBACK)
         try:
             return await (self.access.end_sign_in(request) if comes_back else self.access.begin_sign_in(request))
-        except NotSignedIn as why:
+        except SignInError as why:
             return await self.door(request, str(why))
 
     async def sign_out(self, request: Request) -> Response:
@@ -276,13 +276,13 @@ class Desk:
         """Show what everybody sees who is not the owner."""
         if request.query_params.get("notice") == "link":
             notice = "This link is not valid any more: each start makes a new one."
-        return self.show(request, "door.html", {"notice": notice}, 403)
+        return self.show(request, "sign_in.html", {"notice": notice}, 403)
 
     async def sorry(self, request: Request, error: Exception) -> Response:
         status, sentence = getattr(error, "status_code", 400), getattr(error, "detail", str(error))
         if sentence in ("Not Found", "Method Not Allowed"):  # as Starlette says it
             sentence = "There is no such page."
-        return self.show(request, "sorry.html", {"sentence": self.settings.hide(sentence)}, status)
+        return self.show(request, "error.html", {"sentence": self.settings.redact(sentence)}, status)
 
     def show(self, request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
         """Fill in a template; say only that nothing has changed to a page that has it already."""
