@@ -189,7 +189,7 @@ def test_the_printed_link_makes_its_reader_the_owner_and_leaves_no_token_in_the_
     assert (answer.status, answer.headers["location"]) == (303, PAGE)
     assert office.dashboard.access.token not in str(answer)
     attributes = {part.strip().lower() for part in answer.headers["set-cookie"].split(";")[1:]}
-    secure = {"secure"} if office.settings.on_space else set()
+    secure = {"secure"} if office.settings.is_on_space else set()
     assert attributes == {"httponly", f"path={PAGE}", "samesite=strict", *secure}
 
 

@@ -12,8 +12,8 @@ from starlette.types import Receive, Scope, Send
 from support.asgi import post
 from support.payloads import load
 from support.receivers import receiver
-
 from webhooks.gradio_guard import GradioGuard
+
 from webhooks.receiver import from_a_page, path_of
 
 UPDATE = json.dumps(load("repo.content-update")).encode()
