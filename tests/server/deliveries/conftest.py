@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.dispatching import Dashboard
+from support.dispatching import EngineHarness
 
 from webhooks.deliveries import timing
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Dashboard]:
-    desk = Dashboard(tmp_path)
-    yield desk
-    desk.stop(0)
+def harness(tmp_path: Path) -> Iterator[EngineHarness]:
+    harness = EngineHarness(tmp_path)
+    yield harness
+    harness.stop(0)
 
 
 @pytest.fixture

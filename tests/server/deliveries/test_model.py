@@ -38,7 +38,7 @@ class LifeOfDeliveries(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.dashboard = Dashboard(Path(tempfile.mkdtemp()) / "log")
+        self.dashboard = EngineHarness(Path(tempfile.mkdtemp()) / "log")
         self.calls: list[Call] = []
         self.arrived = threading.Condition()
         self.known: set[str] = set()

@@ -37,7 +37,7 @@ def when_all_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callabl
     return do
 
 
-def test_a_stopping_server_takes_nothing_and_lets_running_handlers_end(desk: Dashboard) -> None:
+def test_a_stopping_server_takes_nothing_and_lets_running_handlers_end(harness: EngineHarness) -> None:
     gate, started = threading.Event(), threading.Event()
 
     def slow() -> str:
@@ -45,48 +45,48 @@ def test_a_stopping_server_takes_nothing_and_lets_running_handlers_end(desk: Das
         gate.wait(WAIT)
         return "in time"
 
-    endpoint = desk.add(slow)
-    answer = desk.start().send(endpoint)
+    endpoint = harness.add(slow)
+    answer = harness.start().send(endpoint)
     assert started.wait(WAIT)
-    engine = desk.engine
+    engine = harness.engine
     stopper = threading.Thread(target=engine.stop, args=(WAIT,))
     stopper.start()
     while engine.health()[0]:
         assert stopper.is_alive()
     with pytest.raises(NotTakenError, match="stopping"):
-        desk.deliver(endpoint)
+        harness.deliver(endpoint)
     with pytest.raises(NotTakenError, match="stopping"):
         engine.replay("any")
     gate.set()
     assert answer.result(WAIT).body == b'"in time"'
     stopper.join()
-    desk.engine = None
-    assert [record.answer for record in desk.records()] == [b'"in time"']
+    harness.engine = None
+    assert [record.answer for record in harness.records()] == [b'"in time"']
 
 
 def test_who_arrives_at_the_very_end_is_told_what_the_log_says(
-    desk: Dashboard, monkeypatch: pytest.MonkeyPatch
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add, arriving = DeliveryLog.add, threading.Event()
 
     def add_slowly(*args: Any, **options: Any) -> None:
         arriving.set()
-        wait_until(lambda: desk.engine is None)
+        wait_until(lambda: harness.engine is None)
         add(*args, **options)
 
     monkeypatch.setattr(DeliveryLog, "add", add_slowly)
     ran = threading.Event()
-    answer = desk.start().send(desk.add(ran.set, path="/f"))
+    answer = harness.start().send(harness.add(ran.set, path="/f"))
     assert arriving.wait(WAIT)
-    desk.stop(0)
+    harness.stop(0)
     assert answer.result(WAIT).status_code == 202
-    assert statuses(desk.records()) == ["queued"]
+    assert statuses(harness.records()) == ["queued"]
     assert not ran.is_set()
 
 
 @pytest.mark.parametrize("step", ["finish", "fail_attempt"])
 def test_what_a_slow_disk_has_not_written_when_all_is_waited_for_is_written(
-    desk: Dashboard, monkeypatch: pytest.MonkeyPatch, when_all_is_waited_for: Any, step: str
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, when_all_is_waited_for: Any, step: str
 ) -> None:
     gate, writing = threading.Event(), threading.Event()
     method = getattr(DeliveryLog, step)
@@ -103,17 +103,17 @@ def test_what_a_slow_disk_has_not_written_when_all_is_waited_for_is_written(
         if step == "fail_attempt":
             raise ValueError
 
-    endpoint = desk.add(handler)
-    answer = desk.start().send(endpoint)
+    endpoint = harness.add(handler)
+    answer = harness.start().send(endpoint)
     if step == "finish":
         assert answer.result(WAIT).status_code == 200
     assert writing.wait(WAIT)
-    desk.stop(0.1)
-    assert statuses(desk.records()) == ["succeeded" if step == "finish" else "failed"]
+    harness.stop(0.1)
+    assert statuses(harness.records()) == ["succeeded" if step == "finish" else "failed"]
 
 
 def test_a_disk_that_does_not_answer_ends_the_wait_and_the_next_start_goes_on(
-    desk: Dashboard, monkeypatch: pytest.MonkeyPatch
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
     finish = DeliveryLog.finish
@@ -122,24 +122,24 @@ def test_a_disk_that_does_not_answer_ends_the_wait_and_the_next_start_goes_on(
         assert gate.wait(WAIT)
         finish(*args)
 
-    endpoint = desk.add(lambda: None, path="/f")
-    desk.start()
+    endpoint = harness.add(lambda: None, path="/f")
+    harness.start()
     with monkeypatch.context() as patched:
         patched.setattr(writer, "STUCK_AFTER", 0.2)
         patched.setattr("webhooks.deliveries.engine.LAST_WRITES", 0.1)
         patched.setattr(DeliveryLog, "finish", stuck)
-        assert desk.deliver(endpoint).status_code == 200
-        engine = desk.engine
-        assert desk.stop(0) is False
+        assert harness.deliver(endpoint).status_code == 200
+        engine = harness.engine
+        assert harness.stop(0) is False
         gate.set()
         engine.writer.wait()
         engine.log.close()  # as the end of the process does
-    assert statuses(desk.start().records()) == ["succeeded"]
+    assert statuses(harness.start().records()) == ["succeeded"]
 
 
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_the_loop_that_serves_may_end_first(
-    desk: Dashboard, own_loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, when: str
+    harness: EngineHarness, own_loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     monkeypatch.setattr("webhooks.deliveries.engine.LAST_WRITES", 0.1)
     started, gate = threading.Event(), threading.Event()
@@ -148,11 +148,11 @@ def test_the_loop_that_serves_may_end_first(
         started.set()
         gate.wait(WAIT)
 
-    endpoint = desk.add(handler)
-    engine = desk.engine = Engine(desk.endpoints, DeliveryLog(desk.folder), 10, Redactor())
+    endpoint = harness.add(handler)
+    engine = harness.engine = Engine(harness.endpoints, DeliveryLog(harness.folder), 10, Redactor())
 
     asyncio.run_coroutine_threadsafe(start(engine), own_loop).result(WAIT)
-    asyncio.run_coroutine_threadsafe(engine.take(endpoint, desk.delivery(endpoint), WAIT), own_loop)
+    asyncio.run_coroutine_threadsafe(engine.take(endpoint, harness.delivery(endpoint), WAIT), own_loop)
     assert started.wait(WAIT)
     if when == "before":
         own_loop.call_soon_threadsafe(own_loop.stop)
@@ -165,30 +165,30 @@ def test_the_loop_that_serves_may_end_first(
             await wait(seconds)
 
         monkeypatch.setattr(engine, "_wait", end)
-    assert desk.stop(0.1) is False
+    assert harness.stop(0.1) is False
     gate.set()
-    (record,) = desk.records()
+    (record,) = harness.records()
     assert (record.status, [attempt.error for attempt in record.attempts]) == ("queued", [STOPPED])
 
 
-def test_a_second_lifespan_changes_nothing(desk: Dashboard) -> None:
-    endpoint = desk.add(lambda: "served", path="/f")
-    desk.start()
+def test_a_second_lifespan_changes_nothing(harness: EngineHarness) -> None:
+    endpoint = harness.add(lambda: "served", path="/f")
+    harness.start()
 
-    asyncio.run(start(desk.engine))
-    assert desk.deliver(endpoint).body == b'"served"'
+    asyncio.run(start(harness.engine))
+    assert harness.deliver(endpoint).body == b'"served"'
 
 
-def test_a_timed_out_handler_that_still_runs_is_told_to_whoever_ends_the_process(desk: Dashboard) -> None:
+def test_a_timed_out_handler_that_still_runs_is_told_to_whoever_ends_the_process(harness: EngineHarness) -> None:
     gate = threading.Event()
-    endpoint = desk.add(lambda: gate.wait(WAIT), path="/f", timeout=0.05)
-    assert desk.start().deliver(endpoint).status_code == 500
-    assert desk.stop(0.1) is False
+    endpoint = harness.add(lambda: gate.wait(WAIT), path="/f", timeout=0.05)
+    assert harness.start().deliver(endpoint).status_code == 500
+    assert harness.stop(0.1) is False
     gate.set()
-    assert statuses(desk.records()) == ["failed"]
+    assert statuses(harness.records()) == ["failed"]
 
 
-def test_the_loop_of_async_handlers_ends_with_the_server(desk: Dashboard) -> None:
+def test_the_loop_of_async_handlers_ends_with_the_server(harness: EngineHarness) -> None:
     runs: list[tuple[asyncio.AbstractEventLoop, threading.Thread]] = []
     cleaned_up = threading.Event()
 
@@ -199,24 +199,26 @@ def test_the_loop_of_async_handlers_ends_with_the_server(desk: Dashboard) -> Non
         finally:
             cleaned_up.set()
 
-    desk.start().record(desk.add(handler))
+    harness.start().record(harness.add(handler))
     wait_until(lambda: runs)
-    assert desk.stop(0) is False
+    assert harness.stop(0) is False
     assert cleaned_up.wait(WAIT)
     ((loop, thread),) = runs
     thread.join(WAIT)
     assert loop.is_closed()
 
 
-def test_two_threads_may_stop_it(desk: Dashboard) -> None:
-    desk.start().deliver(desk.add(lambda: None, path="/f"))
+def test_two_threads_may_stop_it(harness: EngineHarness) -> None:
+    harness.start().deliver(harness.add(lambda: None, path="/f"))
     with ThreadPoolExecutor() as threads:
-        assert list(threads.map(desk.engine.stop, [1.0, 1.0])) == [True, True]
+        assert list(threads.map(harness.engine.stop, [1.0, 1.0])) == [True, True]
 
 
-def test_a_replay_on_a_slow_disk_runs_when_the_disk_answers(desk: Dashboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = desk.add(lambda: None, path="/f")
-    id = desk.start().record(endpoint)
+def test_a_replay_on_a_slow_disk_runs_when_the_disk_answers(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = harness.add(lambda: None, path="/f")
+    id = harness.start().record(endpoint)
     gate = threading.Event()
     add_replay = DeliveryLog.add_replay
 
@@ -227,15 +229,15 @@ def test_a_replay_on_a_slow_disk_runs_when_the_disk_answers(desk: Dashboard, mon
     monkeypatch.setattr(DeliveryLog, "add_replay", slowly)
     monkeypatch.setattr("webhooks.deliveries.engine.STUCK_AFTER", 0.05)
     with pytest.raises(NotTakenError, match="does not answer"):
-        desk.engine.replay(id)
+        harness.engine.replay(id)
     gate.set()
-    desk.wait_for("succeeded", 2)
+    harness.wait_for("succeeded", 2)
 
 
-def test_a_replay_against_the_stop_is_refused_or_waits_for_the_next_start(desk: Dashboard) -> None:
-    endpoint = desk.add(lambda: None, path="/f")
-    id = desk.start().record(endpoint)
-    engine, replays = desk.engine, []
+def test_a_replay_against_the_stop_is_refused_or_waits_for_the_next_start(harness: EngineHarness) -> None:
+    endpoint = harness.add(lambda: None, path="/f")
+    id = harness.start().record(endpoint)
+    engine, replays = harness.engine, []
 
     def replay() -> None:
         with contextlib.suppress(NotTakenError):
@@ -245,7 +247,7 @@ def test_a_replay_against_the_stop_is_refused_or_waits_for_the_next_start(desk: 
     with ThreadPoolExecutor() as threads:
         asked = threads.submit(replay)
         wait_until(lambda: replays)
-        desk.stop()
+        harness.stop()
         asked.result(WAIT)
-    desk.start().wait_for("succeeded", 1 + len(replays))
-    assert [record.delivery.id for record in desk.records()][1:] == replays
+    harness.start().wait_for("succeeded", 1 + len(replays))
+    assert [record.delivery.id for record in harness.records()][1:] == replays

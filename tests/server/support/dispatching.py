@@ -19,7 +19,8 @@ from support.asgi import on_loop, soon
 from support.payloads import load
 from webhooks import Delivery, WebhookPayload
 from webhooks.deliveries.engine import Engine
-from webhooks.deliveries.log import DeliveryLog, Record, find, reading
+from webhooks.deliveries.database import Database
+from webhooks.deliveries.log import Record, find, reading
 from webhooks.endpoints import Endpoint
 from webhooks.redact import Redactor
 
@@ -43,24 +44,24 @@ def statuses(records: Iterable[Record]) -> list[str]:
     return [record.status for record in records]
 
 
-class Dashboard:
+class EngineHarness:
     """An engine with its log, which can be stopped and started again like a process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.endpoints: dict[str, Endpoint] = {}
         self.engine: Engine | None = None
+        self.listeners: list[Callable[..., Any]] = []
 
     def add(self, handler: Callable[..., Any], **options: Any) -> Endpoint:
         endpoint = Endpoint(handler, **options)
         self.endpoints[endpoint.path] = endpoint
         return endpoint
 
-    def start(
-        self, max_pending: int = 1000, keep: int = 10_000, recover: bool = True, secret: str | None = None
-    ) -> Dashboard:
-        log = DeliveryLog(self.folder, keep=keep)
-        self.engine = Engine(self.endpoints, log, max_pending, Redactor(["s3cret"]), secret)
+    def start(self, max_pending: int = 1000, recover: bool = True, secret: str | None = None) -> EngineHarness:
+        self.engine = Engine(
+            self.endpoints, Database(self.folder), max_pending, Redactor(["s3cret"]), secret, self.listeners
+        )
         on_loop(start, self.engine)
         if recover:
             self.engine.recover()

@@ -9,7 +9,7 @@ from typing import Any
 from support.asgi import on_loop
 from support.dispatching import start
 from webhooks.deliveries.engine import Engine
-from webhooks.deliveries.log import DeliveryLog
+from webhooks.deliveries.database import Database
 from webhooks.endpoints import Endpoint
 from webhooks.receiver import Receiver
 from webhooks.redact import Redactor
@@ -20,7 +20,7 @@ _folders = tempfile.TemporaryDirectory()
 
 def receiver(*handlers: Any, reply_within: float = 5, max_pending: int = 1000, **settings: Any) -> Receiver:
     endpoints = {endpoint.path: endpoint for endpoint in map(Endpoint, handlers)}
-    log = DeliveryLog(Path(tempfile.mkdtemp(dir=_folders.name)))
-    engine = Engine(endpoints, log, max_pending, redact=Redactor())
+    database = Database(Path(tempfile.mkdtemp(dir=_folders.name)))
+    engine = Engine(endpoints, database, max_pending, redact=Redactor())
     on_loop(start, engine)
     return Receiver(endpoints, engine, Settings(**settings), reply_within)
