@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from support.fixtures import run
+from support.fixtures import run, serve
 
-__all__ = ["run"]
+__all__ = ["run", "serve"]
 
 
 @pytest.hookimpl(tryfirst=True)

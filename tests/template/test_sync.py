@@ -98,18 +98,10 @@ def test_a_browser_edit_is_kept_until_it_is_merged(forge: Forge) -> None:
     assert edit in git(forge.space, "rev-list", "main").split()
 
 
-def test_force_replaces_a_browser_edit_and_names_it(forge: Forge) -> None:
-    forge.sync()
-    edit = forge.edit("edit.py")
-    new = commit(forge.clone, "more.py")
-    done = forge.sync(SYNC_FORCE="true")
-    assert (done.returncode, head(forge.space), edit in done.stderr) == (0, new, True)
-
-
-def test_force_keeps_an_edit_that_it_has_not_seen(forge: Forge) -> None:
+def test_force_replaces_only_the_edits_that_it_names(forge: Forge) -> None:
     forge.sync()
     forge.edit("edit.py")
-    commit(forge.clone, "more.py")
+    new = commit(forge.clone, "more.py")
     late: list[str] = []
 
     def edit_before_the_push(path: str) -> None:
@@ -119,6 +111,8 @@ def test_force_keeps_an_edit_that_it_has_not_seen(forge: Forge) -> None:
     forge.hub.on_request = edit_before_the_push
     assert forge.sync(SYNC_FORCE="true").returncode == 1
     assert head(forge.space) == late[0]
+    done = forge.sync(SYNC_FORCE="true")
+    assert (done.returncode, head(forge.space), late[0] in done.stderr) == (0, new, True)
 
 
 def test_a_new_space_is_replaced_only_by_force(forge: Forge) -> None:
