@@ -21,10 +21,22 @@ def show(text: str) -> None:
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
-def summary(settings: Settings, paths: Iterable[str], folder: Path, local_url: str, url: str, link: str | None) -> str:
+def summary(
+    settings: Settings,
+    paths: Iterable[str],
+    folder: Path,
+    local_url: str,
+    url: str,
+    link: str | None,
+    catch_up: str | None,
+) -> str:
     """Return what was started, in the words of huggingface_hub's guide.
 
     Source: https://huggingface.co/docs/huggingface_hub/guides/webhooks
+
+    Args:
+        link: to the dashboard, for the owner.
+        catch_up: what is looked at on the Hub, if that is worth a line.
     """
     is_public = url != local_url
     owner = ["", "See, test and replay deliveries, as the owner (keep this link to yourself):", f"  {link}"]
@@ -39,6 +51,7 @@ def summary(settings: Settings, paths: Iterable[str], folder: Path, local_url: s
         "",
         f"Webhooks are {'not yet ready' if settings.is_closed else 'correctly setup and ready'} to use:",
         *(f"  - POST {url}{path}" for path in paths),
+        *([catch_up] if catch_up else ()),
         "Go to https://huggingface.co/settings/webhooks to setup your webhooks.",
         "",
     ]

@@ -104,6 +104,7 @@ class WebhooksServer:
         self._ui = ui
         self._is_landing_page = ui is None
         self._owner_link: str | None = None
+        self._catch_up_line: str | None = None
         self.fastapi_app: FastAPI | None = None
         self._cancel_autostart: Callable[[], object] = bool
         if is_called_by_script():
@@ -230,7 +231,8 @@ class WebhooksServer:
                 self._start(gradio_launch_kwargs)
             assert self._engine is not None
             folder, urls = self._engine.log.path.parent, (self._local_url, self._url)
-            console.show(console.summary(self._settings, self._endpoints, folder, *urls, self._owner_link))
+            lines = (self._owner_link, self._catch_up_line)
+            console.show(console.summary(self._settings, self._endpoints, folder, *urls, *lines))
         if not (prevent_thread_lock or is_at_prompt()):
             assert self._ui is not None
             gradio_app.wait(self._ui, self.close)
@@ -315,6 +317,18 @@ class WebhooksServer:
             raise
         receiver.engine.is_open_to_strangers = self._has_public_url() and not self._settings.secrets
         receiver.engine.recover()
+        if HAS_CATCH_UP and self._settings.webhooks_catch_up:
+            self._catch_up(receiver.engine)
+
+    def _catch_up(self, engine: Engine) -> None:
+        from .catch_up import CatchUp
+
+        token = self._settings.hf_token.get_secret_value() if self._settings.hf_token else None
+        seconds = self._settings.webhooks_catch_up * 60
+        catch_up = CatchUp(self._endpoints, engine, token, seconds, self._has_public_url(), self._settings.redact)
+        self._catch_up_line = catch_up.description()
+        self._undo.callback(catch_up.stop)
+        catch_up.start()
 
     def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
         from .landing import CSS, THEME, arrivals, landing_page
