@@ -76,7 +76,9 @@ class Delivery:
         headers: of the request, without the sender's credentials; instead of the server's own secret they have `***`.
         withheld: the names of the headers with those credentials.
         body: of the request, in the bytes that came over the wire.
-        jobs: what `launch_job` has started in this attempt.
+        jobs: what `launch_job` has started or found in this attempt.
+        job_names: the names of these Jobs, and of those of a dry run.
+        is_open_to_strangers: whether the server has a public address and no secret.
     """
 
     endpoint: str
@@ -90,6 +92,10 @@ class Delivery:
     withheld: tuple[bytes, ...] = field(default=(), repr=False)
     body: bytes = field(default=b"", repr=False)
     jobs: list[StartedJob] = field(default_factory=list, init=False, repr=False, compare=False)
+    job_names: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    # No field: it is about the server, and `replace()` has to keep a delivery as it arrived.
+    is_open_to_strangers: ClassVar[bool] = False
 
     # No field: whoever shows, compares or serializes a delivery must find no credential in it.
     _scope: ClassVar[Scope | None] = None
@@ -97,6 +103,11 @@ class Delivery:
     def received_as(self, scope: Scope) -> Delivery:
         """Have `request()` return the request as it came, credentials included. They stay in this process."""
         object.__setattr__(self, "_scope", scope)
+        return self
+
+    def open_to_strangers(self) -> Delivery:
+        """Note that anybody on the internet may have sent this delivery: the server is public and has no secret."""
+        object.__setattr__(self, "is_open_to_strangers", True)
         return self
 
     def received_before(self, scope: Scope | None, secret: str | None) -> Delivery:
