@@ -15,9 +15,10 @@ from typing import Any
 
 import httpx
 import pytest
-from support.hub import Discussion, Hub, Repo, object_id
+from support.hub import Hub
 from support.payloads import load
 from support.processes import ROOT, Process
+from support.repos import Discussion, Repo, object_id
 
 pytestmark = pytest.mark.once
 
