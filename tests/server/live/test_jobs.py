@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import httpx
 import pytest
+from support.dispatching import wait_until
 from support.hub import Hub, Seen
-from support.jobs import CANCEL, LOOK, START, TOKEN, WHOAMI, Trainer
+from support.jobs import CANCEL, LOOK, START, TOKEN, WHOAMI, Trainer, commit_to
+from support.processes import Run
 
 FAULTS: dict[str, Callable[[Hub], object]] = {
     "none": lambda hub: None,
@@ -103,3 +109,57 @@ def test_the_newest_commits_job_is_left(hub: Hub, fault: str, killed: str | None
     assert live == [id for id in [newest] if trainer.outcomes[id] == "started"]
     assert (trainer.outcomes[newest] == "refused") <= (fault.startswith("refused") and newest == first)
     assert max(Counter(job.labels["webhook-delivery"] for job in hub.jobs).values(), default=1) == 1
+
+
+SERVER = """
+import types, time
+import huggingface_hub.utils._http as http
+import webhooks.jobs
+from webhooks import Delivery, WebhookPayload, WebhooksServer
+from webhooks.jobs import launch_job
+
+webhooks.jobs.LOOK_AGAIN_SECONDS = (0.1,) * 3
+http.time = types.SimpleNamespace(time=time.time, sleep=lambda seconds: None)
+server = WebhooksServer(data_dir="log")
+
+@server.add_webhook(max_attempts=5)
+def train(payload: WebhookPayload, delivery: Delivery):
+    return launch_job(delivery, "trl", ["sft"], cancel_running=True)
+
+server.launch()
+"""
+SECRET = "a-webhook-s3cret"
+
+
+def test_a_killed_server_finds_the_job_and_keeps_its_token(hub: Hub, run: Run, tmp_path: Path) -> None:
+    settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "WEBHOOK_SECRET": SECRET}
+    headers = {"X-Webhook-Secret": SECRET}
+    hub.on_request = lambda request: server.stop() if (request.method, request.path) == START else None
+    server = run(SERVER, **settings).wait_until_ready()
+    with pytest.raises(httpx.HTTPError):
+        server.post("train", commit_to("username/my-dataset"), headers=headers)
+
+    hub.on_request = None
+    server = run(SERVER, **settings).wait_until_ready()
+    wait_until(lambda: httpx.get(f"{server.url}/health").json()["succeeded"] == 1)
+    second = server.post("train", commit_to("username/my-dataset"), headers=headers)
+    assert [job.stage for job in hub.jobs] == ["CANCELED", "SCHEDULING"]
+    assert second.json()["id"] == hub.jobs[1].id
+
+    hub.fail(*START, 402, f"{TOKEN} has no credit.")
+    failed = server.post("train", commit_to("username/my-dataset"), headers=headers)
+    assert failed.status_code == 500
+    server.wait_for("*** has no credit.")
+    link = re.search(r"http\S+/deliveries\?token=\S+", server.output)[0]
+    with httpx.Client(follow_redirects=True) as owner:
+        page = owner.get(link), owner.get(f"{server.url}/deliveries/{failed.headers['X-Delivery-Id']}")
+    assert "*** has no credit." in page[1].text
+    places = {
+        "Jobs": str([replace(job, secrets={}) for job in hub.jobs]),
+        "pages": str([answer.text for answer in (*page, second, failed)]),
+        "console": server.output,
+        "process list": Path(f"/proc/{server.popen.pid}/cmdline").read_text(),
+        **{path.name: path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()},
+    }
+    assert "deliveries.db" in places
+    assert [name for name, text in places.items() if TOKEN in text or SECRET in text] == []
