@@ -94,7 +94,7 @@ class Delivery:
     jobs: list[StartedJob] = field(default_factory=list, init=False, repr=False, compare=False)
     job_names: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
-    # No field: it is about the server, and `replace()` has to keep a delivery as it arrived.
+    # No field: it describes the server, not the event.
     is_open_to_strangers: ClassVar[bool] = False
 
     # No field: whoever shows, compares or serializes a delivery must find no credential in it.
@@ -105,8 +105,8 @@ class Delivery:
         object.__setattr__(self, "_scope", scope)
         return self
 
-    def open_to_strangers(self) -> Delivery:
-        """Note that anybody on the internet may have sent this delivery: the server is public and has no secret."""
+    def mark_open_to_strangers(self) -> Delivery:
+        """Note that the server has a public address and no secret, so anyone may have sent this delivery."""
         object.__setattr__(self, "is_open_to_strangers", True)
         return self
 

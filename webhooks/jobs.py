@@ -80,16 +80,17 @@ def launch_job(
 ) -> Job | dict[str, str]:
     """Start the Job of this delivery, unless an earlier attempt has started it, and return it.
 
-    The labels of a Job say which delivery it belongs to, so another attempt finds it. The function waits for the Hub:
-    call it from a `def` handler, and give a handler with a `timeout` some minutes. These things can go wrong:
+    The labels of a Job name its delivery, so another attempt finds the Job. The function waits for the Hub: call it
+    from a `def` handler, and give a handler with a `timeout` some minutes. Three things can go wrong:
 
     - Refused: no credit, no such flavor, no permission. `JobRefusedError` is raised, and the delivery fails at once.
     - Unknown: the Hub did not say whether it started the Job. The function looks for the Job for a minute, then raises
-      `StartUnknownError`. The next attempt looks for another minute, then starts the Job.
-    - Duplicated: the Hub shows a Job more than two minutes late. The next look cancels one of the two.
+      `StartUnknownError`. The next attempt looks for another minute before it starts the Job.
+    - Duplicated: the Hub shows the first Job only after these two minutes. Then both Jobs run. The second costs at
+      most its `timeout` at the price of its `flavor`.
 
-    Nothing is started, and `dry_run` is true, without `HF_TOKEN`, with `DRY_RUN=true`, or where strangers can post
-    events: on a server with a public address and without `WEBHOOK_SECRET`.
+    The result is a dry run, and nothing is started, in three cases: `HF_TOKEN` is not set, `DRY_RUN=true`, or the
+    server has a public address but no `WEBHOOK_SECRET`, so that anyone could post events.
 
     Args:
         delivery: the delivery that the Job belongs to.
@@ -181,8 +182,8 @@ class _Launch:
         """Return the Job of this delivery, or of a newer one if there is any, and cancel the Jobs that it replaces.
 
         Args:
-            pauses: seconds to wait before each further look, until the Hub shows the Job of this delivery.
-            started: the Job that this attempt has started. The Hub may not list it even after the last look.
+            pauses: seconds to wait before each further look, until the Hub lists the Job of this delivery.
+            started: the Job that this attempt has started, in case the Hub never lists it.
         """
         for pause in (0.0, *pauses):
             time.sleep(pause)

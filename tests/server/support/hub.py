@@ -36,8 +36,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from support.repos import Repo, RepoApi, object_id, timestamp
+from webhooks.delivery import FINAL
 
-FINISHED = {"COMPLETED", "CANCELED", "ERROR", "DELETED"}
 LABEL = re.compile(r"[A-Za-z0-9_-]{0,100}")  # what `HfApi.update_job_labels` says of keys and values
 TELEMETRY = "/api/agent-harnesses"  # the client asks for it once a process; an answer would land in its cache
 CLIENT = ("client-id", "client-secret")  # of the OAuth application
@@ -72,7 +72,6 @@ class Token:
 class Job:
     """A Job as the client sent it. A test may set `stage`."""
 
-    id: str
     namespace: str
     command: list[str]
     environment: dict[str, str]
@@ -80,21 +79,17 @@ class Job:
     flavor: str
     timeout: int | None
     labels: dict[str, str]
+    id: str = field(default_factory=lambda: secrets.token_hex(12))
     created_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     stage: str = "SCHEDULING"
 
     def info(self) -> dict[str, Any]:
         """Return what the Hub shows of the Job. It never shows a secret."""
-        return {
-            "id": self.id,
-            "command": self.command,
-            "environment": self.environment,
-            "flavor": self.flavor,
-            "labels": self.labels,
-            "createdAt": timestamp(self.created_at),
-            "status": {"stage": self.stage, "message": None},
-            "owner": {"id": object_id(self.namespace), "name": self.namespace, "type": "user"},
-        }
+        shown = {"id": self.id, "command": self.command, "environment": self.environment, "flavor": self.flavor}
+        owner = {"id": object_id(self.namespace), "name": self.namespace, "type": "user"}
+        status = {"stage": self.stage, "message": None}
+        created = timestamp(self.created_at)
+        return {**shown, "labels": self.labels, "createdAt": created, "status": status, "owner": owner}
 
 
 @dataclass(frozen=True)
@@ -236,8 +231,7 @@ class Hub:
         Args:
             after: how many matching requests pass before them.
         """
-        if after:
-            self._scripts.append(Script(method, pattern, self._hub, after))
+        self._scripts.append(Script(method, pattern, self._hub, after))
         self._scripts.append(Script(method, pattern, _error(status, message, headers), times))
 
     def babble(self, method: str, pattern: str, content: bytes) -> None:
@@ -326,7 +320,7 @@ class Hub:
 
     async def _unknown(self, request: Request) -> Response:
         self.unknown.append(f"{request.method} {request.url.path}")
-        return _error(404, "Sorry, we can't find the page you are looking for.")
+        return _error(404, "Not found")
 
     def allowed(self, request: Request, scope: str | None = None) -> Token:
         """Return the token of a request, or refuse the request."""
@@ -383,16 +377,8 @@ class Hub:
         labels = sent.get("labels", {})
         if not all(LABEL.fullmatch(text) for label in labels.items() for text in label):
             raise HTTPException(400, "Labels may hold letters, digits, dashes and underscores, at most 100 of them")
-        job = Job(
-            id=secrets.token_hex(12),
-            namespace=namespace,
-            command=sent["command"],
-            environment=sent["environment"],
-            secrets=sent.get("secrets", {}),
-            flavor=sent["flavor"],
-            timeout=sent.get("timeoutSeconds"),
-            labels=labels,
-        )
+        flavor, timeout = sent["flavor"], sent.get("timeoutSeconds")
+        job = Job(namespace, sent["command"], sent["environment"], sent.get("secrets", {}), flavor, timeout, labels)
         self.jobs.append(job)
         if self.lists_late:
             self._late[job.id] = self.lists_late
@@ -403,7 +389,7 @@ class Hub:
 
     async def _cancel_job(self, request: Request) -> Response:
         job = self._job(request)
-        if job.stage not in FINISHED:
+        if job.stage not in FINAL:
             job.stage = "CANCELED"
         return JSONResponse(job.info())
 
@@ -433,7 +419,7 @@ class Hub:
         return RedirectResponse(URL(query["redirect_uri"]).include_query_params(**answer, state=query["state"]), 302)
 
     async def _token(self, request: Request) -> Response:
-        if request.headers.get("authorization") != basic(*CLIENT):
+        if request.headers.get("authorization") != "Basic " + base64.b64encode(":".join(CLIENT).encode()).decode():
             return JSONResponse({"error": "invalid_client"}, 401)
         form = dict(urllib.parse.parse_qsl((await request.body()).decode()))
         user, asked = self._codes.pop(form.get("code", ""), ("", {}))
@@ -456,12 +442,11 @@ class Hub:
 
     def _claims(self, token: Token) -> dict[str, Any]:
         name = token.user
-        email = {"email": f"{name}@example.com", "email_verified": True} if "email" in token.scopes else {}
         orgs = [
             {**self._profile(org), "isEnterprise": False, **({} if org in self.withheld else {"roleInOrg": role})}
             for org, role in token.orgs.items()
         ]
-        return {**self._profile(name), "profile": f"{self.url}/{name}", "website": "", "orgs": orgs, **email}
+        return {**self._profile(name), "profile": f"{self.url}/{name}", "website": "", "orgs": orgs}
 
     def _profile(self, name: str) -> dict[str, str]:
         return {
@@ -476,10 +461,6 @@ class Hub:
 
     async def _userinfo(self, request: Request) -> Response:
         return JSONResponse(self._claims(self.allowed(request)))
-
-
-def basic(user: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 @functools.cache
