@@ -77,7 +77,8 @@ class Delivery:
         withheld: the names of the headers that are credentials.
         body: the body of the request, in bytes.
         source: `code` for `WebhooksServer.deliver`, `catch_up` for a commit that the server found itself, else `None`.
-        jobs: the Jobs that `launch_job` has started in this attempt.
+        jobs: the Jobs that `launch_job` has started or found in this attempt.
+        job_names: the names of these Jobs, also in a dry run.
     """
 
     endpoint: str
@@ -92,6 +93,7 @@ class Delivery:
     body: bytes = field(default=b"", repr=False)
     source: str | None = field(default=None, repr=False)
     jobs: list[StartedJob] = field(default_factory=list, init=False, repr=False)
+    job_names: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
         # Not fields: a handler may return, print or serialize a delivery, and the scope contains credentials.
