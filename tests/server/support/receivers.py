@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from support.asgi import on_loop
-from support.dispatching import start
+from support.engines import start
 from webhooks.deliveries.engine import Engine
 from webhooks.deliveries.database import Database
 from webhooks.endpoints import Endpoint
