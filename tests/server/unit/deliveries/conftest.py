@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.engines import EngineHarness
 
-from webhooks.deliveries import timing
+from webhooks.deliveries import engine, timing
 
 
 @pytest.fixture
@@ -19,3 +19,8 @@ def harness(tmp_path: Path) -> Iterator[EngineHarness]:
 @pytest.fixture
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "backoff", lambda failures: 0.0)
+
+
+@pytest.fixture
+def brief_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "LAST_WRITES_SECONDS", 0.1)

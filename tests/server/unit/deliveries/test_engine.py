@@ -1,38 +1,32 @@
-"""The life of a delivery, in this process: real threads, a real log, no network."""
+"""The life of a delivery: real threads, a real log, no network."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import gc
 import json
-import os
+import math
 import sqlite3
 import threading
 import time
-import weakref
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from fastapi import HTTPException, Request
-from support.asgi import wait_until_written
+from fastapi import HTTPException, Request, Security
+from fastapi.security import APIKeyHeader
+from support.asgi import on_loop, post
 from support.disks import full_disk
-from support.dispatching import BODY, WAIT, Dashboard, statuses, wait_until
-from support.payloads import load
+from support.engines import BODY, WAIT, EngineHarness, rows, statuses, wait_until
+from support.payloads import FIXTURES, load
+from support.receivers import receiver
 
 from webhooks import Delivery, WebhookPayload
 from webhooks.deliveries import timing
 from webhooks.deliveries.engine import NotTakenError
-from webhooks.deliveries.log import INTERRUPTED, STOPPED
+from webhooks.deliveries.log import INTERRUPTED
+from webhooks.delivery import GiveUp
 from webhooks.endpoints import Endpoint
-
-VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
-
-
-def body_of(answer: Any) -> Any:
-    return json.loads(answer.body)
+from webhooks.responses import RefusedError
 
 
 def commit(number: int) -> dict[str, Any]:
@@ -41,626 +35,450 @@ def commit(number: int) -> dict[str, Any]:
     return body
 
 
-# Attempts
+def commits_to(numbers: list[int]) -> Callable[[WebhookPayload], None]:
+    """Return a handler that adds the number of each commit to a list."""
+
+    def train(payload: WebhookPayload) -> None:
+        numbers.append(int(payload.repo.head_sha, 16))
+
+    return train
+
+
+def fail_once(delivery: Delivery) -> None:
+    if delivery.attempt == 1:
+        raise ValueError
+
+
+def execute(harness: EngineHarness, *statements: str) -> None:
+    with closing(sqlite3.connect(harness.folder / "deliveries.db", isolation_level=None)) as database:
+        for statement in statements:
+            database.execute(statement)
+
+
+# Retry
 
 
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.usefixtures("no_backoff")
-def test_a_handler_that_fails_runs_again_until_it_succeeds(harness: EngineHarness, is_async: bool) -> None:
-    attempts = []
-
-    def flaky(delivery: Delivery) -> str:
-        attempts.append(delivery.attempt)
-        if len(attempts) < 3:
+def test_failed_handler_runs_until_it_succeeds(harness: EngineHarness, is_async: bool) -> None:
+    def handler(delivery: Delivery) -> str:
+        if delivery.attempt < 3:
             raise ValueError("s3cret")
         return "third time lucky"
 
-    async def async_flaky(delivery: Delivery) -> str:
-        return flaky(delivery)
+    async def async_handler(delivery: Delivery) -> str:
+        return handler(delivery)
 
-    answer = harness.start().deliver(harness.add(async_flaky if is_async else flaky, max_attempts=4))
-    assert (answer.status_code, body_of(answer)["status"]) == (202, "scheduled")
+    response = harness.start().deliver(harness.add(async_handler if is_async else handler, max_attempts=4))
+    assert (response.status_code, json.loads(response.body)["status"]) == (202, "scheduled")
     harness.wait_for("succeeded")
     (record,) = harness.records()
-    assert attempts == [1, 2, 3]
     assert (record.status, record.failures, record.answer) == ("succeeded", 2, b'"third time lucky"')
     assert ["ValueError: ***" in (attempt.error or "") for attempt in record.attempts] == [True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("error", "attempts", "status"), [(HTTPException(507, "no room"), 3, 507), (GiveUp("no dataset"), 1, 500)]
+)
 @pytest.mark.usefixtures("no_backoff")
-def test_a_handler_fails_for_good_after_its_last_attempt(harness: EngineHarness) -> None:
-    attempts = []
+def test_failure_is_reported_once(harness: EngineHarness, error: Exception, attempts: int, status: int) -> None:
+    told: list[tuple[str, int, str]] = []
 
-    def broken(delivery: Delivery) -> None:
-        attempts.append(delivery.attempt)
-        raise HTTPException(507, "no room")
+    def handler() -> None:
+        raise error
 
-    harness.start().deliver(harness.add(broken, max_attempts=3))
-    harness.wait_for("failed")
+    def listen(delivery: Delivery, error: str) -> None:
+        told.append((delivery.id, delivery.attempt, error))
+
+    async def listen_async(delivery: Delivery, error: str) -> None:
+        listen(delivery, error)
+
+    harness.listeners += [listen, listen_async]
+    harness.start().deliver(harness.add(handler, max_attempts=3))
+    wait_until(lambda: len(told) == 2)
     (record,) = harness.records()
-    assert (record.status, record.failures, record.answer_status, attempts) == ("failed", 3, 507, [1, 2, 3])
+    assert (record.status, record.failures, record.answer_status) == ("failed", attempts, status)
+    assert told == [(record.delivery.id, attempts, record.attempts[-1].error)] * 2
 
 
-def test_between_two_attempts_there_is_the_backoff_and_a_restart_does_not_shorten_it(
-    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_hanging", [False, True])
+def test_bad_failure_listener_harms_nothing(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_hanging: bool
 ) -> None:
+    monkeypatch.setattr("webhooks.deliveries.runner.NOTIFY_SECONDS", 0.05)
+    hanging, told = threading.Event(), threading.Event()
+
+    def listen(delivery: Delivery, error: str) -> None:
+        if is_hanging:
+            hanging.wait(WAIT)
+        raise ValueError("s3cret")
+
+    harness.listeners += [listen, lambda delivery, error: told.set()]
+    harness.start().deliver(harness.add(lambda: 1 / 0, path="/f"))
+    assert told.wait(WAIT)
+    assert harness.deliver(harness.add(lambda: None, path="/g")).status_code == 200
+    wait_until(lambda: "listen(), for failures, has failed" in caplog.text)
+    hanging.set()
+    assert "s3cret" not in caplog.text
+
+
+def test_backoff_survives_a_restart(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "backoff", lambda failures: 1.0)
     ran: list[float] = []
 
-    def flaky(delivery: Delivery) -> None:
+    def handler(delivery: Delivery) -> None:
         ran.append(time.time())
-        if delivery.attempt == 1:
-            raise ValueError
+        fail_once(delivery)
 
-    harness.start().deliver(harness.add(flaky, max_attempts=2))
+    harness.start().deliver(harness.add(handler, max_attempts=2))
     harness.stop()
     harness.start().wait_for("succeeded")
     assert ran[1] - ran[0] >= 1.0
 
 
-def test_an_async_handler_is_cancelled_at_its_timeout(harness: EngineHarness) -> None:
-    cancelled = threading.Event()
-
-    async def slow() -> None:
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            cancelled.set()
-            raise
-
-    assert harness.start().deliver(harness.add(slow, timeout=0.05)).status_code == 500
-    assert cancelled.wait(WAIT)
-    (record,) = harness.records()
-    assert "TimeoutError: The handler took longer than its timeout of 0.05 seconds." in record.attempts[0].error
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-def test_a_handler_that_blocks_past_its_timeout_fails_and_what_it_does_later_changes_nothing(
-    harness: EngineHarness, is_async: bool
-) -> None:
-    gate, returned = threading.Event(), threading.Event()
-
-    def stuck() -> str:
-        gate.wait(WAIT)
-        returned.set()
-        return "too late"
-
-    async def async_stuck() -> str:
-        return stuck()
-
-    assert harness.start().deliver(harness.add(async_stuck if is_async else stuck, timeout=0.05)).status_code == 500
-    gate.set()
-    assert returned.wait(WAIT)
-    (record,) = harness.records()
-    assert (record.status, len(record.attempts)) == ("failed", 1)
-
-
-class Falsy(Exception):
-    def __len__(self) -> int:
-        return 0
-
-
-class Unspeakable(Exception):
-    def __str__(self) -> str:
-        raise ValueError("no words")
-
-
-class Leaving(HTTPException):
-    def __init__(self) -> None:
-        self.status_code = 400
-
-    @property
-    def detail(self) -> str:
-        raise SystemExit
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        Falsy(),
-        Leaving(),
-        Unspeakable(),
-        SyntaxError("bad", ("f", 1, "x", "abc")),
-        HTTPException("404", "a status that is no number"),
-        HTTPException(404, "a header that cannot be sent", {"X-Title": "a\r\nSet-Cookie: b"}),
-        ValueError("y" * 5_000_000),
-    ],
-)
-def test_no_exception_keeps_a_delivery_from_its_end(harness: EngineHarness, error: Exception) -> None:
+@pytest.mark.usefixtures("no_backoff")
+def test_retry_waits_as_long_as_the_error_asks(harness: EngineHarness) -> None:
     def handler() -> None:
-        raise error
+        raise ValueError from HTTPException(429, headers={"Retry-After": "60"})
 
-    assert harness.start().deliver(harness.add(handler)).status_code == 500
+    harness.start().deliver(harness.add(handler, max_attempts=2))
     (record,) = harness.records()
-    assert (record.status, record.failures) == ("failed", 1)
-    assert 0 < len(record.attempts[0].error) < 200_000
+    assert 55 < (record.due_at - record.attempts[0].started_at).total_seconds() < 120
 
 
-def test_an_exception_that_is_slow_to_tell_delays_nobody(harness: EngineHarness) -> None:
-    gate, telling = threading.Event(), threading.Event()
-
-    class Slow(Exception):
-        def __str__(self) -> str:
-            telling.set()
-            gate.wait(WAIT)
-            return "at last"
-
-    def handler() -> None:
-        raise Slow
-
-    slow, quick = harness.add(handler), harness.add(lambda: None, path="/quick")
-    answer = harness.start().send(slow)
-    assert telling.wait(WAIT)
-    assert harness.deliver(quick).status_code == 200
-    gate.set()
-    assert answer.result(WAIT).status_code == 500
+# Debounce
 
 
-def test_a_hundred_def_handlers_share_threads(harness: EngineHarness) -> None:
-    """A thread for each would cost more than the handler does."""
-    threads: set[int] = set()
-    endpoint = harness.add(lambda: threads.add(threading.get_ident()), path="/f")
+def test_burst_runs_once_with_the_newest_commit(harness: EngineHarness) -> None:
+    ran: list[int] = []
+    endpoint = harness.add(commits_to(ran), debounce=1)
     harness.start()
-    for _ in range(100):
-        assert harness.deliver(endpoint).status_code == 200
-    assert len(threads) < 5
-
-
-def test_no_handler_finds_what_another_one_has_set_for_itself(harness: EngineHarness) -> None:
-    found: list[str] = []
-
-    def handler() -> None:
-        found.append(VARIABLE.get("nothing"))
-        VARIABLE.set("something")
-
-    endpoint = harness.add(handler)
-    harness.start()
-    for _ in range(5):
-        harness.deliver(endpoint)
-    assert found == ["nothing"] * 5
-
-
-# Bursts
-
-
-def test_fifty_updates_within_the_window_run_once_with_the_newest_payload(harness: EngineHarness) -> None:
-    ran: list[str] = []
-
-    def train(payload: WebhookPayload) -> None:
-        ran.append(payload.repo.head_sha)
-
-    endpoint = harness.add(train, debounce=1)
-    harness.start()
-    answers = [harness.deliver(endpoint, commit(number)) for number in range(50)]
-    assert {(answer.status_code, body_of(answer)["status"]) for answer in answers} == {(202, "scheduled")}
+    responses = [harness.deliver(endpoint, commit(number)) for number in range(50)]
+    assert {response.status_code for response in responses} == {202}
     harness.wait_for("succeeded")
     records = harness.records()
     assert statuses(records) == ["superseded"] * 49 + ["succeeded"]
-    assert ran == [f"{49:040x}"]
     assert [record.superseded_by for record in records[:-1]] == [record.delivery.id for record in records[1:]]
+    assert ran == [49]
 
 
-def test_a_stream_that_never_pauses_still_runs(harness: EngineHarness) -> None:
+def test_steady_stream_runs_within_ten_windows(harness: EngineHarness) -> None:
     ran: list[int] = []
-
-    def train(payload: WebhookPayload) -> None:
-        ran.append(int(payload.repo.head_sha, 16))
-
-    endpoint = harness.add(train, debounce=0.1)
+    endpoint = harness.add(commits_to(ran), debounce=0.1)
     harness.start()
-    sent = 0
-    deadline = time.monotonic() + WAIT
-    while len(ran) < 2:  # each event comes as soon as the one before it is recorded, well within the window
+    sent, deadline = 0, time.monotonic() + WAIT
+    while len(ran) < 2:  # each commit comes as soon as the one before it is recorded, well within the window
         assert time.monotonic() < deadline
         harness.deliver(endpoint, commit(sent))
         sent += 1
     assert 0 < ran[0] < ran[1] < sent
 
 
-def test_other_events_are_not_swallowed_by_a_burst(harness: EngineHarness) -> None:
-    ran: list[tuple[str, str]] = []
-
-    def note(payload: WebhookPayload) -> None:
-        ran.append((payload.repo.name, payload.event.scope))
-
-    endpoint = harness.add(note, debounce=0.3)
-    harness.start()
-    other = load("repo.content-update")
-    other["repo"]["name"] = "username/other"
-    comment = {**load("discussion.comment-create"), "repo": BODY["repo"]}
-    for body in (BODY, comment, other):
-        harness.deliver(endpoint, body)
-    harness.wait_for("succeeded", 3)
-    name = BODY["repo"]["name"]
-    assert sorted(ran) == sorted(
-        [(name, "repo.content"), (name, "discussion.comment"), ("username/other", "repo.content")]
-    )
-
-
-def test_a_burst_goes_on_across_a_restart(harness: EngineHarness) -> None:
+def test_comment_does_not_replace_a_commit(harness: EngineHarness) -> None:
     ran: list[str] = []
+    endpoint = harness.add(lambda payload: ran.append(payload.event.scope), path="/f", debounce=0.3)
+    harness.start()
+    for body in (BODY, {**load("discussion.comment-create"), "repo": BODY["repo"]}):
+        harness.deliver(endpoint, body)
+    harness.wait_for("succeeded", 2)
+    assert sorted(ran) == ["discussion.comment", "repo.content"]
 
-    def train(payload: WebhookPayload) -> None:
-        ran.append(payload.repo.head_sha)
 
-    endpoint = harness.add(train, debounce=1)
+def test_burst_goes_on_after_a_restart(harness: EngineHarness) -> None:
+    ran: list[int] = []
+    endpoint = harness.add(commits_to(ran), debounce=1)
     harness.start().deliver(endpoint, commit(1))
     harness.stop()
     harness.start().deliver(endpoint, commit(2))
     harness.wait_for("succeeded")
     assert statuses(harness.records()) == ["superseded", "succeeded"]
-    assert ran == [f"{2:040x}"]
+    assert ran == [2]
 
 
-def test_a_debounced_delivery_that_fails_is_not_in_the_way_of_the_next_one(
-    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(timing, "backoff", lambda failures: 0.05)
-    gate, running = threading.Event(), threading.Event()
-
-    def train(delivery: Delivery, payload: WebhookPayload) -> None:
-        if payload.repo.head_sha == f"{1:040x}" and delivery.attempt == 1:
-            running.set()
-            gate.wait(WAIT)
-            raise ValueError
-
-    endpoint = harness.add(train, max_attempts=2, debounce=0.3)
-    harness.start().deliver(endpoint, commit(1))
-    assert running.wait(WAIT)
+def test_commit_does_not_replace_a_retry(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "backoff", lambda failures: 0.5)
+    endpoint = harness.add(fail_once, max_attempts=2, debounce=0.1)
+    harness.start().record(endpoint, commit(1))
+    wait_until(lambda: rows(harness.folder, "SELECT * FROM attempts"))
     harness.deliver(endpoint, commit(2))
-    gate.set()
     harness.wait_for("succeeded", 2)
-    assert statuses(harness.records()) == ["succeeded", "succeeded"]
 
 
-def test_a_newer_commit_replaces_an_older_one_though_there_is_no_room(harness: EngineHarness) -> None:
-    ran: list[str] = []
-
-    def train(payload: WebhookPayload) -> None:
-        ran.append(payload.repo.head_sha)
-
-    train_at, other = harness.add(train, debounce=0.5), harness.add(lambda: None, path="/other")
-    harness.start(max_pending=1).deliver(train_at, commit(1))
-    with pytest.raises(NotTakenError, match="Too many"):
-        harness.deliver(other)
-    assert harness.deliver(train_at, commit(2)).status_code == 202
+def test_newer_commit_is_taken_at_capacity(harness: EngineHarness) -> None:
+    ran: list[int] = []
+    train, other = harness.add(commits_to(ran), debounce=0.5), harness.add(lambda: None, path="/other")
+    id = harness.start(max_pending=1).record(train, commit(1))
+    for refused in (lambda: harness.deliver(other), lambda: harness.engine.replay(id)):
+        with pytest.raises(NotTakenError, match="Too many"):
+            refused()
+    assert harness.deliver(train, commit(2)).status_code == 202
     harness.wait_for("succeeded")
-    assert ran == [f"{2:040x}"]
+    assert ran == [2]
+    assert statuses(harness.records()) == ["superseded", "succeeded"]
 
 
-# Restarts
+# Recover
 
 
-def test_what_ran_when_the_server_was_stopped_runs_again(harness: EngineHarness) -> None:
-    gate, attempts = threading.Event(), []
-
-    def slow(delivery: Delivery, payload: WebhookPayload) -> None:
-        attempts.append(delivery.attempt)
-        if delivery.attempt == 1:
-            gate.wait(WAIT)
-
-    harness.start().record(harness.add(slow))
-    assert harness.stop(grace=0.05) is False
-    harness.start().wait_for("succeeded")
-    (record,) = harness.records()
-    gate.set()
-    assert (record.status, attempts) == ("succeeded", [1, 2])
-    assert (record.failures, [attempt.error for attempt in record.attempts]) == (0, [STOPPED, None])
-
-
-def test_a_handler_that_is_gone_fails_its_deliveries_with_a_reason(
-    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(timing, "backoff", lambda failures: 0.2)
-
-    def renamed() -> None:
-        raise ValueError
-
-    endpoint = harness.add(renamed, max_attempts=2)
-    harness.start().deliver(endpoint)
-    harness.stop()
-    del harness.endpoints[endpoint.path]
-    harness.start().wait_for("failed")
-    (record,) = harness.records()
-    assert json.loads(record.answer)["error"] == "No handler is registered at /webhooks/renamed any more."
-
-
-def test_a_handler_that_takes_a_payload_now_fails_deliveries_without_one(harness: EngineHarness) -> None:
-    endpoint = harness.add(lambda: "any", path="/f")
-    harness.start().deliver(endpoint, b"hello")
-    harness.endpoints[endpoint.path] = Endpoint(lambda payload: None, "/f")
-    (id,) = [record.delivery.id for record in harness.records()]
-    harness.start().engine.replay(id)
-    harness.wait_for("failed")
-    assert "takes a payload now" in json.loads(harness.records()[1].answer)["error"]
-
-
-def test_what_arrives_before_the_recovery_is_not_taken_for_left_over(harness: EngineHarness) -> None:
-    gate, attempts = threading.Event(), []
-
-    def slow(delivery: Delivery) -> None:
-        attempts.append(delivery.attempt)
-        gate.wait(WAIT)
-
-    endpoint = harness.add(slow)
-    first = harness.start(recover=False).send(endpoint)
-    harness.record(endpoint)
-    harness.engine.recover()
-    harness.record(endpoint)
-    gate.set()
-    assert first.result(WAIT).status_code == 200
-    harness.wait_for("succeeded", 3)
-    assert attempts == [1, 1, 1]
-
-
-@pytest.mark.parametrize("headers", ["'no JSON'", "'[[1, 2]]'", "CAST(x'fffe' AS TEXT)"])
-def test_a_delivery_that_cannot_be_read_any_more_fails_alone(
-    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, headers: str
-) -> None:
-    monkeypatch.setattr(timing, "backoff", lambda failures: 3600)
-
-    def flaky(delivery: Delivery) -> None:
-        if delivery.attempt == 1:
-            raise ValueError
-
-    endpoint = harness.add(flaky, max_attempts=2)
-    harness.start()
-    for _ in range(2):
-        harness.deliver(endpoint)
-    harness.stop()
-    with closing(sqlite3.connect(harness.folder / "deliveries.db", isolation_level=None)) as database:
-        database.execute("UPDATE deliveries SET due_at = 0")
-        database.execute(
-            f"UPDATE deliveries SET headers = {headers} WHERE number = (SELECT min(number) FROM deliveries)"
-        )
-    harness.start().wait_for("succeeded")
-    harness.wait_for("failed")
-    assert harness.engine.health()[0] is True
-
-
-def test_what_a_wrong_clock_has_written_does_not_wait_for_that_clock(
-    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Forty days ahead, then right again: a retry waits five minutes at most, a burst as long as its window."""
-    ran: list[str] = []
-    train = harness.add(lambda payload: ran.append(payload.repo.head_sha), path="/train", debounce=0.3)
-    real = time.time
-    with monkeypatch.context() as patch:
-        patch.setattr(time, "time", lambda: real() + 40 * 24 * 60 * 60)
-        harness.start().deliver(train, commit(1))
-        harness.stop()
-    harness.start().wait_for("succeeded")
-    assert ran == [f"{1:040x}"]
-
-
-def test_ids_grow_though_the_clock_was_set_back(harness: EngineHarness) -> None:
-    endpoint = harness.add(lambda: None, path="/f")
-    harness.start().deliver(endpoint)
-    harness.stop()
-    tomorrow = time.time_ns() + 24 * 60 * 60 * 10**9
-    with closing(sqlite3.connect(harness.folder / "deliveries.db", isolation_level=None)) as database:
-        database.execute("UPDATE deliveries SET number = ?", (tomorrow,))
-    harness.start().deliver(endpoint)
-    assert int(harness.records()[-1].delivery.id, 16) > tomorrow
-
-
-def test_a_handler_during_which_the_process_ends_five_times_fails_for_good(
-    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.usefixtures("brief_stops")
+def test_five_deaths_fail_a_delivery(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[int] = []
+    told: list[str] = []
     monkeypatch.setattr(timing, "backoff", lambda interruptions: waits.append(interruptions) or 0.0)
-    ran, gate = threading.Semaphore(0), threading.Event()
+    ran, end = threading.Semaphore(0), threading.Event()
 
     def deadly() -> None:
         ran.release()
-        gate.wait(WAIT)
+        end.wait(WAIT)
 
+    harness.listeners.append(lambda delivery, error: told.append(error))
     harness.start().record(harness.add(deadly))
     for _ in range(5):
         assert ran.acquire(timeout=WAIT)
-        harness.folder = harness.copied(harness.folder)  # what was on the disk when the lights went out
-        killed, harness.engine = harness.engine, None
+        killed = harness.kill()
         harness.start()
         killed.stop(0)
-    harness.wait_for("failed")
-    gate.set()
-    assert wait_until_written(WAIT)
-    assert "The process has ended 5 times while this delivery's handler ran." in caplog.text
+    wait_until(lambda: told)
+    end.set()
     (record,) = harness.records()
+    assert (record.status, waits) == ("failed", [1, 2, 3, 4])
     assert [attempt.error for attempt in record.attempts] == [INTERRUPTED] * 5
-    assert waits == [1, 2, 3, 4]
+    assert told[0].startswith("The process has ended 5 times while this delivery's handler ran.")
 
 
-def test_a_start_that_fails_before_the_recovery_hides_no_interruption(harness: EngineHarness) -> None:
-    gate, ran = threading.Event(), threading.Semaphore(0)
-
-    def slow() -> None:
-        ran.release()
-        gate.wait(WAIT)
-
-    harness.start().record(harness.add(slow))
+@pytest.mark.usefixtures("no_backoff")
+def test_interruption_counts_after_a_failed_start(harness: EngineHarness) -> None:
+    ran, end = threading.Semaphore(0), threading.Event()
+    endpoint = harness.add(lambda: ran.release() or end.wait(WAIT), path="/f")
+    harness.start().record(endpoint)
     assert ran.acquire(timeout=WAIT)
-    harness.folder, killed = harness.copied(harness.folder), harness.engine
-    harness.start(recover=False).stop(0)  # as when the port is in use
-    harness.start()
+    killed = harness.kill()
+    harness.start(recover=False).stop(0)  # the port is in use
+    first = harness.start(recover=False).send(endpoint)
     assert ran.acquire(timeout=WAIT)
-    gate.set()
-    harness.wait_for("succeeded")
+    harness.engine.recover()
+    assert ran.acquire(timeout=WAIT)
+    end.set()
+    assert first.result(WAIT).status_code == 200
+    harness.wait_for("succeeded", 2)
     killed.stop(0)
-    (record,) = harness.records()
-    assert [attempt.error for attempt in record.attempts] == [INTERRUPTED, None]
+    attempts = [[attempt.error for attempt in record.attempts] for record in harness.records()]
+    assert attempts == [[INTERRUPTED, None], [None]]
 
 
-# Replays
+CANNOT_RUN: dict[str, tuple[Callable[[EngineHarness], object], str]] = {
+    "no handler": (lambda harness: harness.endpoints.clear(), "No handler is registered at /webhooks/f any more."),
+    "takes a payload": (lambda harness: harness.add(lambda payload: None, path="/f"), "takes a payload now"),
+    "damaged": (lambda harness: execute(harness, "UPDATE deliveries SET headers = 'no JSON'"), "cannot be read"),
+    "not UTF-8": (
+        lambda harness: execute(harness, "UPDATE deliveries SET headers = CAST(x'fffe' AS TEXT)"),
+        "cannot be read",
+    ),
+}
 
 
-def test_a_replay_is_a_new_delivery_of_the_same_request(harness: EngineHarness) -> None:
+@pytest.mark.parametrize("change", CANNOT_RUN)
+def test_delivery_that_cannot_run_fails(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
+    monkeypatch.setattr(timing, "backoff", lambda failures: 3600)
+    told: list[str] = []
+    harness.listeners.append(lambda delivery, error: told.append(error))
+    harness.start().deliver(harness.add(fail_once, path="/f", max_attempts=2), b"hello")
+    harness.stop()
+    make_change, reason = CANNOT_RUN[change]
+    make_change(harness)
+    execute(harness, "UPDATE deliveries SET due_at = 0")
+    harness.start().wait_for("failed")
+    ((answer,),) = rows(harness.folder, "SELECT answer FROM deliveries")
+    assert reason in json.loads(answer)["error"]
+    wait_until(lambda: told)
+    assert told == [json.loads(answer)["error"]]
+
+
+def test_wrong_clock_delays_nothing(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    endpoint = harness.add(commits_to(ran), debounce=0.3)
+    now, days_ahead = time.time, 40
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: now() + days_ahead * 24 * 60 * 60)
+        harness.start().deliver(endpoint, commit(1))
+        harness.stop()
+    execute(harness, f"UPDATE deliveries SET number = number + {days_ahead * 24 * 60 * 60 * 10**9}")
+    harness.start().wait_for("succeeded")
+    harness.deliver(endpoint, commit(2))
+    harness.wait_for("succeeded", 2)
+    assert ran == [1, 2]
+    assert [int(record.delivery.payload.repo.head_sha, 16) for record in harness.records()] == [1, 2]
+
+
+@pytest.mark.usefixtures("no_backoff")
+def test_log_of_0_1_0_goes_on(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("webhooks.deliveries.log.KEEP_SECONDS", math.inf)
+    harness.folder.mkdir()
+    with closing(sqlite3.connect(harness.folder / "deliveries.db")) as database:
+        database.executescript((FIXTURES / "log-0.1.0.sql").read_text(encoding="utf-8"))
+    queries = [
+        "SELECT * FROM deliveries WHERE finished_at IS NOT NULL",
+        "SELECT * FROM attempts",
+        "SELECT * FROM jobs",
+    ]
+    before = [rows(harness.folder, query) for query in queries]
+    assert [len(found) for found in before] == [6, 4, 1]
+    ran: list[tuple[str, int, int]] = []
+
+    def handler(delivery: Delivery, payload: WebhookPayload) -> None:
+        ran.append((delivery.endpoint, delivery.attempt, int(payload.repo.head_sha, 16)))
+
+    for path in ("/retry", "/slow", "/train"):
+        harness.add(handler, path=path)
+    harness.start().wait_for("succeeded", 8)
+    harness.stop()
+    assert sorted(ran) == [
+        ("/webhooks/retry", 2, 4),
+        ("/webhooks/slow", 2, 8),
+        ("/webhooks/slow", 2, 9),
+        ("/webhooks/train", 1, 6),
+    ]
+    finished, attempts, jobs = (rows(harness.folder, query) for query in queries)
+    assert set(before[0]) <= {row[:-1] for row in finished}  # without the new column
+    assert set(before[1]) <= set(attempts)
+    assert before[2] == jobs
+    assert rows(harness.folder, "PRAGMA user_version") == [(6,)]
+
+
+# Deliver and replay
+
+
+def test_delivered_event_runs_like_a_request(harness: EngineHarness) -> None:
     seen: list[Any] = []
 
-    async def look(payload: WebhookPayload, delivery: Delivery, request: Request) -> None:
+    async def handler(payload: WebhookPayload, delivery: Delivery, request: Request) -> None:
+        seen.append((delivery.id, delivery.source, await request.json(), request.headers["X-Webhook-Secret"]))
+        seen.append((request.app, request.state.model))
+
+    endpoint = harness.add(handler)
+    context = {"app": "the application", "state": {"model": "loaded"}}
+    id = harness.start(secret="s3cret", context=context).engine.deliver(endpoint.path, json.dumps(BODY).encode())
+    harness.wait_for("succeeded")
+    assert seen == [(id, "code", BODY, "s3cret"), ("the application", "loaded")]
+    assert rows(harness.folder, "SELECT source FROM deliveries") == [("code",)]
+
+
+def test_deliver_refuses_what_cannot_run(harness: EngineHarness) -> None:
+    endpoint = harness.add(lambda payload: None, path="/f")
+    engine = harness.start().engine
+    with pytest.raises(RefusedError):
+        engine.deliver(endpoint.path, b"{}")
+    with pytest.raises(LookupError, match="/webhooks/f"):
+        engine.deliver("/webhooks/typo", json.dumps(BODY).encode())
+
+    async def deliver() -> None:
+        engine.deliver(endpoint.path, json.dumps(BODY).encode())
+
+    with pytest.raises(RuntimeError, match="`def` function"):
+        on_loop(deliver)
+    assert harness.records() == []
+
+
+def test_also_shares_the_commit_of_its_delivery(harness: EngineHarness) -> None:
+    endpoint = harness.add(lambda: None, path="/f")
+    engine = harness.start().engine
+
+    def deliver(body: bytes) -> str:
+        also = lambda: engine.log.set_mark(endpoint.path, "dataset/me/data", "abc")  # noqa: E731
+        return engine.deliver(endpoint.path, body, "catch_up", also)
+
+    with full_disk(harness.folder), pytest.raises(NotTakenError, match="cannot be written"):
+        deliver(b"x" * 1_000_000)
+    assert rows(harness.folder, "SELECT * FROM marks") == []
+    id = deliver(b"x")
+    assert rows(harness.folder, "SELECT d.id, d.source, m.revision FROM deliveries d, marks m") == [
+        (id, "catch_up", "abc")
+    ]
+
+
+def test_replay_repeats_the_request(harness: EngineHarness) -> None:
+    seen: list[Any] = []
+
+    async def handler(payload: WebhookPayload, delivery: Delivery, request: Request) -> None:
         seen.append((payload, delivery.replay_of, await request.json(), request.headers["x-note"]))
 
-    harness.start().deliver(harness.add(look), headers=[(b"x-note", b"hello")])
-    (record,) = harness.records()
-    id = record.delivery.id
+    harness.start().deliver(harness.add(handler), headers=[(b"x-note", b"hello")])
+    id = harness.records()[0].delivery.id
     new_id = harness.start().engine.replay(id)
     harness.wait_for("succeeded", 2)
-    first, second = harness.records()
-    assert (second.delivery.id, second.delivery.replay_of, second.status) == (new_id, id, "succeeded")
-    assert first.delivery.id == id
+    assert [record.delivery.id for record in harness.records()] == [id, new_id]
     payload = WebhookPayload.model_validate(BODY)
     assert seen == [(payload, None, BODY, "hello"), (payload, id, BODY, "hello")]
 
 
-@pytest.mark.parametrize("id", ["no-such-id", "0123456789abcdef", "", "0x12", " 1"])
-def test_replaying_an_unknown_id_is_a_key_error_with_the_id(harness: EngineHarness, id: str) -> None:
+@pytest.mark.parametrize("id", ["no-such-id", "0123456789abcdef", ""])
+def test_replay_of_an_unknown_id_is_a_key_error(harness: EngineHarness, id: str) -> None:
     with pytest.raises(KeyError, match=f"^'{id}'$"):
         harness.start().engine.replay(id)
 
 
-def test_what_a_handler_puts_into_its_jobs_harms_nobody(harness: EngineHarness) -> None:
-    endpoint = harness.add(lambda delivery: delivery.jobs.append("no Job"), path="/f")
-    harness.start()
-    answers = [harness.send(each) for each in (endpoint, harness.add(lambda: None, path="/other"))]
-    assert [answer.result(WAIT).status_code for answer in answers] == [200, 200]
-    harness.wait_for("succeeded", 2)
+# Credentials
 
 
-def test_a_test_that_lets_time_pass_does_so_for_its_own_delivery_alone(
-    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(timing, "backoff", lambda failures: 3600.0)
+def test_log_has_no_credentials() -> None:
+    def handler(request: Request, key: Annotated[str, Security(APIKeyHeader(name="X-Sender"))]) -> str:
+        if request.query_params["fail"] == "yes":
+            raise ValueError(key)
+        return key
 
-    def flaky(delivery: Delivery) -> None:
-        if delivery.attempt == 1:
-            raise ValueError
+    app = receiver(handler, webhook_secret="hidden-1")
+    sent = {
+        "X-Webhook-Secret": "hidden-1",
+        "Cookie": "session=hidden-2",
+        "X-IP-Token": "hidden-3",
+        "X-Sender": "hidden-4",
+    }
+    for fail in (b"no", b"yes"):
+        response = post(app, "/webhooks/handler", b"{}", headers=sent, query=b"token=hidden-5&fail=" + fail)
+        assert response.status == (500 if fail == b"yes" else 200)
+    app.engine.stop(WAIT)
+    files = list(app.engine.log.path.parent.iterdir())
+    assert files
+    assert not any(b"hidden" in file.read_bytes() for file in files)
 
-    endpoint = harness.add(flaky, max_attempts=2)
-    harness.start().engine.hasten(harness.record(endpoint), WAIT)
-    harness.wait_for("succeeded")
-    assert harness.deliver(endpoint).status_code == 202
-    assert harness.counts()["scheduled"] == 1
+
+@pytest.mark.usefixtures("no_backoff")
+def test_missing_credential_is_final() -> None:
+    attempts: list[int] = []
+
+    def handler(delivery: Delivery, request: Request) -> None:
+        attempts.append(delivery.attempt)
+        if "Cookie" not in request.headers:
+            raise HTTPException(401)
+
+    app = receiver(Endpoint(handler, max_attempts=3))
+    response = post(app, "/webhooks/handler", b"{}", headers={"Cookie": "session=1"})
+    engine = app.engine
+    engine.replay(response.json()["delivery"])
+    wait_until(lambda: engine.health()[1]["failed"])
+    engine.stop(WAIT)
+    ((error,),) = rows(engine.log.path.parent, "SELECT error FROM attempts")
+    assert "It lacks cookie, and the handler refuses it" in error
+    assert attempts == [1, 1]
 
 
 # Load
 
 
-def test_a_thousand_at_once_are_all_taken(harness: EngineHarness) -> None:
-    ran: set[str] = set()
-
-    async def handler(delivery: Delivery) -> None:
-        ran.add(delivery.id)
-
-    endpoint = harness.add(handler)
-    harness.start()
-    answers = [harness.send(endpoint) for _ in range(1000)]
-    assert [answer.result(WAIT).status_code for answer in answers] == [200] * 1000
-    assert ran == {record.delivery.id for record in harness.records()}
-    assert len(ran) == 1000
+def test_finish_now_skips_backoff_and_debounce(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "backoff", lambda failures: 3600.0)
+    endpoint = harness.add(fail_once, max_attempts=2, debounce=3600)
+    harness.start().engine.finish_now(harness.record(endpoint), WAIT)
+    assert harness.counts()["succeeded"] == 1
+    assert harness.deliver(endpoint).status_code == 202
+    assert harness.counts()["scheduled"] == 1
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_who_was_answered_has_room_again(harness: EngineHarness, is_async: bool) -> None:
+def test_response_makes_room_at_once(harness: EngineHarness, is_async: bool) -> None:
     async def quick() -> None: ...
 
     endpoint = harness.add(quick if is_async else lambda: None, path="/f")
     harness.start(max_pending=1)
     for _ in range(200):
         assert harness.deliver(endpoint).status_code == 200
-
-
-@pytest.mark.usefixtures("prunes_at_once")
-def test_the_counts_are_those_of_the_log_also_after_pruning_and_a_restart(harness: EngineHarness) -> None:
-    def handler(payload: WebhookPayload) -> None:
-        if payload.repo.name.endswith("broken"):
-            raise ValueError
-
-    endpoint = harness.add(handler)
-    harness.start(keep=5)
-    broken = load("repo.content-update")
-    broken["repo"]["name"] = "username/broken"
-    for body in (BODY, broken) * 10:
-        harness.deliver(endpoint, body)
-    wait_until(lambda: sum(harness.counts().values()) == 5)
-    counts = harness.counts()
-    harness.stop()
-    assert harness.start(keep=5).counts() == counts
-    assert counts["succeeded"] + counts["failed"] == len(harness.records()) == 5
-
-
-def test_a_long_timeout_does_not_keep_what_has_ended(harness: EngineHarness) -> None:
-    kept: list[weakref.ref[Delivery]] = []
-    endpoint = harness.add(lambda delivery: kept.append(weakref.ref(delivery)), path="/f", timeout=3600)
-    harness.start()
-    for _ in range(3):
-        harness.deliver(endpoint, b"x" * 1000)
-
-    def are_let_go() -> bool:
-        harness.deliver(endpoint, b"one more, so that the one before is let go")
-        gc.collect()
-        return not any(reference() for reference in kept[:3])
-
-    wait_until(are_let_go)
-
-
-# A disk, a console, and programs that are in the way
-
-
-def test_a_full_disk_refuses_new_deliveries_and_loses_nothing(
-    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("webhooks.deliveries.writer.RETRY_AFTER", 0.05)
-    gate, started = threading.Event(), threading.Event()
-
-    def slow() -> str:
-        started.set()
-        gate.wait(WAIT)
-        return "x" * 50_000
-
-    quick = harness.add(lambda: None, path="/quick")
-    answer = harness.start().send(harness.add(slow))
-    assert started.wait(WAIT)
-    with full_disk(harness.folder):
-        with pytest.raises(NotTakenError, match="cannot be written"):
-            harness.deliver(quick, b"x" * 5_000_000)
-        assert harness.engine.health()[0] is False
-        gate.set()
-    wait_until(lambda: harness.engine.health()[0])
-    assert answer.result(WAIT).status_code == 200
-    assert harness.deliver(quick).status_code == 200
-    assert set(statuses(harness.records())) == {"succeeded"}
-
-
-def test_a_log_that_another_program_locks_holds_up_no_one_for_long_wherever_a_handler_goes(
-    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    monkeypatch.setattr("webhooks.deliveries.log.LOCKED_FOR", 0.1)
-    monkeypatch.setattr("webhooks.deliveries.writer.RETRY_AFTER", 0.05)
-    monkeypatch.chdir(tmp_path)
-    harness.folder = Path("log")
-    endpoint = harness.add(lambda: os.chdir(tmp_path_factory.mktemp("elsewhere")), path="/f")
-    harness.start().deliver(endpoint)
-    with closing(sqlite3.connect(tmp_path / "log" / "deliveries.db", isolation_level=None)) as locker:
-        locker.execute("BEGIN IMMEDIATE")
-        for _ in range(20):
-            with pytest.raises(NotTakenError, match="cannot be written"):
-                harness.deliver(endpoint)
-        assert harness.engine.health()[0] is False
-        locker.execute("ROLLBACK")
-    wait_until(lambda: harness.engine.health()[0])
-    assert harness.deliver(endpoint).status_code == 200
-
-
-def test_the_answer_is_not_kept_with_a_secret(harness: EngineHarness) -> None:
-    answer = harness.start().deliver(harness.add(lambda: "the token is s3cret", path="/f"))
-    assert answer.body == b'"the token is s3cret"'
-    assert harness.records()[0].answer == b'"the token is ***"'
-
-
-@pytest.mark.parametrize("place", [64 * 1024 - 3, 64 * 1024 - 6, 64 * 1024, 64 * 1024 + 8 * 1024 - 3])
-def test_no_secret_is_cut_in_two_where_a_long_answer_is_cut(harness: EngineHarness, place: int) -> None:
-    long = "s3cret" * 10 + "x" * (place - 60) + "s3cret" + "y" * 200_000
-    harness.start().deliver(harness.add(lambda: long, path="/f"))
-    kept = harness.records()[0].answer.decode()
-    assert 0 < len(kept) <= 64 * 1024
-    assert "s3" not in kept
