@@ -77,8 +77,9 @@ class EngineHarness:
         recover: bool = True,
         secret: str | None = None,
         context: Mapping[str, Any] | None = None,
+        on_bucket: bool = False,
     ) -> EngineHarness:
-        database = Database(self.folder)
+        database = Database(self.folder, on_bucket=on_bucket)
         self.engine = Engine(self.endpoints, database, max_pending, Redactor(["s3cret"]), secret, self.listeners)
         on_loop(start, self.engine, context)
         if recover:

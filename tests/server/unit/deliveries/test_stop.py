@@ -147,10 +147,11 @@ def test_full_disk_loses_nothing(harness: EngineHarness, monkeypatch: pytest.Mon
     assert statuses(harness.records()) == ["succeeded"] * 2
 
 
+@pytest.mark.parametrize("on_bucket", [False, True])
 @pytest.mark.parametrize("content", [None, b"", b"no database\n" * 5_000], ids=["deleted", "empty", "text"])
-def test_replaced_log_is_noticed(harness: EngineHarness, content: bytes | None) -> None:
+def test_replaced_log_is_noticed(harness: EngineHarness, content: bytes | None, on_bucket: bool) -> None:
     endpoint = harness.add(lambda: None, path="/f")
-    harness.start().deliver(endpoint)
+    harness.start(on_bucket=on_bucket).deliver(endpoint)
     path, moved = harness.folder / "deliveries.db", harness.folder / "moved"
     path.rename(moved)
     if content is not None:
