@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,13 @@ def rows(folder: Path, query: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in database.execute(query)]
 
 
+def execute(path: Path, *statements: str) -> None:
+    """Change a SQLite file."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        for statement in statements:
+            database.execute(statement)
+
+
 def copy_log(folder: Path) -> Path:
     """Copy the log as it is on the disk now, and as a kill in this moment would leave it."""
     copy = Path(tempfile.mkdtemp(dir=folder.parent))
@@ -65,6 +74,10 @@ class EngineHarness:
         self.endpoints: dict[str, Endpoint] = {}
         self.engine: Engine | None = None
         self.listeners: list[Callable[..., Any]] = []
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "deliveries.db"
 
     def add(self, handler: Callable[..., Any], **options: Any) -> Endpoint:
         endpoint = Endpoint(handler, **options)
@@ -124,6 +137,6 @@ class EngineHarness:
     def records(self) -> list[Record]:
         """Stop, and read the whole log."""
         self.stop()
-        with reading(self.folder / "deliveries.db") as database:
+        with reading(self.path) as database:
             ids = [row["id"] for row in database.execute("SELECT id FROM deliveries ORDER BY number")]
             return [find(database, id) for id in ids]

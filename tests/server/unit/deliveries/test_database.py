@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.asgi import on_loop, soon
 from support.disks import full_disk
-from support.engines import WAIT, rows, wait_until
+from support.engines import WAIT, execute, rows, wait_until
 from support.processes import ROOT
 
 from webhooks import Delivery, SetupError
@@ -149,12 +148,6 @@ def test_second_user_of_a_folder_is_refused(tmp_path: Path, is_emptied: bool) ->
 
 
 # Damage
-
-
-def execute(path: Path, *statements: str) -> None:
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
-        for statement in statements:
-            database.execute(statement)
 
 
 def replace_by_another_database(path: Path) -> None:

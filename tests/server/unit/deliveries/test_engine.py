@@ -16,7 +16,7 @@ from fastapi import HTTPException, Request, Security
 from fastapi.security import APIKeyHeader
 from support.asgi import on_loop, post
 from support.disks import full_disk
-from support.engines import BODY, WAIT, EngineHarness, rows, statuses, wait_until
+from support.engines import BODY, WAIT, EngineHarness, execute, rows, statuses, wait_until
 from support.payloads import FIXTURES, load
 from support.receivers import receiver
 
@@ -47,12 +47,6 @@ def commits_to(numbers: list[int]) -> Callable[[WebhookPayload], None]:
 def fail_once(delivery: Delivery) -> None:
     if delivery.attempt == 1:
         raise ValueError
-
-
-def execute(harness: EngineHarness, *statements: str) -> None:
-    with closing(sqlite3.connect(harness.folder / "deliveries.db", isolation_level=None)) as database:
-        for statement in statements:
-            database.execute(statement)
 
 
 # Retry
@@ -184,17 +178,6 @@ def test_comment_does_not_replace_a_commit(harness: EngineHarness) -> None:
     assert sorted(ran) == ["discussion.comment", "repo.content"]
 
 
-def test_burst_goes_on_after_a_restart(harness: EngineHarness) -> None:
-    ran: list[int] = []
-    endpoint = harness.add(commits_to(ran), debounce=1)
-    harness.start().deliver(endpoint, commit(1))
-    harness.stop()
-    harness.start().deliver(endpoint, commit(2))
-    harness.wait_for("succeeded")
-    assert statuses(harness.records()) == ["superseded", "succeeded"]
-    assert ran == [2]
-
-
 def test_commit_does_not_replace_a_retry(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "backoff", lambda failures: 0.5)
     endpoint = harness.add(fail_once, max_attempts=2, debounce=0.1)
@@ -269,11 +252,7 @@ def test_interruption_counts_after_a_failed_start(harness: EngineHarness) -> Non
 CANNOT_RUN: dict[str, tuple[Callable[[EngineHarness], object], str]] = {
     "no handler": (lambda harness: harness.endpoints.clear(), "No handler is registered at /webhooks/f any more."),
     "takes a payload": (lambda harness: harness.add(lambda payload: None, path="/f"), "takes a payload now"),
-    "damaged": (lambda harness: execute(harness, "UPDATE deliveries SET headers = 'no JSON'"), "cannot be read"),
-    "not UTF-8": (
-        lambda harness: execute(harness, "UPDATE deliveries SET headers = CAST(x'fffe' AS TEXT)"),
-        "cannot be read",
-    ),
+    "damaged": (lambda harness: execute(harness.path, "UPDATE deliveries SET headers = 'no JSON'"), "cannot be read"),
 }
 
 
@@ -286,7 +265,7 @@ def test_delivery_that_cannot_run_fails(harness: EngineHarness, monkeypatch: pyt
     harness.stop()
     make_change, reason = CANNOT_RUN[change]
     make_change(harness)
-    execute(harness, "UPDATE deliveries SET due_at = 0")
+    execute(harness.path, "UPDATE deliveries SET due_at = 0")
     harness.start().wait_for("failed")
     ((answer,),) = rows(harness.folder, "SELECT answer FROM deliveries")
     assert reason in json.loads(answer)["error"]
@@ -302,7 +281,7 @@ def test_wrong_clock_delays_nothing(harness: EngineHarness, monkeypatch: pytest.
         patched.setattr(time, "time", lambda: now() + days_ahead * 24 * 60 * 60)
         harness.start().deliver(endpoint, commit(1))
         harness.stop()
-    execute(harness, f"UPDATE deliveries SET number = number + {days_ahead * 24 * 60 * 60 * 10**9}")
+    execute(harness.path, f"UPDATE deliveries SET number = number + {days_ahead * 24 * 60 * 60 * 10**9}")
     harness.start().wait_for("succeeded")
     harness.deliver(endpoint, commit(2))
     harness.wait_for("succeeded", 2)
@@ -314,7 +293,7 @@ def test_wrong_clock_delays_nothing(harness: EngineHarness, monkeypatch: pytest.
 def test_log_of_0_1_0_goes_on(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("webhooks.deliveries.log.KEEP_SECONDS", math.inf)
     harness.folder.mkdir()
-    with closing(sqlite3.connect(harness.folder / "deliveries.db")) as database:
+    with closing(sqlite3.connect(harness.path)) as database:
         database.executescript((FIXTURES / "log-0.1.0.sql").read_text(encoding="utf-8"))
     queries = [
         "SELECT * FROM deliveries WHERE finished_at IS NOT NULL",
@@ -463,15 +442,6 @@ def test_missing_credential_is_final() -> None:
 
 
 # Load
-
-
-def test_finish_now_skips_backoff_and_debounce(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "backoff", lambda failures: 3600.0)
-    endpoint = harness.add(fail_once, max_attempts=2, debounce=3600)
-    harness.start().engine.finish_now(harness.record(endpoint), WAIT)
-    assert harness.counts()["succeeded"] == 1
-    assert harness.deliver(endpoint).status_code == 202
-    assert harness.counts()["scheduled"] == 1
 
 
 @pytest.mark.parametrize("is_async", [False, True])

@@ -132,7 +132,7 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(id=consumes(acknowledged))
     def find_in_the_log(self, id: str) -> None:
-        with reading(self.harness.folder / "deliveries.db") as database:
+        with reading(self.harness.path) as database:
             record = find(database, id)
         assert (record.status in FINISHED) == (id in self.finished)
         assert record.failures == self.failures[id]

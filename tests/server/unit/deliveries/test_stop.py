@@ -8,14 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from support.disks import full_disk
-from support.engines import WAIT, EngineHarness, rows, start, statuses, wait_until
+from support.engines import WAIT, EngineHarness, rows, statuses, wait_until
 
 from webhooks import Delivery
-from webhooks.deliveries.database import Database
-from webhooks.deliveries.engine import Engine, NotTakenError
+from webhooks.deliveries.engine import NotTakenError
 from webhooks.deliveries.log import STOPPED, DeliveryLog
-from webhooks.redact import Redactor
 
 DATABASE = "webhooks.deliveries.database"
 
@@ -99,52 +96,7 @@ def test_handler_past_its_timeout_is_not_forgotten(harness: EngineHarness) -> No
     assert statuses(harness.records()) == ["failed"]
 
 
-def test_serving_loop_may_end_first(harness: EngineHarness) -> None:
-    began, end = threading.Event(), threading.Event()
-    endpoint = harness.add(lambda: began.set() or end.wait(WAIT), path="/f")
-    engine = harness.engine = Engine(harness.endpoints, Database(harness.folder), 10, Redactor())
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        await start(engine)
-        await engine.take(endpoint, harness.delivery(endpoint), reply_within=0)
-        await asyncio.to_thread(began.wait, WAIT)
-
-    loop.run_until_complete(serve())
-    assert harness.stop(0.1) is False
-    end.set()
-    (record,) = harness.records()
-    assert (record.status, [attempt.error for attempt in record.attempts]) == ("queued", [STOPPED])
-    for task in (left := asyncio.all_tasks(loop)):
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-    loop.close()
-
-
 # Disks
-
-
-def test_full_disk_loses_nothing(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"{DATABASE}.RETRY_SECONDS", 0.05)
-    end, began = threading.Event(), threading.Event()
-
-    def slow() -> str:
-        began.set()
-        end.wait(WAIT)
-        return "x" * 50_000
-
-    quick = harness.add(lambda: None, path="/quick")
-    response = harness.start().send(harness.add(slow))
-    assert began.wait(WAIT)
-    with full_disk(harness.folder):
-        with pytest.raises(NotTakenError, match="cannot be written"):
-            harness.deliver(quick, b"x" * 5_000_000)
-        assert harness.engine.health()[0] is False
-        end.set()
-        assert response.result(WAIT).status_code == 200
-    wait_until(lambda: harness.engine.health()[0])
-    assert harness.deliver(quick).status_code == 200
-    assert statuses(harness.records()) == ["succeeded"] * 2
 
 
 @pytest.mark.parametrize("on_bucket", [False, True])
@@ -152,7 +104,7 @@ def test_full_disk_loses_nothing(harness: EngineHarness, monkeypatch: pytest.Mon
 def test_replaced_log_is_noticed(harness: EngineHarness, content: bytes | None, on_bucket: bool) -> None:
     endpoint = harness.add(lambda: None, path="/f")
     harness.start(on_bucket=on_bucket).deliver(endpoint)
-    path, moved = harness.folder / "deliveries.db", harness.folder / "moved"
+    path, moved = harness.path, harness.folder / "moved"
     path.rename(moved)
     if content is not None:
         path.write_bytes(content)
