@@ -42,7 +42,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.calls: list[Call] = []
         self.has_changed = threading.Condition()
         self.known: set[str] = set()
-        self.finished: set[str] = set()
+        self.finished: dict[str, str] = {}  # the status by id
         self.failures: Counter[str] = Counter()
         self.kills: Counter[str] = Counter()  # while its handler ran
         self.ran_when_finished: list[str] = []
@@ -69,11 +69,13 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.wait_for_calls()
 
     def wait_for_calls(self) -> None:
-        """Wait until the handler of each unfinished delivery runs."""
-        unfinished = self.known - self.finished
+        """Wait until the handler of each unfinished delivery runs, and the others are finished in the log."""
+        unfinished = self.known - self.finished.keys()
         with self.has_changed:
             running = lambda: {call.delivery.id for call in self.calls}  # noqa: E731
             assert self.has_changed.wait_for(lambda: running() == unfinished, WAIT), (running(), unfinished)
+        expected = Counter(self.finished.values())
+        wait_until(lambda: all(self.harness.counts()[status] == expected[status] for status in FINISHED))
 
     @rule(target=acknowledged)
     def deliver(self) -> str:
@@ -94,17 +96,12 @@ class DeliveryMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 100), fails=st.booleans())
     def end_a_call(self, number: int, fails: bool) -> None:
         call = self.calls.pop(number % len(self.calls))
-        before = self.harness.counts()
         id = call.delivery.id
         self.failures[id] += fails
-        is_final = not fails or self.failures[id] == MAX_ATTEMPTS
-        if is_final:
-            self.finished.add(id)
+        if not fails or self.failures[id] == MAX_ATTEMPTS:
+            self.finished[id] = "failed" if fails else "succeeded"
         call.fails = fails
         call.go.set()
-        if is_final:
-            status = "failed" if fails else "succeeded"
-            wait_until(lambda: self.harness.counts()[status] == before[status] + 1)
         self.wait_for_calls()
 
     @rule()
@@ -116,7 +113,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             call.go.set()
             self.kills[call.delivery.id] += 1
             if self.kills[call.delivery.id] == MAX_INTERRUPTIONS:
-                self.finished.add(call.delivery.id)
+                self.finished[call.delivery.id] = "failed"
         killed.stop(WAIT)
         shutil.rmtree(folder)
         self.start()
@@ -134,7 +131,7 @@ class DeliveryMachine(RuleBasedStateMachine):
     def find_in_the_log(self, id: str) -> None:
         with reading(self.harness.path) as database:
             record = find(database, id)
-        assert (record.status in FINISHED) == (id in self.finished)
+        assert record.status == self.finished.get(id, "running")
         assert record.failures == self.failures[id]
 
     @invariant()
