@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import sqlite3
 import threading
 import time
 from collections import Counter
@@ -243,7 +244,7 @@ class Engine:
             self.write_soon(self.database.probe)
         is_taking = self._refusal() is None and not self.database.is_failing and self.database.is_in_place()
         counted: Counter[str] = Counter()
-        with suppress(OSError), reading(self.log.path) as database:
+        with suppress(OSError, sqlite3.Error), reading(self.log.path) as database:
             counted = counts(database)
         return is_taking, {status: counted[status] for status in (*UNFINISHED, *FINISHED)}
 
