@@ -1,4 +1,4 @@
-"""The same program, first with the released `huggingface_hub` and then with this package: only the import changes."""
+"""Programs that run on the released `huggingface_hub`, and here once their import is changed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ app = WebhooksServer(ui=ui, webhook_secret=secret)
 
 
 class Page:
-    """What the released class wants of a `gr.Blocks`: an application to put its routes into."""
+    """The part of `gr.Blocks` that the released class uses."""
 
     local_url, share_url = "http://localhost/", None
 
@@ -53,7 +53,7 @@ def upstream(source: str, **names: Any) -> Iterator[TestClient]:
 
 
 @contextmanager
-def ours(source: str, **names: Any) -> Iterator[TestClient]:
+def vendored(source: str, **names: Any) -> Iterator[TestClient]:
     with serving(run(source, "webhooks", **names)) as client:
         yield client
 
@@ -66,7 +66,7 @@ def run(source: str, package: str, secret: str | None = SECRET, **names: Any) ->
 
 
 def seen(answer: Any) -> Any:
-    """What a sender sees; of an error what FastAPI says, without the input that it repeats."""
+    """Return what a sender sees: of an error FastAPI's own words, without the input."""
     body = answer.json()
     if answer.status_code >= 400 and isinstance(body, dict) and "detail" in body:
         body = body["detail"]
@@ -152,7 +152,7 @@ def f(payload: dict):
             {"content": b"{", "headers": {"content-type": "application/json"}},
         ],
     ),
-    "a model of one's own": (
+    "own model": (
         """
 class Issue(BaseModel):
     number: int
@@ -243,10 +243,10 @@ def f(name: str, request: Request):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_only_the_import_changes(name: str) -> None:
+def test_a_program_answers_as_upstream(name: str) -> None:
     source, requests = PROGRAMS[name]
     answers = []
-    for side in (upstream, ours):
+    for side in (upstream, vendored):
         with side(source) as client:
             answers.append([seen(client.post(**signed(request))) for request in requests])
     assert answers[0] == answers[1]
@@ -276,7 +276,7 @@ async def f():
 
 
 @pytest.mark.parametrize("source", BACKGROUND.values(), ids=list(BACKGROUND))
-def test_background_tasks_run_after_the_answer(source: str) -> None:
+def test_background_tasks_run_after_the_response(source: str) -> None:
     def program() -> Any:
         answered, done = threading.Event(), threading.Event()
         return SimpleNamespace(answered=answered, done=done, work=lambda: answered.wait(20) and done.set())
@@ -294,7 +294,7 @@ def test_background_tasks_run_after_the_answer(source: str) -> None:
 
         assert asyncio.run(exchange(app, "/webhooks/f")).json() == "answered"
         assert theirs.done.is_set()
-    with ours(source, work=mine.work, secret=None) as client:
+    with vendored(source, work=mine.work, secret=None) as client:
         assert client.post("/webhooks/f").json() == "answered"
         mine.answered.set()
         assert mine.done.wait(20)

@@ -1,9 +1,7 @@
-"""What a handler may ask for, and where it is reached."""
+"""Which handlers can be registered, and at which path."""
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 import functools
 import threading
 from datetime import datetime, timedelta, timezone
@@ -13,124 +11,105 @@ import fastapi
 import pytest
 import starlette.requests
 from fastapi import Depends
-from pydantic_core import to_json
-from support.payloads import load
 
-from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer
+from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer, webhook_endpoint
 from webhooks.endpoints import Endpoint
-from webhooks.redact import split_credentials
+from webhooks.testing import call, event, serving
 
 if TYPE_CHECKING:
     from webhooks import WebhookPayload as OnlyForTypeCheckers
 
-PAYLOAD = WebhookPayload.model_validate(load("repo.content-update"))
-DELIVERY = Delivery(
-    "/webhooks/f", PAYLOAD, query=b"a=1", headers=((b"content-type", b"application/json"),), body=b'{"a": 1}'
-)
+NEW_CORE = pytest.mark.xfail(strict=False, reason="comes with the new core")
+KINDS = (WebhookPayload, Delivery, fastapi.Request)
 
 
 def by_annotation(a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
-    return a, b, type(c)
+    return type(a), type(b), type(c)
 
 
 def by_starlette_annotation(a: WebhookPayload, b: Delivery, c: starlette.requests.Request) -> Any:
-    return a, b, type(c)
+    return type(a), type(b), type(c)
 
 
 def by_name(payload, delivery, request):  # type: ignore[no-untyped-def]
-    return payload, delivery, type(request)
+    return type(payload), type(delivery), type(request)
 
 
 def positional_only(a: WebhookPayload, b: Delivery, /, *, c: fastapi.Request) -> Any:
-    return a, b, type(c)
+    return type(a), type(b), type(c)
 
 
-def by_web_socket(socket: fastapi.WebSocket) -> None: ...
-
-
-def by_unknown_type(lock: Annotated[threading.Lock, fastapi.Body()]) -> None: ...
+async def coroutine(a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
+    return type(a), type(b), type(c)
 
 
 class Callable:
     def __call__(self, a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
-        return a, b, type(c)
+        return type(a), type(b), type(c)
 
     def method(self, a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
-        return a, b, type(c)
-
-
-@pytest.mark.parametrize(
-    "handler",
-    [
-        by_annotation,
-        by_starlette_annotation,
-        by_name,
-        positional_only,
-        Callable(),
-        Callable().method,
-        functools.partial(by_annotation),
-    ],
-)
-def test_a_handler_gets_what_it_asks_for(handler: Any) -> None:
-    endpoint = Endpoint(handler, "/f")
-    assert endpoint.invoker.call(DELIVERY) == (PAYLOAD, DELIVERY, fastapi.Request)
-    assert endpoint.invoker.takes_payload
-    assert not endpoint.invoker.is_async
-
-
-def test_a_type_for_type_checkers_only_is_refused_unless_its_name_is_ours() -> None:
-    def unknown(payload: OnlyForTypeCheckers) -> Any: ...
-
-    def ours(payload: "fastapi.Request", other: "Delivery") -> Any:  # noqa: UP037
-        return type(payload), other
-
-    with pytest.raises(SetupError, match=r"unknown\(\).*'payload: OnlyForTypeCheckers'"):
-        Endpoint(unknown)
-    assert Endpoint(ours).invoker.call(DELIVERY) == (fastapi.Request, DELIVERY)
-
-
-def test_a_handler_may_ask_for_nothing() -> None:
-    endpoint = Endpoint(lambda: "called", "/f")
-    assert endpoint.invoker.call(DELIVERY) == "called"
-    assert not endpoint.invoker.takes_payload
-
-
-async def coroutine(payload: WebhookPayload) -> Any:
-    return payload
+        return type(a), type(b), type(c)
 
 
 class Async:
-    async def __call__(self, payload: WebhookPayload) -> Any:
-        return payload
+    async def __call__(self, a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
+        return type(a), type(b), type(c)
 
 
-@pytest.mark.parametrize("handler", [coroutine, functools.partial(coroutine), Async(), Async().__call__])
-def test_an_async_handler_is_recognised(handler: Any) -> None:
-    endpoint = Endpoint(handler, "/f")
-    assert endpoint.invoker.is_async
-    assert asyncio.run(endpoint.invoker.call(DELIVERY)) is PAYLOAD
+HANDLERS = {
+    "annotation": by_annotation,
+    "Starlette's": by_starlette_annotation,
+    "name": by_name,
+    "positional only": positional_only,
+    "object": Callable(),
+    "method": Callable().method,
+    "partial": functools.partial(by_annotation),
+    "async def": coroutine,
+    "async partial": functools.partial(coroutine),
+    "async object": Async(),
+}
 
 
-def test_the_request_can_be_read_again_and_again() -> None:
+@pytest.mark.parametrize("name", HANDLERS)
+def test_a_handler_gets_what_it_asks_for(name: str) -> None:
+    kinds = call(HANDLERS[name])
+    assert all(issubclass(kind, expected) for kind, expected in zip(kinds, KINDS, strict=True))
+
+
+def test_a_type_for_type_checkers_is_refused() -> None:
+    def handler(payload: OnlyForTypeCheckers) -> Any: ...
+
+    with pytest.raises(SetupError, match=r"handler\(\).*'payload: OnlyForTypeCheckers'"):
+        Endpoint(handler)
+
+
+def test_an_annotation_in_quotes_wins_over_the_name() -> None:
+    def handler(payload: "fastapi.Request", other: "Delivery") -> Any:  # noqa: UP037
+        return payload.url.path, other.endpoint
+
+    assert call(handler) == ("/webhooks/handler", "/webhooks/handler")
+
+
+def test_the_request_can_be_read_twice() -> None:
     async def read(request: fastapi.Request) -> Any:
-        return await request.json(), await request.body(), request.query_params["a"], request.url.path
+        return [(await request.json())["repo"]["name"] for _ in range(2)], (await request.body())[:1]
 
-    for _ in range(2):
-        result = asyncio.run(Endpoint(read).invoker.call(DELIVERY))
-        assert result == ({"a": 1}, b'{"a": 1}', "1", "/webhooks/f")
+    assert call(read, event(repo_id="me/data")) == (["me/data"] * 2, b"{")
 
 
-def test_nothing_that_is_shown_of_a_delivery_has_a_credential() -> None:
-    sent = [(b"x-webhook-secret", b"s3cret-1"), (b"authorization", b"s3cret-2"), (b"a", b"b")]
-    headers, withheld = split_credentials(sent, is_ours=True)
-    delivery = Delivery("/webhooks/f", None, headers=headers, withheld=withheld).received_as({"headers": sent})
-    assert delivery.request().headers.items() == [
-        ("x-webhook-secret", "s3cret-1"),
-        ("authorization", "s3cret-2"),
-        ("a", "b"),
-    ]
-    for shown in (repr(delivery), repr(dataclasses.asdict(delivery)), to_json(delivery).decode()):
-        assert "s3cret" not in shown
+def test_a_delivery_has_its_own_id_and_its_time() -> None:
+    def handler(delivery: Delivery) -> Any:
+        return delivery
+
+    first, second = call(handler), call(handler)
+    assert first.id != second.id
+    assert (len(first.id), int(first.id, 16) > 0) == (16, True)
+    assert first.received_at.tzinfo is timezone.utc
+    assert datetime.now(timezone.utc) - first.received_at < timedelta(minutes=1)
+    assert (first.attempt, first.replay_of) == (1, None)
+
+
+# --- paths
 
 
 @pytest.mark.parametrize(
@@ -138,7 +117,6 @@ def test_nothing_that_is_shown_of_a_delivery_has_a_credential() -> None:
     [
         (None, "/webhooks/by_annotation"),
         ("hello", "/webhooks/hello"),
-        ("/hello", "/webhooks/hello"),
         ("/hello/", "/webhooks/hello"),
         ("/{name}", "/webhooks/{name}"),
         ("/v1/{number:int}/x", "/webhooks/v1/{number:int}/x"),
@@ -155,6 +133,18 @@ def test_a_path_that_cannot_be_called_is_refused(path: str) -> None:
         Endpoint(by_annotation, path)
 
 
+@pytest.mark.parametrize("second", ["hook/mine/", "/hook/{id}", "/hook/{name}/"])
+def test_the_same_path_twice_is_a_value_error(second: str) -> None:
+    server = WebhooksServer()
+    for first in ("/hook/{name}", "/hook/mine", "/hook/{name:int}"):
+        server.add_webhook(first)(by_annotation)
+    with pytest.raises(ValueError, match="There already is a webhook"):
+        server.add_webhook(second)(by_name)
+
+
+# --- registration
+
+
 class Depending:
     def __init__(self, *args: Any) -> None: ...
 
@@ -162,60 +152,86 @@ class Depending:
 def positional(a: int, /) -> None: ...
 
 
-@pytest.mark.parametrize(
-    "handler",
-    [
-        lambda *args: None,
-        lambda payload, **kwargs: None,
-        lambda a=Depends(Depending): None,
-        lambda a=Depends(lambda **kwargs: None): None,
-        lambda a=Depends(lambda b=Depends(positional): None): None,
-        positional,
-        by_web_socket,
-        by_unknown_type,
-    ],
-)
-def test_what_nothing_can_fill_is_refused_with_a_sentence(handler: Any) -> None:
+def by_web_socket(socket: fastapi.WebSocket) -> None: ...
+
+
+def by_unknown_type(lock: Annotated[threading.Lock, fastapi.Body()]) -> None: ...
+
+
+REFUSED = {
+    "args": lambda *args: None,
+    "kwargs": lambda payload, **kwargs: None,
+    "args of a dependency": lambda a=Depends(Depending): None,
+    "kwargs of a dependency": lambda a=Depends(lambda b=Depends(lambda **kwargs: None): None): None,
+    "positional": positional,
+    "web socket": by_web_socket,
+    "no type for FastAPI": by_unknown_type,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_parameter_that_nothing_fills_is_refused(name: str) -> None:
     with pytest.raises(SetupError, match=r"nothing can fill|^FastAPI cannot fill the webhook handler by_unknown_type"):
-        Endpoint(handler, "/f")
+        Endpoint(REFUSED[name], "/f")
 
 
-def test_adding_a_webhook_returns_the_function_itself() -> None:
+@NEW_CORE
+def test_a_wrapper_without_wraps_is_told_of_wraps() -> None:
+    def decorated(function: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    with pytest.raises(SetupError, match=r"functools\.wraps"):
+        WebhooksServer().add_webhook(decorated(by_annotation))
+
+
+def test_a_wrapper_with_wraps_is_filled() -> None:
+    @functools.wraps(by_annotation)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return by_annotation(*args, **kwargs)
+
+    assert call(wrapper)[0] is WebhookPayload
+
+
+def test_a_parameter_like_a_payload_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def handler(event): ...
+
+    def by_the_path(name, page=1): ...
+
     server = WebhooksServer()
+    server.add_webhook(handler)
+    server.add_webhook("/of/{name}")(by_the_path)
+    (record,) = caplog.records
+    assert "handler(): its parameter 'event' has no annotation" in record.getMessage()
 
-    def one() -> None: ...
 
-    def two() -> None: ...
-
-    def three() -> None: ...
-
+def test_adding_a_webhook_returns_the_function() -> None:
+    server = WebhooksServer()
+    one, two, three = (lambda: 1), (lambda: 2), (lambda: 3)
+    one.__name__ = "one"
     assert server.add_webhook(one) is one
-    assert server.add_webhook()(two) is two
-    assert server.add_webhook("/drei")(three) is three
-    assert server.registered_webhooks == {"/webhooks/one": one, "/webhooks/two": two, "/webhooks/drei": three}
+    assert server.add_webhook("/two")(two) is two
+    assert server.add_webhook(path="/three", max_attempts=2)(three) is three
+    assert server.registered_webhooks == {"/webhooks/one": one, "/webhooks/two": two, "/webhooks/three": three}
 
 
-def test_the_same_path_twice_is_a_value_error() -> None:
+@NEW_CORE
+def test_webhook_endpoint_takes_a_method() -> None:
+    class Bot:
+        def answer_with_a_method(self, payload: WebhookPayload) -> str:
+            return payload.repo.name
+
+    assert webhook_endpoint(Bot().answer_with_a_method)(event(repo_id="me/data")) == "me/data"
+    with serving() as client:
+        assert client.deliver("answer_with_a_method", event(repo_id="me/data")).answer.json() == "me/data"
+
+
+def test_a_refused_handler_leaves_the_others() -> None:
     server = WebhooksServer()
-    server.add_webhook("/hello")(by_annotation)
-    with pytest.raises(ValueError, match="/webhooks/hello"):
-        server.add_webhook("hello/")(by_name)
-
-
-@pytest.mark.parametrize("second", ["/hook/{id}", "/hook/{name}/"])
-def test_two_paths_that_mean_the_same_collide(second: str) -> None:
-    server = WebhooksServer()
-    server.add_webhook("/hook/{name}")(by_annotation)
-    server.add_webhook("/hook/mine")(by_annotation)
-    server.add_webhook("/hook/{name:int}")(by_annotation)
-    with pytest.raises(ValueError, match="There already is a webhook"):
-        server.add_webhook(second)(by_name)
-
-
-def test_a_delivery_knows_when_it_came_and_has_an_id_of_its_own() -> None:
-    deliveries = [Delivery("/webhooks/f", PAYLOAD) for _ in range(1000)]
-    assert len({delivery.id for delivery in deliveries}) == 1000
-    assert all(int(delivery.id, 16) >= 0 and len(delivery.id) == 16 for delivery in deliveries)
-    assert deliveries[0].received_at.tzinfo is timezone.utc
-    assert datetime.now(timezone.utc) - deliveries[0].received_at < timedelta(minutes=1)
-    assert (deliveries[0].attempt, deliveries[0].replay_of) == (1, None)
+    server.add_webhook("/kept")(by_annotation)
+    for path, handler in (("/other", REFUSED["args"]), ("/kept", by_name)):
+        with pytest.raises(SetupError):
+            server.add_webhook(path)(handler)
+    assert server.registered_webhooks == {"/webhooks/kept": by_annotation}

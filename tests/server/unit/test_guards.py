@@ -1,47 +1,42 @@
-"""What a handler's author wrote to keep somebody out keeps them out: at first, on a retry and on a replay."""
+"""A user's guard refuses strangers on the first attempt, a retry and a replay. No credential reaches the log."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Cookie, Depends, Header, HTTPException, Request, Response, Security
-from fastapi.security import APIKeyCookie, APIKeyHeader, HTTPBasic, HTTPBasicCredentials, HTTPBearer, SecurityScopes
-from support.asgi import on_loop
-from support.dispatching import Dashboard
+from fastapi import Cookie, Depends, Header, HTTPException, Request, Security
+from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBasic, HTTPBasicCredentials, SecurityScopes
 
 from webhooks import Delivery, WebhookPayload, WebhooksServer
-from webhooks.redact import split_credentials
-from webhooks.testing import serving
+from webhooks.testing import Client, serving
 
 RIGHT = "the-right-one"
-SECRET = "the secret of the server"
+SECRET = "the-secret-of-the-server"
+SIGNED = {"X-Webhook-Secret": SECRET}
+NEW_CORE = pytest.mark.xfail(strict=False, reason="comes with the new core")
 
 
-def check(token: str | None, status: int = 401) -> None:
+def check(token: str | None) -> None:
     if token != RIGHT:
-        raise HTTPException(status, "Keep out.")
+        raise HTTPException(401, "Keep out.")
 
 
-def by_header(x_token: Annotated[str | None, Header()] = None) -> None:
+async def by_header(x_token: Annotated[str, Header()]) -> None:
     check(x_token)
-
-
-async def by_required_header(x_token: Annotated[str, Header()]) -> None:
-    check(x_token, 403)
 
 
 def by_cookie(session: str | None = Cookie(None)) -> None:
     check(session)
 
 
-def by_delivery_and_request(delivery: Delivery, request: Request) -> None:
-    assert delivery.id
-    check(request.headers.get("authorization"))
+def by_basic(found: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> None:
+    check(found.password)
 
 
-def by_yield(x_token: str = Header("")) -> Any:
-    check(x_token)
+def by_yield(key: str = Security(APIKeyHeader(name="X-Token"))) -> Any:
+    check(key)
     yield
 
 
@@ -49,92 +44,53 @@ def by_scopes(scopes: SecurityScopes, x_token: str | None = Header(None)) -> Non
     check(x_token if scopes.scopes == ["hooks"] else None)
 
 
-class ByClass:
-    def __init__(self, request: Request, x_token: str = Header("")) -> None:
-        check(x_token)
-
-
-class ByObject:
-    async def __call__(self, x_token: str = Header("")) -> None:
-        check(x_token)
-
-
-def by_bearer(found: Any = Depends(HTTPBearer())) -> None:
-    check(found.credentials)
-
-
-def by_basic(found: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> None:
-    check(found.password)
-
-
-def by_key(key: str = Security(APIKeyHeader(name="X-Api-Key"))) -> None:
-    check(key)
-
-
-def by_key_cookie(key: str = Depends(APIKeyCookie(name="session"))) -> None:
-    check(key)
-
-
 ran: list[int] = []
 
 
-def handlers() -> dict[str, Any]:
-    """For each kind of guard a handler that fails at first, behind the guard."""
+def run(delivery: Delivery) -> int:
+    ran.append(delivery.attempt)
+    if delivery.attempt == 1:
+        raise ValueError("fails at first")
+    return delivery.attempt
 
-    def run(delivery: Delivery) -> int:
-        ran.append(delivery.attempt)
-        if delivery.attempt == 1:
-            raise ValueError("fails at first")
-        return delivery.attempt
 
-    found: dict[str, Any] = {}
-    guards = (by_header, by_required_header, by_cookie, by_delivery_and_request, by_yield, by_bearer, by_basic, by_key)
-    for guard in (*guards, by_key_cookie, ByClass, ByObject()):
-
-        def plain(delivery: Delivery, guard: Any = Depends(guard)) -> Any:
-            return run(delivery)
-
-        async def annotated(delivery: Delivery, payload: WebhookPayload, _: Annotated[None, Depends(guard)]) -> Any:
-            return run(delivery)
-
-        name = getattr(guard, "__name__", "by_object")
-        found[name], found[f"{name}_async"] = plain, annotated
-
-    def scoped(delivery: Delivery, _: None = Security(by_scopes, scopes=["hooks"])) -> Any:
+def guarded(guard: Any) -> Any:
+    async def handler(delivery: Delivery, payload: WebhookPayload, _: Any = guard) -> Any:
         return run(delivery)
 
-    def compares(request: Request, delivery: Delivery) -> Any:
-        check(request.headers.get("x-token"))
-        return run(delivery)
-
-    async def parameter(delivery: Delivery, x_token: str = Header()) -> Any:
-        check(x_token)
-        return run(delivery)
-
-    return {**found, "scoped": scoped, "compares": compares, "parameter": parameter}
+    return handler
 
 
-HANDLERS = handlers()
-KNOWN = (
-    {"X-Token": RIGHT, "X-Api-Key": RIGHT, "Cookie": f"session={RIGHT}", "Authorization": RIGHT},
-    {"Authorization": f"Bearer {RIGHT}"},
-    {"Authorization": "Basic bWU6dGhlLXJpZ2h0LW9uZQ=="},  # me:the-right-one
-)
-ATTACKS: list[dict[str, str]] = [
-    {},
-    {"X-Token": "wrong", "X-Api-Key": "wrong", "Cookie": "session=wrong", "Authorization": "wrong"},
-    {"X-Token": "", "X-Api-Key": "", "Cookie": "session=", "Authorization": "Bearer ***"},
-    {"X-Token": "***", "X-Api-Key": "***", "Cookie": "session=***", "Authorization": "Basic bWU6d3Jvbmc="},
-]
+def compares(request: Request, delivery: Delivery) -> Any:
+    check(request.headers.get("x-token"))
+    return run(delivery)
+
+
+GUARDS = {guard.__name__: guarded(Depends(guard)) for guard in (by_header, by_cookie, by_basic, by_yield)}
+GUARDS |= {"by_scopes": guarded(Security(by_scopes, scopes=["hooks"])), "compares": compares}
+KNOWN = {
+    "X-Token": RIGHT,
+    "Cookie": f"session={RIGHT}",
+    "Authorization": "Basic bWU6dGhlLXJpZ2h0LW9uZQ==",  # me:the-right-one
+}
+ATTACKS: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "wrong": {"X-Token": "wrong", "Cookie": "session=wrong", "Authorization": "Basic bWU6d3Jvbmc="},
+    "redacted": {"X-Token": "***", "Cookie": "session=***", "Authorization": "***"},
+}
 
 
 @pytest.fixture(scope="module")
-def client() -> Any:
+def server() -> WebhooksServer:
     server = WebhooksServer(webhook_secret=SECRET)
-    for name, handler in HANDLERS.items():
+    for name, handler in GUARDS.items():
         server.add_webhook(name, max_attempts=3)(handler)
+    return server
+
+
+@pytest.fixture(scope="module")
+def client(server: WebhooksServer) -> Iterator[Client]:
     with serving(server) as client:
-        client.server = server
         yield client
 
 
@@ -143,71 +99,53 @@ def nothing_ran() -> None:
     ran.clear()
 
 
-@pytest.mark.parametrize("name", HANDLERS)
-@pytest.mark.parametrize("headers", ATTACKS)
-def test_without_the_right_credential_the_handler_never_runs(client: Any, name: str, headers: dict[str, str]) -> None:
-    sent = client.deliver(name, headers={"X-Webhook-Secret": SECRET, **headers})
+@pytest.mark.parametrize("name", GUARDS)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_stranger_never_runs_a_handler(server: WebhooksServer, client: Client, name: str, attack: str) -> None:
+    sent = client.deliver(name, headers={**SIGNED, **ATTACKS[attack]})
     assert sent.outcome.status == "failed"
-    assert client.outcome(client.server.replay(sent.id)).status == "failed"
+    assert client.outcome(server.replay(sent.id or "")).status == "failed"
     assert ran == []
 
 
-@pytest.mark.parametrize("name", HANDLERS)
-def test_with_it_the_handler_runs_again_in_this_process_and_not_from_the_log(client: Any, name: str) -> None:
-    outcomes = []
-    for headers in KNOWN:
-        sent = client.deliver(name, headers={"X-Webhook-Secret": SECRET, **headers})
-        outcomes.append((sent.outcome.status, sent.outcome.result, sent.id))
-    id = next(id for status, result, id in outcomes if (status, result) == ("succeeded", 2))
-    assert set(ran) == {1, 2}
-    ran.clear()
-    again = client.outcome(client.server.replay(id))
-    assert (again.status, again.attempts, ran) == ("failed", 1, [])  # another attempt would be without it, too
+@pytest.mark.parametrize("name", GUARDS)
+def test_a_credential_lasts_for_retries_only(server: WebhooksServer, client: Client, name: str) -> None:
+    sent = client.deliver(name, headers={**SIGNED, **KNOWN})
+    assert (sent.outcome.status, sent.outcome.result, ran) == ("succeeded", 2, [1, 2])
+    again = client.outcome(server.replay(sent.id or ""))
+    assert (again.status, again.attempts, ran) == ("failed", 1, [1, 2])  # another attempt would lack it, too
     assert "keeps no credentials" in again.errors[0]
     assert "without authorization" in again.errors[0] or "x-token" in again.errors[0]
 
 
-def test_the_servers_own_secret_is_there_again_on_a_replay() -> None:
+def test_a_replay_carries_the_servers_own_secret() -> None:
     server = WebhooksServer(webhook_secret=SECRET)
 
     @server.add_webhook
-    def guarded(delivery: Delivery, x_webhook_secret: str = Header()) -> Any:
-        if x_webhook_secret != SECRET:
-            raise HTTPException(401)
-        return delivery.headers, delivery.withheld
+    def handler(x_webhook_secret: str = Header()) -> bool:
+        return x_webhook_secret == SECRET
 
     with serving(server) as client:
-        sent = client.deliver("guarded")
-        assert sent.answer.status_code == 200
-        assert SECRET not in sent.answer.text
-        assert client.outcome(server.replay(sent.id or "")).result == sent.outcome.result
+        sent = client.deliver("handler")
+        assert sent.answer.json() is True
+        assert client.outcome(server.replay(sent.id or "")).result is True
 
 
-def test_a_secret_that_was_not_checked_when_it_came_is_none_on_a_replay(tmp_path: Any) -> None:
-    """Else a forged one, sent while the server was open, would be right as soon as the server has a secret."""
-    desk = Dashboard(tmp_path)
-
-    def guarded(request: Request) -> None:
-        if request.headers.get("x-webhook-secret") != SECRET:
-            raise HTTPException(403)
-        ran.append(1)
-
-    endpoint = desk.add(guarded)
-    desk.start()
-    headers, withheld = split_credentials([(b"x-webhook-secret", b"forged")], is_ours=False)
-    delivery = Delivery(endpoint.path, None, headers=headers, withheld=withheld)
-    on_loop(desk.engine.take, endpoint, delivery, 10)
-    desk.stop()
-    desk.start(secret=SECRET).engine.replay(delivery.id)
-    desk.wait_for("failed", 2)
-    assert ran == []
-    assert "without x-webhook-secret" in desk.records()[1].attempts[0].error
+# --- what is written down
 
 
-def test_no_credential_of_a_sender_is_written_down_or_logged(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the log will be
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have `serving` put its log into this folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def written(log: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in log.rglob("*") if file.is_file())
+
+
+def test_no_credential_is_written_or_logged(log: Path, caplog: pytest.LogCaptureFixture) -> None:
     server = WebhooksServer(webhook_secret=SECRET)
 
     @server.add_webhook
@@ -219,20 +157,56 @@ def test_no_credential_of_a_sender_is_written_down_or_logged(
         raise ValueError(f"{x_token} {dict(request.headers)}")
 
     @server.add_webhook
-    def misfit(x_token: int = Header(), session: int = Cookie(), x_api_key: int = Header()) -> Any: ...
+    def misfits(x_token: int = Header(), session: int = Cookie(), x_api_key: int = Header()) -> Any: ...
 
     @server.add_webhook
-    def refuses(x_token: str = Header()) -> Response:
+    def refuses(x_token: str = Header()) -> None:
         raise HTTPException(401, {"sent": x_token})
 
     sent = {"X-Token": "s3cret-1", "Authorization": "Bearer s3cret-2", "Cookie": "session=s3cret-3; a=s3cret-4"}
-    with serving(server) as serves:
-        for name in ("returns", "raises", "misfit", "refuses"):
-            delivery = serves.deliver(name, headers={"X-Webhook-Secret": SECRET, "X-Api-Key": "s3cret-5", **sent})
+    with serving(server) as client:
+        for name in ("returns", "raises", "misfits", "refuses"):
+            delivery = client.deliver(name, headers={**SIGNED, "X-Api-Key": "s3cret-5", **sent})
             assert delivery.outcome.status in ("succeeded", "failed")
-            assert (name in ("returns", "refuses")) == ("s3cret" in delivery.answer.text)  # it goes back to its sender
-        written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
-    assert b"refuses" in written
-    for text in (written, caplog.text.encode()):
-        assert b"s3cret" not in text
-        assert SECRET.encode() not in text
+            assert (name in ("returns", "refuses")) == ("s3cret" in delivery.answer.text)  # its sender may see it
+        text = written(log)
+    assert b"refuses" in text
+    for place in (text, caplog.text.encode()):
+        assert b"s3cret" not in place
+        assert SECRET.encode() not in place
+
+
+KEY = "abcdef-123456"
+DISGUISES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "APIKeyHeader": ("f", {"headers": {"X-Key": KEY}}, KEY),
+    "APIKeyQuery": ("f", {"params": {"key": KEY}}, KEY),
+    "own secret in a header": ("f", {"headers": {"X-Other": f"a {SECRET}"}}, SECRET),
+    "own secret in the query": ("f", {"params": {"other": SECRET}}, SECRET),
+    "own secret in the path": (SECRET, {}, SECRET),
+}
+
+
+@pytest.mark.parametrize("name", DISGUISES)
+@NEW_CORE
+def test_a_declared_key_and_the_secret_are_not_kept(log: Path, name: str) -> None:
+    server, seen = WebhooksServer(webhook_secret=SECRET), []
+
+    @server.add_webhook("/hook/{name}")
+    def handler(
+        request: Request,
+        _: Any = Depends(APIKeyHeader(name="X-Key", auto_error=False)),
+        __: Any = Depends(APIKeyQuery(name="key", auto_error=False)),
+    ) -> None:
+        others = [(name, value) for name, value in request.headers.items() if name != "x-webhook-secret"]
+        seen.append(f"{request.url} {others}")
+
+    path, options, value = DISGUISES[name]
+    with serving(server) as client:
+        options = {**options, "headers": {**SIGNED, **options.get("headers", {})}}
+        sent = client.deliver(f"hook/{path}", **options)
+        assert sent.outcome.status == "succeeded"
+        client.outcome(server.replay(sent.id or ""))
+        text = written(log)
+    assert value in seen[0]
+    assert value.encode() not in text
+    assert value not in "".join(seen[1:])
