@@ -1,4 +1,4 @@
-"""Settings: what they mean, and a wrong one is reported so that it can be put right."""
+"""What settings mean, and how a wrong setting is reported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 import webhooks.settings
-from webhooks import SetupError, read_settings
+from webhooks import SetupError, WebhooksServer, read_settings
 from webhooks.settings import Settings
 
 
@@ -19,43 +19,41 @@ class Example(BaseModel):
     key: SecretStr | None = None
 
 
-def test_a_variable_is_read_by_the_name_of_the_field_in_capitals() -> None:
-    environ = {"COLOR": "blue", "SIZE": "2", "STRICT": "true", "KEY": "k", "size": "3", "OTHER": "4"}
-    assert read_settings(Example, environ) == Example(color="blue", size=2, strict=True, key=SecretStr("k"))
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (
+            {"COLOR": "blue", "SIZE": "2", "STRICT": "true", "KEY": "k", "size": "3", "OTHER": "4"},
+            Example(color="blue", size=2, strict=True, key=SecretStr("k")),
+        ),
+        ({"COLOR": "", "SIZE": " ", "STRICT": "\t\n", "KEY": ""}, Example()),
+        ({"COLOR": " dark blue\n", "SIZE": " 2 "}, Example(color="dark blue", size=2)),
+    ],
+    ids=["capitals", "empty", "spaces"],
+)
+def test_a_setting_is_read_by_its_name(environ: dict[str, str], expected: Example) -> None:
+    assert read_settings(Example, environ) == expected
 
 
-@pytest.mark.parametrize("empty", ["", " ", "\t\n"])
-def test_an_empty_variable_counts_as_not_set(empty: str) -> None:
-    assert read_settings(Example, dict.fromkeys(["COLOR", "SIZE", "STRICT", "KEY"], empty)) == Example()
-
-
-def test_spaces_around_a_value_are_not_part_of_it() -> None:
-    assert read_settings(Example, {"COLOR": " dark blue\n", "SIZE": " 2 "}) == Example(color="dark blue", size=2)
-
-
-def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLOR", "green")
     assert read_settings(Example).color == "green"
+    assert read_settings(color="red", size=(int, 1)).model_dump() == {"color": "green", "size": 1}
 
 
-def test_every_wrong_variable_gets_a_line_that_names_it_and_shows_no_value() -> None:
+def test_each_wrong_setting_is_named_without_its_value() -> None:
     with pytest.raises(SetupError) as error:
         read_settings(Example, {"COLOR": "blue", "SIZE": "hunter2", "STRICT": "hunter3"})
     lines = str(error.value).splitlines()
     assert [line.partition(" is wrong: ")[0] for line in lines] == ["SIZE", "STRICT"]
     assert all(line.endswith(".") for line in lines)
     assert "hunter" not in str(error.value)
-
-
-def test_a_wrong_setting_is_a_value_error_without_the_one_behind_it_that_would_show_the_value() -> None:
-    with pytest.raises(ValueError, match="SIZE") as error:
-        read_settings(Example, {"SIZE": "big"})
-    assert error.value.__suppress_context__
+    assert error.value.__suppress_context__  # the error behind it shows the value
 
 
 @pytest.mark.parametrize("name", ["WEBHOOK_SECRET", "WEBHOOK_SECRET_PREVIOUS"])
-@pytest.mark.parametrize("secret", ["hunter2ä", "hunter2\nhunter2", "hunter2\x00x", "hunter2\t2", "hunter2🤗"])
-def test_a_secret_that_the_hub_cannot_send_is_refused_without_showing_it(name: str, secret: str) -> None:
+@pytest.mark.parametrize("secret", ["hunter2ä", "hunter2\nhunter2", "hunter2\x00x", "hunter2🤗"], ids=ascii)
+def test_a_secret_the_hub_cannot_send_is_refused(name: str, secret: str) -> None:
     with pytest.raises(SetupError) as error:
         read_settings(Settings, {name: secret})
     assert str(error.value).startswith(f"{name} is wrong: the Hub sends only printable ASCII")
@@ -73,26 +71,19 @@ def settings(**environ: str) -> Settings:
     ("environ", "secrets"),
     [
         ({}, ()),
-        ({"webhook_secret": "new"}, (b"new",)),
         ({"webhook_secret": "new", "webhook_secret_previous": "old"}, (b"new", b"old")),
         ({"webhook_secret_previous": "old"}, (b"old",)),
         ({"webhook_secret": "", "webhook_secret_previous": ""}, ()),
     ],
+    ids=str,
 )
-def test_the_previous_secret_stays_good_while_it_is_changed(
-    environ: dict[str, str], secrets: tuple[bytes, ...]
-) -> None:
+def test_both_secrets_are_good_during_a_rotation(environ: dict[str, str], secrets: tuple[bytes, ...]) -> None:
     assert settings(**environ).secrets == secrets
 
 
-def test_secrets_do_not_show_when_settings_are_printed() -> None:
+def test_printed_settings_show_no_secret() -> None:
     printed = settings(webhook_secret="hunter1", webhook_secret_previous="hunter2", hf_token="hf_hunter3")
     assert "hunter" not in repr(printed) + str(printed) + str(printed.model_dump()) + printed.model_dump_json()
-
-
-def test_settings_do_not_change_while_the_server_runs() -> None:
-    with pytest.raises(ValueError, match="frozen"):
-        settings().dry_run = True
 
 
 @pytest.mark.parametrize(
@@ -100,51 +91,50 @@ def test_settings_do_not_change_while_the_server_runs() -> None:
     [
         ({"space_id": "me/hooks"}, True),
         ({"space_id": "me/hooks", "webhook_secret": ""}, True),
-        ({"space_id": "me/hooks", "webhooks_allow_unauthenticated": "false"}, True),
         ({"space_id": "me/hooks", "webhooks_allow_unauthenticated": "true"}, False),
         ({"space_id": "me/hooks", "webhook_secret": "s"}, False),
         ({"space_id": "me/hooks", "webhook_secret_previous": "s"}, False),
         ({}, False),
-        ({"webhook_secret": "s"}, False),
     ],
+    ids=str,
 )
-def test_a_space_without_a_secret_is_closed_unless_it_is_told_to_be_open(
-    environ: dict[str, str], closed: bool
-) -> None:
+def test_a_space_without_a_secret_is_closed(environ: dict[str, str], closed: bool) -> None:
     assert settings(**environ).closed is closed
-    assert settings(**environ).on_space is ("space_id" in environ)
 
 
 @pytest.mark.parametrize(
     ("host", "url"),
-    [
-        ("", None),
-        ("me-hooks.hf.space", "https://me-hooks.hf.space"),
-        ("me-hooks.hf.space,hooks.example.org", "https://me-hooks.hf.space"),
-        (" me-hooks.hf.space , hooks.example.org ", "https://me-hooks.hf.space"),
-    ],
+    [("", None), ("me-hooks.hf.space", "https://me-hooks.hf.space"), (" a.hf.space , b.org ", "https://a.hf.space")],
 )
-def test_the_public_url_is_the_first_host_of_the_space(host: str, url: str | None) -> None:
+def test_the_public_url_is_the_first_host(host: str, url: str | None) -> None:
     assert settings(space_host=host).public_url == url
 
 
-# --- Where the delivery log is
+@pytest.mark.xfail(strict=False, reason="comes with the new core")
+def test_an_empty_secret_beside_dotenv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`load_dotenv` does not replace an empty variable, so the value in .env would be ignored."""
+    (tmp_path / ".env").write_text("WEBHOOK_SECRET=from-the-file\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WEBHOOK_SECRET", "")
+    with pytest.raises(SetupError, match="WEBHOOK_SECRET") as error:
+        WebhooksServer()
+    assert "from-the-file" not in str(error.value)
 
 
-def test_the_log_is_where_it_was_asked_to_be_else_in_the_bucket_else_here(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+# --- the folder of the log
+
+
+def test_the_log_is_in_the_setting_the_bucket_or_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bucket = tmp_path / "data"
     monkeypatch.setattr(webhooks.settings, "BUCKET", bucket)
     assert Settings().data_dir == Settings(space_id="me/hooks").data_dir == Path(".webhooks")
     bucket.mkdir()
-    assert Settings().data_dir == Path(".webhooks"), "outside a Space /data is somebody else's"
+    assert Settings().data_dir == Path(".webhooks"), "outside a Space /data belongs to another program"
     assert Settings(space_id="me/hooks").data_dir == bucket / "webhooks"
-    asked = read_settings(Settings, {"SPACE_ID": "me/hooks", "WEBHOOKS_DATA_DIR": "/elsewhere"})
-    assert asked.data_dir == Path("/elsewhere")
+    assert settings(space_id="me/hooks", webhooks_data_dir="/elsewhere").data_dir == Path("/elsewhere")
 
 
-def test_only_a_log_in_the_bucket_does_without_wal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_a_log_in_the_bucket_is_on_a_shared_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bucket = tmp_path / "data"
     bucket.mkdir()
     monkeypatch.setattr(webhooks.settings, "BUCKET", bucket)
@@ -152,9 +142,3 @@ def test_only_a_log_in_the_bucket_does_without_wal(monkeypatch: pytest.MonkeyPat
     assert Settings(space_id="me/hooks", webhooks_data_dir=bucket / "mine").on_shared_disk
     assert not Settings(space_id="me/hooks", webhooks_data_dir=tmp_path).on_shared_disk
     assert not Settings(webhooks_data_dir=bucket).on_shared_disk
-
-
-def test_secrets_are_taken_out_of_what_is_shown() -> None:
-    settings = Settings(webhook_secret="one", webhook_secret_previous="two", hf_token="three")
-    assert settings.redact("one two three four") == "*** *** *** four"
-    assert Settings().redact("one") == "one"
