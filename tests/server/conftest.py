@@ -8,8 +8,9 @@ import pytest
 from support.fixtures import browser, chromium, prunes_at_once, run, serve, start
 from support.processes import is_setting
 from support.receivers import receiver
+from support.servers import make
 
-__all__ = ["browser", "chromium", "prunes_at_once", "receiver", "run", "serve", "start"]
+__all__ = ["browser", "chromium", "make", "prunes_at_once", "receiver", "run", "serve", "start"]
 
 LONG = {Path(__file__).with_name("live"), Path(__file__).with_name("browser")}
 

@@ -1,77 +1,20 @@
-"""The real server on a real port."""
+"""One server on a real port: its responses, its room, and what blocks it."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import json
 import re
-import socket
+import signal
 import time
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, expect
+from support.attacks import send_raw
 from support.payloads import load
-from support.processes import Process, Run
-
-pytestmark = pytest.mark.once
+from support.processes import Run
 
 UPDATE = load("repo.content-update")
-
-BLOCKING = """
-import asyncio, threading, time
-from webhooks import WebhooksServer
-
-server = WebhooksServer(reply_within=0.3)
-gate = threading.Event()
-
-@server.add_webhook
-def blocked(payload):
-    gate.wait()
-    return "released"
-
-@server.add_webhook
-async def blocked_async(payload):
-    gate.wait()  # what time.sleep() does to an event loop
-    return "released"
-
-@server.add_webhook
-def quick(payload):
-    return "done"
-
-@server.add_webhook
-async def quick_async(payload):
-    return "done"
-
-@server.add_webhook
-def release(payload):
-    gate.set()
-
-@server.add_webhook
-async def last(payload):
-    return "released" if gate.is_set() else "still blocked"
-
-server.launch()
-"""
-
-
-@pytest.mark.parametrize("blocked", ["blocked", "blocked_async"])
-def test_a_handler_that_blocks_delays_nobody_else(serve: Run, blocked: str) -> None:
-    server = serve(BLOCKING)
-    with concurrent.futures.ThreadPoolExecutor(40) as senders:
-        answers = list(senders.map(lambda _: server.post(blocked, UPDATE), range(40)))
-        assert {answer.status_code for answer in answers} == {202}
-    # Forty handlers wait for the gate, which only /release opens: all of this happens while they block.
-    assert server.post("quick", UPDATE).json() == "done"
-    assert httpx.get(server.url).status_code == 200
-    quick_async = server.post("quick_async", UPDATE)
-    assert quick_async.status_code == (202 if blocked == "blocked_async" else 200)
-    assert server.post("blocked", UPDATE).status_code == 202
-    assert server.post("quick", UPDATE).json() == "done"
-    assert server.post("release", UPDATE).status_code == 200
-    assert server.post("last", UPDATE).json() == "released"
-
-
 GREETER = """
 from webhooks import WebhookPayload, webhook_endpoint
 
@@ -81,96 +24,48 @@ def greet(payload: WebhookPayload):
 """
 
 
-def raw(server: Process, request: bytes) -> bytes:
-    """Send bytes as they are and read what comes back until the server closes."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
-        connection.sendall(request)
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
-        return answer
-
-
-@pytest.mark.quick
-def test_the_table_of_answers_holds_on_the_wire(serve: Run) -> None:
+def test_the_table_of_responses_holds_on_the_wire(serve: Run) -> None:
     server = serve(GREETER, WEBHOOK_SECRET="s3cret")
     secret = {"X-Webhook-Secret": "s3cret"}
     good = server.post("greet", UPDATE, headers=secret)
     assert (good.status_code, good.json()["head"]) == (200, UPDATE["repo"]["headSha"])
+    bodies = {413: b"x" * 1_048_577, 400: b"hello", 422: {}}
+    assert [server.post("greet", body, headers=secret).status_code for body in bodies.values()] == [*bodies]
     assert server.post("other", UPDATE, headers=secret).status_code == 404
     assert server.post("greet", UPDATE).status_code == 401
     assert server.post("greet", UPDATE, headers={"X-Webhook-Secret": "guess"}).status_code == 403
-    assert server.post("greet", b"x" * 1_048_577, headers=secret).status_code == 413
-    assert server.post("greet", b"x" * 50_000_000, headers=secret).status_code == 413
-    assert server.post("greet", b"hello", headers=secret).status_code == 400
-    assert server.post("greet", {}, headers=secret).status_code == 422
-    for path in ("greet", "greet/"):
-        answer = httpx.get(f"{server.url}/webhooks/{path}")
-        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
-    assert httpx.head(f"{server.url}/webhooks/greet").status_code == 405
-    assert httpx.post(f"{server.url}/webhooks").status_code == 404
-    unread = raw(server, b"POST /webhooks/greet HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\n")
-    assert unread.startswith(b"HTTP/1.1 401 ")
+    answer = httpx.get(f"{server.url}/webhooks/greet")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    head = b"POST /webhooks/greet HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    assert send_raw(server, head + b"Content-Length: 5\r\n\r\n").startswith(b"HTTP/1.1 401 ")  # no body is read
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(json.dumps(UPDATE)), json.dumps(UPDATE).encode())
-    answer = raw(server, b"POST /webhooks/greet HTTP/1.1\r\nHost: x\r\nX-Webhook-Secret: s3cret\r\n"
-                         b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked)  # fmt: skip
-    assert answer.startswith(b"HTTP/1.1 200 ")
+    head += b"X-Webhook-Secret: s3cret\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert send_raw(server, head + chunked).startswith(b"HTTP/1.1 200 ")
     server.stop()
     assert "s3cret" not in server.output
     assert "Traceback" not in server.output
 
 
-SENDER = """
-from webhooks import webhook_endpoint
+@pytest.mark.parametrize("environment", [{}, {"GRADIO_ROOT_PATH": "/hooks"}], ids=str)
+def test_a_proxy_on_this_machine_names_the_sender(serve: Run, environment: dict[str, str]) -> None:
+    server = serve(
+        """
+        from webhooks import webhook_endpoint
 
-@webhook_endpoint
-async def sender(request):
-    return f"{request.client.host} by {request.url.scheme}"
-"""
-
-
-@pytest.mark.parametrize(
-    ("environment", "sender"),
-    [
-        ({}, "203.0.113.7 by https"),
-        ({"GRADIO_ROOT_PATH": "/hooks"}, "203.0.113.7 by https"),
-        ({"SPACE_ID": "me/hooks", "FORWARDED_ALLOW_IPS": "127.0.0.1"}, "203.0.113.7 by https"),
-    ],
-    ids=str,
-)
-def test_a_handler_hears_from_a_proxy_on_this_machine_who_has_sent_a_request(
-    serve: Run, environment: dict[str, str], sender: str
-) -> None:
-    server = serve(SENDER, WEBHOOK_SECRET="s3cret", **environment)
-    secret = {"X-Webhook-Secret": "s3cret"}
-    forwarded = {**secret, "X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
-    for below in ("", environment.get("GRADIO_ROOT_PATH", "")):
+        @webhook_endpoint
+        async def sender(request):
+            return f"{request.client.host} by {request.url.scheme}"
+        """,
+        **environment,
+    )
+    forwarded = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
+    for below in {"", environment.get("GRADIO_ROOT_PATH", "")}:
         url = f"{server.url}{below}/webhooks/sender"
-        assert httpx.post(url, headers=forwarded).json() == sender
-        assert httpx.post(url, headers=secret).json() == "127.0.0.1 by http"
+        assert httpx.post(url, headers=forwarded).json() == "203.0.113.7 by https"
+        assert httpx.post(url).json() == "127.0.0.1 by http"
 
 
-def test_a_body_that_does_not_come_is_waited_for_ten_seconds(serve: Run) -> None:
-    stalled = raw(serve(GREETER), b"POST /webhooks/greet HTTP/1.1\r\nHost: x\r\n"
-                                  b"Connection: close\r\nContent-Length: 500\r\n\r\n{")  # fmt: skip
-    assert stalled.startswith(b"HTTP/1.1 408 ")
-
-
-@pytest.mark.quick
-def test_the_main_page_shows_the_endpoints_and_the_owners_page_a_delivery(serve: Run, browser: Browser) -> None:
-    server = serve(GREETER)
-    server.post("greet", UPDATE)
-    link = re.search(r"http\S+/deliveries\?token=\S+", server.output)
-    with browser.new_context() as context:
-        page = context.new_page()
-        page.goto(server.url)
-        expect(page.get_by_role("heading", name="/webhooks/greet")).to_be_visible()
-        expect(page.get_by_text(UPDATE["repo"]["name"])).to_have_count(0)
-        page.goto(link[0] if link else "")
-        expect(page.get_by_role("cell", name=f"dataset {UPDATE['repo']['name']}", exact=True)).to_be_visible()
-
-
-def test_no_server_side_rendering_stands_in_front_even_when_it_is_asked_for(serve: Run) -> None:
+def test_no_node_server_stands_in_front(serve: Run) -> None:
     server = serve(
         """
         import gradio as gr
@@ -188,16 +83,8 @@ def test_no_server_side_rendering_stands_in_front_even_when_it_is_asked_for(serv
     assert server.post("rendered-by-node").json() is False
 
 
-def test_a_space_prints_its_own_address_and_takes_nothing_without_a_secret(serve: Run) -> None:
-    space = {"SPACE_ID": "me/hooks", "SPACE_HOST": "me-hooks.hf.space,hooks.example.com", "SYSTEM": "spaces"}
-    server = serve(GREETER, **space)
-    assert "POST https://me-hooks.hf.space/webhooks/greet\n" in server.output
-    assert "https://huggingface.co/spaces/me/hooks/settings" in server.output
-    assert server.post("greet", UPDATE).status_code == 503
-
-
-def test_the_page_and_the_webhooks_come_up_together(run: Run) -> None:
-    """From the first answer that the port gives, a webhook is no 404."""
+def test_page_and_webhooks_come_up_together(run: Run) -> None:
+    """The first response of the port is no 404."""
     server = run(GREETER)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -209,26 +96,102 @@ def test_the_page_and_the_webhooks_come_up_together(run: Run) -> None:
     assert first.status_code == 200
 
 
-def test_a_handler_registered_after_the_launch_is_reachable(serve: Run) -> None:
+BLOCKING = """
+import threading
+from webhooks import WebhooksServer
+
+server = WebhooksServer(reply_within=0.3)
+ends = threading.Event()
+
+@server.add_webhook
+def blocked(payload):
+    ends.wait()
+
+@server.add_webhook
+async def blocked_async(payload):
+    ends.wait()  # like `time.sleep`, it stops the event loop
+
+@server.add_webhook
+def quick(payload):
+    return "done"
+
+@server.add_webhook
+def release(payload):
+    ends.set()
+
+@server.add_webhook
+async def last(payload):
+    return ends.is_set()
+
+server.launch()
+"""
+
+
+@pytest.mark.parametrize("blocked", ["blocked", "blocked_async"])
+def test_a_blocking_handler_delays_nothing_else(serve: Run, blocked: str) -> None:
+    server = serve(BLOCKING)
+    with concurrent.futures.ThreadPoolExecutor(40) as senders:
+        answers = list(senders.map(lambda _: server.post(blocked, UPDATE), range(40)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert server.post("quick", UPDATE).json() == "done"
+    assert httpx.get(server.url).status_code == 200
+    assert server.post("blocked", UPDATE).status_code == 202
+    assert server.post("release", UPDATE).status_code == 200
+    assert server.post("last", UPDATE).json() is True
+
+
+@pytest.mark.xfail(strict=False, reason="comes with the new core")
+def test_300_handlers_work_with_256_file_descriptors(serve: Run) -> None:
     server = serve(
         """
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        import threading
+        from fastapi import Query
         from webhooks import WebhooksServer
 
-        server = WebhooksServer()
+        server = WebhooksServer(reply_within=0)
+        together = threading.Barrier(300, timeout=60)
 
-        @server.add_webhook
-        def first(payload):
-            server.add_webhook("/second")(lambda payload: "second")
+        @server.add_webhook(timeout=90)
+        def handler(number: int = Query()):
+            together.wait()
 
         server.launch()
         """
     )
-    assert server.post("second", UPDATE).status_code == 404
-    assert server.post("first", UPDATE).status_code == 200
-    assert server.post("second", UPDATE).json() == "second"
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        answers = [client.post("/webhooks/handler", params={"number": n}).status_code for n in range(300)]
+        assert answers == [202] * 300
+        deadline = time.monotonic() + 90
+        while (counts := client.get("/health").json())["running"] and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert {status: count for status, count in counts.items() if count} == {"succeeded": 300}
 
 
-def test_the_guides_decorator_takes_the_options_and_its_server_replays(serve: Run) -> None:
+@pytest.mark.xfail(strict=False, reason="comes with the new core")
+def test_a_handler_can_terminate_its_child_process(serve: Run) -> None:
+    server = serve(
+        """
+        import multiprocessing, time
+        from webhooks import webhook_endpoint
+
+        @webhook_endpoint(timeout=30)
+        def handler():
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            child.start()
+            time.sleep(0.2)  # into the sleep
+            child.terminate()
+            child.join(4)
+            code = child.exitcode
+            child.kill()
+            return code
+        """
+    )
+    assert server.post("handler").json() == -signal.SIGTERM
+
+
+def test_the_shared_server_takes_options_and_replays(serve: Run) -> None:
     server = serve(
         """
         from webhooks import Delivery, WebhookPayload, webhook_endpoint
@@ -238,36 +201,12 @@ def test_the_guides_decorator_takes_the_options_and_its_server_replays(serve: Ru
             if delivery.attempt == 1:
                 raise ValueError
             print(f"handled {delivery.id}, a replay of {delivery.replay_of}", flush=True)
-
-        @webhook_endpoint("/replay", debounce=0)
-        async def again(request):
-            from webhooks.autostart import shared_server
-            try:
-                return shared_server().replay((await request.body()).decode())
-            except KeyError as error:
-                return repr(error)
         """
     )
     answer = server.post("flaky", UPDATE)
     id = answer.headers["X-Delivery-Id"]
     assert (answer.status_code, answer.json()) == (202, {"delivery": id, "status": "scheduled"})
     server.wait_for(f"handled {id}, a replay of None")
-    new_id = server.post("replay", id.encode()).json()
-    server.wait_for(f"handled {new_id}, a replay of {id}")
-    assert server.post("replay", b"no-such-id").json() == "KeyError('no-such-id')"
-
-
-def test_the_users_own_routes_stay(serve: Run) -> None:
-    server = serve(
-        """
-        from starlette.responses import PlainTextResponse
-        from starlette.routing import Route
-        from webhooks import WebhooksServer
-
-        server = WebhooksServer()
-        server.add_webhook("/hello")(lambda: "hello")
-        server.launch(app_kwargs={"routes": [Route("/mine", lambda request: PlainTextResponse("mine"))]})
-        """
-    )
-    assert httpx.get(f"{server.url}/mine").text == "mine"
-    assert server.post("hello").json() == "hello"
+    link = re.search(r"/deliveries\?token=\S+", server.output)
+    with httpx.Client(base_url=server.url, follow_redirects=True) as owner:
+        assert id in owner.get(link[0] if link else "").text
