@@ -63,6 +63,7 @@ def test_a_giant_body_is_refused(server: Process, path: str) -> None:
     assert_serves(server)
 
 
+@pytest.mark.parametrize("server", [""], indirect=True, ids=["httptools"])
 def test_a_slow_body_is_408_after_ten_seconds(server: Process) -> None:
     began = time.monotonic()
     answer = send_raw(server, head("webhooks/train", X_Webhook_Secret=SECRET, Connection="close", Content_Length=500))

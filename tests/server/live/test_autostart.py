@@ -1,7 +1,6 @@
 """A script's server starts once the script has ended normally, and not otherwise."""
 
 import importlib.util
-import json
 from pathlib import Path
 
 import pytest
@@ -115,23 +114,6 @@ def test_an_imported_server_does_not_start(run: Run, tmp_path: Path) -> None:
     assert script.output == "imported\n"
 
 
-def test_a_server_that_ran_does_not_start_again(run: Run) -> None:
-    script = run(
-        DECORATED
-        + """
-import httpx, os
-
-trigger.launch(prevent_thread_lock=True)
-url = f"http://127.0.0.1:{os.environ['GRADIO_SERVER_PORT']}/webhooks/trigger"
-print("answered", httpx.post(url, content=os.environ["PAYLOAD"]).json())
-""",
-        PAYLOAD=json.dumps(UPDATE),
-    )
-    assert script.wait_for_exit() == 0
-    assert "answered triggered" in script.output
-    assert script.output.count(Process.READY) == 1
-
-
 def test_a_run_that_ended_does_not_start_again(serve: Run) -> None:
     server = serve(DECORATED + "trigger.run()\nprint('the end')")
     assert_serves(server)
@@ -173,33 +155,3 @@ def test_a_test_run_that_imports_handlers_ends(run: Run, tmp_path: Path) -> None
     assert tests.wait_for_exit() == 0
     assert "1 passed" in tests.output
     assert Process.READY not in tests.output
-
-
-def test_a_debugger_keeps_its_events(serve: Run) -> None:
-    server = serve(
-        """
-        import sys
-        from webhooks import webhook_endpoint
-
-        seen = []
-
-        def debugger(frame, event, arg):
-            if frame.f_globals is globals():
-                seen.append(f"{frame.f_code.co_name} {event} {frame.f_lineno}")
-            return debugger
-
-        sys.settrace(debugger)
-        sys._getframe().f_trace = debugger
-
-        @webhook_endpoint
-        def events():
-            return seen
-
-        def work():
-            return 1
-
-        work()
-        """
-    )
-    events = server.post("events").json()
-    assert {"<module> line 22", "work call 19", "work line 20", "work return 20"} <= set(events)

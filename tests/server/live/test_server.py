@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
-import re
 import signal
 import time
 
@@ -46,25 +44,6 @@ def test_the_table_of_responses_holds_on_the_wire(serve: Run) -> None:
     assert "Traceback" not in server.output
 
 
-@pytest.mark.parametrize("environment", [{}, {"GRADIO_ROOT_PATH": "/hooks"}], ids=str)
-def test_a_proxy_on_this_machine_names_the_sender(serve: Run, environment: dict[str, str]) -> None:
-    server = serve(
-        """
-        from webhooks import webhook_endpoint
-
-        @webhook_endpoint
-        async def sender(request):
-            return f"{request.client.host} by {request.url.scheme}"
-        """,
-        **environment,
-    )
-    forwarded = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}
-    for below in {"", environment.get("GRADIO_ROOT_PATH", "")}:
-        url = f"{server.url}{below}/webhooks/sender"
-        assert httpx.post(url, headers=forwarded).json() == "203.0.113.7 by https"
-        assert httpx.post(url).json() == "127.0.0.1 by http"
-
-
 def test_no_node_server_stands_in_front(serve: Run) -> None:
     server = serve(
         """
@@ -96,50 +75,6 @@ def test_page_and_webhooks_come_up_together(run: Run) -> None:
     assert first.status_code == 200
 
 
-BLOCKING = """
-import threading
-from webhooks import WebhooksServer
-
-server = WebhooksServer(reply_within=0.3)
-ends = threading.Event()
-
-@server.add_webhook
-def blocked(payload):
-    ends.wait()
-
-@server.add_webhook
-async def blocked_async(payload):
-    ends.wait()  # like `time.sleep`, it stops the event loop
-
-@server.add_webhook
-def quick(payload):
-    return "done"
-
-@server.add_webhook
-def release(payload):
-    ends.set()
-
-@server.add_webhook
-async def last(payload):
-    return ends.is_set()
-
-server.launch()
-"""
-
-
-@pytest.mark.parametrize("blocked", ["blocked", "blocked_async"])
-def test_a_blocking_handler_delays_nothing_else(serve: Run, blocked: str) -> None:
-    server = serve(BLOCKING)
-    with concurrent.futures.ThreadPoolExecutor(40) as senders:
-        answers = list(senders.map(lambda _: server.post(blocked, UPDATE), range(40)))
-    assert {answer.status_code for answer in answers} == {202}
-    assert server.post("quick", UPDATE).json() == "done"
-    assert httpx.get(server.url).status_code == 200
-    assert server.post("blocked", UPDATE).status_code == 202
-    assert server.post("release", UPDATE).status_code == 200
-    assert server.post("last", UPDATE).json() is True
-
-
 @pytest.mark.xfail(strict=False, reason="comes with the new core")
 def test_300_handlers_work_with_256_file_descriptors(serve: Run) -> None:
     server = serve(
@@ -161,7 +96,9 @@ def test_300_handlers_work_with_256_file_descriptors(serve: Run) -> None:
         """
     )
     with httpx.Client(base_url=server.url, timeout=30) as client:
-        answers = [client.post("/webhooks/handler", params={"number": n}).status_code for n in range(300)]
+        answers = [client.post("/webhooks/handler", params={"number": n}).status_code for n in range(299)]
+        assert client.get("/").status_code == 200  # while 299 handlers wait for the last one
+        answers.append(client.post("/webhooks/handler", params={"number": 299}).status_code)
         assert answers == [202] * 300
         deadline = time.monotonic() + 90
         while (counts := client.get("/health").json())["running"] and time.monotonic() < deadline:
@@ -189,24 +126,3 @@ def test_a_handler_can_terminate_its_child_process(serve: Run) -> None:
         """
     )
     assert server.post("handler").json() == -signal.SIGTERM
-
-
-def test_the_shared_server_takes_options_and_replays(serve: Run) -> None:
-    server = serve(
-        """
-        from webhooks import Delivery, WebhookPayload, webhook_endpoint
-
-        @webhook_endpoint(max_attempts=2, timeout=5)
-        def flaky(payload: WebhookPayload, delivery: Delivery):
-            if delivery.attempt == 1:
-                raise ValueError
-            print(f"handled {delivery.id}, a replay of {delivery.replay_of}", flush=True)
-        """
-    )
-    answer = server.post("flaky", UPDATE)
-    id = answer.headers["X-Delivery-Id"]
-    assert (answer.status_code, answer.json()) == (202, {"delivery": id, "status": "scheduled"})
-    server.wait_for(f"handled {id}, a replay of None")
-    link = re.search(r"/deliveries\?token=\S+", server.output)
-    with httpx.Client(base_url=server.url, follow_redirects=True) as owner:
-        assert id in owner.get(link[0] if link else "").text

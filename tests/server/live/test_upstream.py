@@ -85,14 +85,6 @@ def test_every_path_is_below_webhooks(package: ModuleType, path: str | None) -> 
     assert list(app.registered_webhooks) == ["/webhooks/hook"]
 
 
-def test_the_same_path_twice_is_an_error(package: ModuleType) -> None:
-    app = package.WebhooksServer()
-    app.add_webhook("hook")(lambda: "first")
-    with pytest.raises(ValueError, match="/webhooks/hook"):
-        app.add_webhook("hook")(lambda: "second")
-    assert app.registered_webhooks["/webhooks/hook"]() == "first"
-
-
 @pytest.mark.parametrize(
     ("given", "environment", "expected"), [("given", "set", "given"), (None, "set", "set"), (None, None, None)]
 )
@@ -105,18 +97,6 @@ def test_the_secret_is_an_attribute(
     assert app.webhook_secret == expected
     if expected:
         assert expected not in repr(app) + str(app)
-
-
-def test_a_decorated_function_can_launch(package: ModuleType) -> None:
-    @package.webhook_endpoint(f"/decorated-{package.__name__}")
-    async def handler() -> str:
-        return "called"
-
-    assert callable(handler.launch)
-    if package.__name__ == UPSTREAM:  # it would start at the end of the tests
-        import atexit
-
-        atexit.unregister(package._webhooks_server._get_global_app().launch)
 
 
 def test_every_name_and_parameter_of_upstream_is_there() -> None:
@@ -155,19 +135,6 @@ def test_a_patched_block_thread_ends_the_launch(package: ModuleType, app: Any, u
         assert post(f"{url}/webhooks/report", headers=wrong, json=EVENT).status_code == 403
         if package.__name__ == VENDORED:  # theirs at 2.4.0 reads the body first, and answers 422
             assert post(f"{url}/webhooks/report").status_code == 401
-
-
-def test_block_thread_of_all_blocks_can_be_patched(package: ModuleType) -> None:
-    import gradio as gr
-
-    app, port = server(package), free_port()
-    with patch.object(gr.Blocks, "block_thread") as waits:
-        app.launch(server_port=port, share=False)
-    waits.assert_called_once_with()
-    try:
-        assert httpx.post(f"http://127.0.0.1:{port}/webhooks/named").json() == {"message": "hello"}
-    finally:
-        gr.close_all(verbose=False)
 
 
 def test_a_launch_without_lock_leaves_signals_alone(app: Any, ui: Any) -> None:

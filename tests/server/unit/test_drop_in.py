@@ -75,18 +75,15 @@ def seen(answer: Any) -> Any:
     return answer.status_code, body, answer.headers["content-type"]
 
 
-VERIFY = """
+PROGRAMS: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "a guard": (
+        """
 def verify(x_token: str = Header(default="")):
     if x_token != "right":
         raise HTTPException(401, "Not signed.")
-"""
 
-PROGRAMS: dict[str, tuple[str, list[dict[str, Any]]]] = {
-    "a guard": (
-        VERIFY
-        + """
 @app.add_webhook("/f")
-def f(payload: WebhookPayload, _=Depends(verify)):
+def f(payload: WebhookPayload, _: Annotated[None, Depends(verify)] = None):
     return {"repo": payload.repo.name}
 """,
         [
@@ -94,15 +91,6 @@ def f(payload: WebhookPayload, _=Depends(verify)):
             {"json": UPDATE, "headers": {"X-Token": "wrong"}},
             {"json": UPDATE, "headers": {"X-Token": "right"}},
         ],
-    ),
-    "a guard in Annotated": (
-        VERIFY
-        + """
-@app.add_webhook("/f")
-async def f(payload: WebhookPayload, _: Annotated[None, Depends(verify)] = None):
-    return {"repo": payload.repo.name}
-""",
-        [{"json": UPDATE}, {"json": UPDATE, "headers": {"X-Token": "right"}}],
     ),
     "parameters as defaults": (
         """
@@ -115,14 +103,6 @@ async def f(body: dict = Body(), agent: str = Header("none"), n: int = Query(3),
             {"json": UPDATE, "params": {"n": "7", "m": "8"}, "headers": {"agent": "a", "cookie": "c=1"}},
             {"json": UPDATE, "params": {"n": "seven"}},
         ],
-    ),
-    "parameters in Annotated": (
-        """
-@app.add_webhook("/f")
-def f(body: Annotated[dict, Body()], agent: Annotated[str, Header()] = "none", n: Annotated[int, Query()] = 3):
-    return [body["repo"]["name"], agent, n]
-""",
-        [{"json": UPDATE}, {"json": UPDATE, "params": {"n": "7"}, "headers": {"agent": "a"}}],
     ),
     "forms and files": (
         """
@@ -162,17 +142,6 @@ def f(payload: Issue):
     return payload.number + 1
 """,
         [{"json": {"number": 1}}, {"json": {"number": "one"}}, {"json": UPDATE}],
-    ),
-    "a subclass": (
-        """
-class Stamped(WebhookPayload):
-    stamp: int
-
-@app.add_webhook("/f")
-def f(payload: Stamped):
-    return [type(payload).__name__, payload.stamp, payload.repo.name]
-""",
-        [{"json": {**UPDATE, "stamp": 1}}, {"json": {**UPDATE, "stamp": "one"}}, {"json": UPDATE}],
     ),
     "an optional payload": (
         """
@@ -221,15 +190,6 @@ def f(payload: dict):
     raise HTTPException(payload["status"], payload["detail"])
 """,
         [{"json": {"status": 409, "detail": "busy"}}, {"json": {"status": 400, "detail": {"a": [1]}}}],
-    ),
-    "a response with headers": (
-        """
-@app.add_webhook("/f")
-def f(payload: dict, response: Response):
-    response.status_code = 201
-    return {"ok": True}
-""",
-        [{"json": {}}],
     ),
     "a path with a parameter": (
         """

@@ -226,12 +226,3 @@ def test_webhook_endpoint_takes_a_method() -> None:
     assert webhook_endpoint(Bot().answer_with_a_method)(event(repo_id="me/data")) == "me/data"
     with serving() as client:
         assert client.deliver("answer_with_a_method", event(repo_id="me/data")).answer.json() == "me/data"
-
-
-def test_a_refused_handler_leaves_the_others() -> None:
-    server = WebhooksServer()
-    server.add_webhook("/kept")(by_annotation)
-    for path, handler in (("/other", REFUSED["args"]), ("/kept", by_name)):
-        with pytest.raises(SetupError):
-            server.add_webhook(path)(handler)
-    assert server.registered_webhooks == {"/webhooks/kept": by_annotation}

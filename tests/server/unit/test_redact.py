@@ -7,12 +7,11 @@ import json
 import logging
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
-from fastapi import Header, HTTPException
-from pydantic import AfterValidator
+from fastapi import HTTPException
 
 from webhooks import WebhooksServer, read_settings
 from webhooks.settings import Settings
@@ -147,21 +146,6 @@ def test_a_credential_is_found_in_its_header(header: str, value: str, secret: st
 
 def test_a_senders_short_words_stay() -> None:
     assert failed("1 of abcde", {"Cookie": "a=1; b=abcde"})[0].endswith("400: 1 of abcde")
-
-
-def judge(token: str) -> str:
-    raise ValueError(f"not a known token: {token}")
-
-
-def test_a_credential_that_misfits_is_not_recorded() -> None:
-    server = WebhooksServer(webhook_secret=OWN)
-
-    @server.add_webhook("/f")
-    def handler(x_token: Annotated[str, Header(), AfterValidator(judge)]) -> None: ...
-
-    with serving(server) as client:
-        (error,) = client.deliver("f", headers={"X-Webhook-Secret": OWN, "X-Token": "abcdef123456"}).outcome.errors
-    assert error.endswith("header.x-token: Value error, not a known token: ***")
 
 
 @pytest.mark.parametrize(("before", "after"), [(64 * 1024 - 10, 99_999), (15_000, 15_000), (30_000, 1)])

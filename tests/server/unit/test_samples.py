@@ -44,7 +44,7 @@ def shape(value: Any, path: str = "") -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_has_the_fields_and_event_of_the_hubs(kind: str) -> None:
+def test_each_kind_has_the_fields_of_the_hubs(kind: str) -> None:
     recorded = load(FIXTURES[kind])
     fields = {path: type for path, type in shape(recorded).items() if not path.startswith(OPTIONAL)}
     for repo_type in REPO_TYPES:

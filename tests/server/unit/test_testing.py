@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from support.hub import Hub
 from support.processes import clean_environment
 
-from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer, webhook_endpoint
+from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer
 from webhooks.samples import KINDS
 from webhooks.testing import Client, call, event, event_json, serving
 
@@ -45,12 +44,6 @@ def test_a_change_leaves_the_rest_of_an_event() -> None:
     del plain["comment"]["content"]
     assert changed == plain
     assert event(updatedRefs=[{"ref": "refs/heads/dev", "newSha": REVISION}]).updates("dataset", ref="refs/heads/dev")
-
-
-def test_an_unknown_kind_is_a_value_error() -> None:
-    for make in (event, event_json):
-        with pytest.raises(ValueError, match="There is no kind of event 'commits'"):
-            make("commits")
 
 
 # --- call
@@ -181,7 +174,7 @@ def test_deliver_posts_as_the_hub_does(client: Client, endpoint: str) -> None:
     assert sent.outcome.result == sent.answer.json()
 
 
-def test_a_refused_delivery_has_its_status_and_no_outcome(client: Client) -> None:
+def test_a_refused_delivery_has_no_outcome(client: Client) -> None:
     assert client.post("/webhooks/nested/hello", json=event_json()).status_code == 401
     for body, headers, status in (
         (event(), {"X-Webhook-Secret": "another"}, 403),
@@ -277,46 +270,11 @@ def test_an_outcome_needs_no_running_clock(server: WebhooksServer, monkeypatch: 
             outcomes.append("timeout")
             ends.set()
 
-    with frozen_clock(monkeypatch):
+    with monkeypatch.context() as patched:
+        for name in ("time", "monotonic"):
+            patched.setattr(time, name, lambda now=getattr(time, name)(): now)
         thread = threading.Thread(target=own_test, daemon=True)  # a clock that stands still can hang it
         thread.start()
         thread.join(20)
+    thread.join(20)
     assert outcomes == ["succeeded", "succeeded", "timeout"]
-
-
-def frozen_clock(monkeypatch: pytest.MonkeyPatch) -> Any:
-    if importlib.util.find_spec("freezegun"):
-        import freezegun
-
-        return freezegun.freeze_time("2026-01-01")
-    for name in ("time", "monotonic"):
-        monkeypatch.setattr(time, name, lambda now=getattr(time, name)(): now)
-    return monkeypatch.context()
-
-
-def test_serving_defaults_to_the_shared_server() -> None:
-    @webhook_endpoint
-    async def served_by_default(payload: WebhookPayload) -> str:
-        return payload.repo.name
-
-    with serving() as client:
-        assert client.deliver("served_by_default", event()).answer.json() == "username/my-repo"
-
-
-# --- pytest
-
-
-@pytest.mark.long
-def test_a_wrong_setting_is_an_error_of_the_collection(tmp_path: Path) -> None:
-    (tmp_path / "test_mine.py").write_text("import webhooks\nserver = webhooks.WebhooksServer()\ndef test(): ...\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
-        cwd=tmp_path,
-        env=clean_environment(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", DRY_RUN="perhaps"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert "SetupError: DRY_RUN is wrong: " in done.stdout
-    assert "INTERNALERROR" not in done.stdout + done.stderr
