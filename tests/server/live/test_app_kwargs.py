@@ -18,8 +18,6 @@ from support.servers import Servers, launch
 
 from webhooks import SetupError
 
-NEW_CORE = pytest.mark.xfail(strict=False, reason="comes with the new core")
-
 
 class RefuseEvil:
     def __init__(self, app: ASGIApp) -> None:
@@ -30,7 +28,6 @@ class RefuseEvil:
         await (PlainTextResponse("refused", 403) if is_evil else self._app)(scope, receive, send)
 
 
-@NEW_CORE
 def test_a_middleware_refuses_webhooks_as_well(make: Servers) -> None:
     server, ran = make(), []
     server.add_webhook("/f")(lambda: ran.append(1))
@@ -42,7 +39,7 @@ def test_a_middleware_refuses_webhooks_as_well(make: Servers) -> None:
     assert ran == [1]
 
 
-@pytest.mark.parametrize("path", ["/mine", pytest.param("/webhooks/wa", marks=NEW_CORE)])
+@pytest.mark.parametrize("path", ["/mine", "/webhooks/wa"])
 def test_a_route_is_reached_beside_a_webhook(make: Servers, path: str) -> None:
     """WhatsApp, for example, verifies a webhook by a GET to its address."""
     url = launch(
@@ -52,7 +49,6 @@ def test_a_route_is_reached_beside_a_webhook(make: Servers, path: str) -> None:
     assert httpx.post(f"{url}/webhooks/wa").json() == "wa"
 
 
-@NEW_CORE
 def test_routes_added_after_the_launch_are_reached(make: Servers) -> None:
     server = make("f")
     url = launch(server)
@@ -84,7 +80,6 @@ def depends(db: str = Depends(database)) -> str:
 
 
 @pytest.mark.parametrize("handler", [plain, filled, depends])
-@NEW_CORE
 def test_a_handler_reads_the_state_of_the_app(make: Servers, handler: Any) -> None:
     server = make()
     server.add_webhook("/f")(handler)
@@ -94,7 +89,6 @@ def test_a_handler_reads_the_state_of_the_app(make: Servers, handler: Any) -> No
     assert httpx.post(f"{url}/webhooks/f").json() == "the database"
 
 
-@NEW_CORE
 def test_a_lifespans_state_is_the_requests(make: Servers) -> None:
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[dict[str, str]]:
@@ -115,7 +109,6 @@ def test_a_lifespans_state_is_the_requests(make: Servers) -> None:
         assert httpx.post(f"{url}/webhooks/{name}").json() == "from the lifespan"
 
 
-@NEW_CORE
 def test_dependencies_of_the_app_are_refused(make: Servers) -> None:
     """The webhooks are no FastAPI routes, so a guard among the dependencies would not guard them."""
     with pytest.raises(SetupError, match="dependencies"):

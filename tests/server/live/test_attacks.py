@@ -80,7 +80,6 @@ def test_idle_connections_stop_nobody(server: Process) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("websockets") is None, reason="websockets is not installed")
-@pytest.mark.xfail(strict=False, reason="comes with the new core")
 def test_a_websocket_upgrade_is_answered_as_http(server: Process) -> None:
     body = json.dumps(UPDATE).encode()
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": 13}

@@ -8,7 +8,6 @@ from support.payloads import load
 from support.processes import Process, Run
 
 UPDATE = load("repo.content-update")
-NEW_CORE = pytest.mark.xfail(strict=False, reason="comes with the new core")
 
 DECORATED = """
 from webhooks import webhook_endpoint
@@ -28,7 +27,7 @@ def trigger(payload):
 """
 BOTH = pytest.mark.parametrize(
     "source",
-    [DECORATED, pytest.param(EXPLICIT, marks=NEW_CORE)],
+    [DECORATED, EXPLICIT],
     ids=["webhook_endpoint", "WebhooksServer"],
 )
 # A script that replaces its process by another run of the interpreter.
@@ -138,7 +137,6 @@ def test_a_script_under_coverage_starts_its_server(serve: Run, tmp_path: Path, s
 TOOL = "import runpy, sys\nrunpy.run_path('app.py', run_name='__main__')\nsys.exit()\n"
 
 
-@NEW_CORE
 @pytest.mark.parametrize("source", [DECORATED, EXPLICIT], ids=["webhook_endpoint", "WebhooksServer"])
 def test_a_tool_that_runs_the_script_starts_its_server(serve: Run, tmp_path: Path, source: str) -> None:
     (tmp_path / "app.py").write_text(source, encoding="utf-8")

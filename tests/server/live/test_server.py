@@ -7,7 +7,6 @@ import signal
 import time
 
 import httpx
-import pytest
 from support.attacks import send_raw
 from support.payloads import load
 from support.processes import Run
@@ -75,7 +74,6 @@ def test_page_and_webhooks_come_up_together(run: Run) -> None:
     assert first.status_code == 200
 
 
-@pytest.mark.xfail(strict=False, reason="comes with the new core")
 def test_300_handlers_work_with_256_file_descriptors(serve: Run) -> None:
     server = serve(
         """
@@ -106,7 +104,6 @@ def test_300_handlers_work_with_256_file_descriptors(serve: Run) -> None:
     assert {status: count for status, count in counts.items() if count} == {"succeeded": 300}
 
 
-@pytest.mark.xfail(strict=False, reason="comes with the new core")
 def test_a_handler_can_terminate_its_child_process(serve: Run) -> None:
     server = serve(
         """

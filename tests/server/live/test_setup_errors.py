@@ -53,7 +53,6 @@ def test_a_port_in_use_ends_the_script_with_a_sentence(port_in_use: int, run: Ru
     assert f"Port {port_in_use} is in use" in by_hand.output
 
 
-@pytest.mark.xfail(strict=False, reason="comes with the new core")
 def test_a_setup_error_is_an_ordinary_exception(run: Run) -> None:
     process = run("import sys, webhooks\nprint(sys.excepthook is sys.__excepthook__)\n" + APP, ROWS="many")
     assert process.wait_for_exit() == 1
@@ -62,6 +61,5 @@ def test_a_setup_error_is_an_ordinary_exception(run: Run) -> None:
     assert "ROWS is wrong:" in lines[-1]
 
 
-@pytest.mark.xfail(strict=False, reason="comes with the new core")
 def test_a_data_dir_the_console_cannot_print_starts(serve: Run) -> None:
     serve(ONE_ENDPOINT, WEBHOOKS_DATA_DIR="entraîner-🤗", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C.UTF-8")

@@ -19,7 +19,6 @@ from webhooks.testing import call, event, serving
 if TYPE_CHECKING:
     from webhooks import WebhookPayload as OnlyForTypeCheckers
 
-NEW_CORE = pytest.mark.xfail(strict=False, reason="comes with the new core")
 KINDS = (WebhookPayload, Delivery, fastapi.Request)
 
 
@@ -175,7 +174,6 @@ def test_a_parameter_that_nothing_fills_is_refused(name: str) -> None:
         Endpoint(REFUSED[name], "/f")
 
 
-@NEW_CORE
 def test_a_wrapper_without_wraps_is_told_of_wraps() -> None:
     def decorated(function: Any) -> Any:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -217,7 +215,6 @@ def test_adding_a_webhook_returns_the_function() -> None:
     assert server.registered_webhooks == {"/webhooks/one": one, "/webhooks/two": two, "/webhooks/three": three}
 
 
-@NEW_CORE
 def test_webhook_endpoint_takes_a_method() -> None:
     class Bot:
         def answer_with_a_method(self, payload: WebhookPayload) -> str:

@@ -15,7 +15,6 @@ from webhooks.testing import Client, serving
 RIGHT = "the-right-one"
 SECRET = "the-secret-of-the-server"
 SIGNED = {"X-Webhook-Secret": SECRET}
-NEW_CORE = pytest.mark.xfail(strict=False, reason="comes with the new core")
 
 
 def check(token: str | None) -> None:
@@ -187,7 +186,6 @@ DISGUISES: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", DISGUISES)
-@NEW_CORE
 def test_a_declared_key_and_the_secret_are_not_kept(log: Path, name: str) -> None:
     server, seen = WebhooksServer(webhook_secret=SECRET), []
 

@@ -94,7 +94,6 @@ def test_a_request_that_misfits_is_422_and_final() -> None:
         assert "input-" not in sent.answer.text + sent.outcome.errors[0]
 
 
-@pytest.mark.xfail(strict=False, reason="comes with the new core")
 def test_a_malformed_form_is_final() -> None:
     def declared(name: str = Form()) -> str:
         return name

@@ -10,7 +10,6 @@ import pytest
 from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer
 from webhooks.testing import event, event_json, serving
 
-NEW_CORE = pytest.mark.xfail(strict=False, reason="comes with the new core")
 WAIT = 30  # seconds until a test fails that waits for nothing
 
 
@@ -73,7 +72,6 @@ def test_replay_runs_a_delivery_again(server: WebhooksServer) -> None:
 
 @pytest.mark.parametrize("make", [event, event_json], ids=["payload", "JSON"])
 @pytest.mark.parametrize("by", ["function", "name", "path"])
-@NEW_CORE
 def test_deliver_runs_a_handler(server: WebhooksServer, make: Any, by: str) -> None:
     @server.add_webhook
     def handler(payload: WebhookPayload) -> str:
@@ -86,7 +84,6 @@ def test_deliver_runs_a_handler(server: WebhooksServer, make: Any, by: str) -> N
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
-@NEW_CORE
 def test_a_handler_can_deliver(server: WebhooksServer, is_async: bool) -> None:
     @server.add_webhook
     def second(payload: WebhookPayload) -> str:
@@ -104,7 +101,6 @@ def test_a_handler_can_deliver(server: WebhooksServer, is_async: bool) -> None:
         assert client.outcome(id).result == "me/data"
 
 
-@NEW_CORE
 def test_on_failure_is_called_after_the_last_attempt(server: WebhooksServer) -> None:
     failures: list[tuple[str, int, str]] = []
     told = threading.Event()
@@ -127,7 +123,6 @@ def test_on_failure_is_called_after_the_last_attempt(server: WebhooksServer) -> 
     assert "attempt 2" in error
 
 
-@NEW_CORE
 def test_an_error_in_on_failure_is_one_log_line(server: WebhooksServer, caplog: pytest.LogCaptureFixture) -> None:
     called = threading.Event()
 

@@ -99,7 +99,7 @@ def test_printed_settings_show_no_secret() -> None:
     ids=str,
 )
 def test_a_space_without_a_secret_is_closed(environ: dict[str, str], closed: bool) -> None:
-    assert settings(**environ).closed is closed
+    assert settings(**environ).is_closed is closed
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,6 @@ def test_the_public_url_is_the_first_host(host: str, url: str | None) -> None:
     assert settings(space_host=host).public_url == url
 
 
-@pytest.mark.xfail(strict=False, reason="comes with the new core")
 def test_an_empty_secret_beside_dotenv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`load_dotenv` does not replace an empty variable, so the value in .env would be ignored."""
     (tmp_path / ".env").write_text("WEBHOOK_SECRET=from-the-file\n")
@@ -138,7 +137,7 @@ def test_only_a_log_in_the_bucket_is_on_a_shared_disk(monkeypatch: pytest.Monkey
     bucket = tmp_path / "data"
     bucket.mkdir()
     monkeypatch.setattr(webhooks.settings, "BUCKET", bucket)
-    assert Settings(space_id="me/hooks").on_shared_disk
-    assert Settings(space_id="me/hooks", webhooks_data_dir=bucket / "mine").on_shared_disk
-    assert not Settings(space_id="me/hooks", webhooks_data_dir=tmp_path).on_shared_disk
-    assert not Settings(webhooks_data_dir=bucket).on_shared_disk
+    assert Settings(space_id="me/hooks").is_on_bucket
+    assert Settings(space_id="me/hooks", webhooks_data_dir=bucket / "mine").is_on_bucket
+    assert not Settings(space_id="me/hooks", webhooks_data_dir=tmp_path).is_on_bucket
+    assert not Settings(webhooks_data_dir=bucket).is_on_bucket

@@ -8,14 +8,14 @@ import pytest
 from starlette.responses import PlainTextResponse
 from support.asgi import Exchange, exchange, on_loop
 
-from webhooks.gradio_guard import GradioGuard
+from webhooks.gradio_app import GradioGuard
 
 UNUSED = ["queue/join", "queue/data", "upload", "run/predict", "call/x", "deep_link", "info", "monitoring"]
 UNUSED += ["file=https://evil.example/x", "proxy=x", "stream/x", "component_server"]
 
 
-def send(path: str, *, ui_is_ours: bool = True, **options: Any) -> Exchange:
-    guard = GradioGuard(PlainTextResponse("Gradio"), [], ui_is_ours)
+def send(path: str, *, is_landing_page: bool = True, **options: Any) -> Exchange:
+    guard = GradioGuard(PlainTextResponse("Gradio"), [], is_landing_page)
     return on_loop(exchange, guard, path, (b"x",), **options)
 
 
@@ -24,7 +24,7 @@ def test_gradio_routes_the_page_does_not_use_are_404(name: str) -> None:
     for path in (f"/gradio_api/{name}", f"/gradio_api/{name}/", f"//gradio_api/{name}"):
         answer = send(path)
         assert (answer.status, answer.received) == (404, 0)
-        assert send(path, ui_is_ours=False).status == 200
+        assert send(path, is_landing_page=False).status == 200
 
 
 def test_allowed_files_are_reached() -> None:
