@@ -19,7 +19,7 @@ import pytest
 from fastapi import HTTPException, Request
 from support.asgi import wait_until_written
 from support.disks import full_disk
-from support.dispatching import BODY, WAIT, statuses, wait_until
+from support.dispatching import BODY, WAIT, Dashboard, statuses, wait_until
 from support.payloads import load
 
 from webhooks import Delivery, WebhookPayload

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from support.dispatching import WAIT, start, statuses, wait_until
+from support.dispatching import WAIT, Dashboard, start, statuses, wait_until
 
 from webhooks.deliveries import writer
 from webhooks.deliveries.engine import Engine, NotTakenError

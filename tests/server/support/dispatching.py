@@ -18,8 +18,8 @@ from starlette.responses import Response
 from support.asgi import on_loop, soon
 from support.payloads import load
 from webhooks import Delivery, WebhookPayload
-from webhooks.deliveries.database import Database
 from webhooks.deliveries.engine import Engine
+from webhooks.deliveries.database import Database
 from webhooks.deliveries.log import Record, find, reading
 from webhooks.endpoints import Endpoint
 from webhooks.redact import Redactor
