@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .console import show
@@ -74,6 +74,9 @@ def launch(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[Any]:
+        if not (app_kwargs.get("middleware") or app_kwargs.get("routes")):
+            # Only Gradio's CORS and compression are passed by, a tenth of a delivery (gradio 6.31, starlette 1.10).
+            app.middleware_stack = _webhooks_first(app.middleware_stack, webhook_route)
         async with user_lifespan(app) if user_lifespan else contextlib.nullcontext() as state:
             receiver.engine.start({"app": app, "state": dict(state or {})})
             yield state
@@ -81,12 +84,12 @@ def launch(
     # With a login of Gradio's, its API is needed, and closed to strangers.
     is_unused = is_landing_page and not options.get("auth")
     guard = Middleware(GradioGuard, private=private, is_landing_page=is_unused)
-    health = Route("/health", receiver.health)
+    webhook_route, health = WebhookRoute(receiver), Route("/health", receiver.health)
     fixed = {
         "prevent_thread_lock": True,
         "app_kwargs": {
             **app_kwargs,
-            "routes": [*app_kwargs.get("routes", []), WebhookRoute(receiver), health, *routes],
+            "routes": [*app_kwargs.get("routes", []), webhook_route, health, *routes],
             "middleware": [*app_kwargs.get("middleware", []), guard],
             "lifespan": lifespan,
         },
@@ -110,6 +113,14 @@ def launch(
     # A request with `Upgrade: websocket` and a body would wait forever (uvicorn 0.54). Gradio 6 uses no WebSockets.
     ui.server.config.ws_protocol_class = None
     return app
+
+
+def _webhooks_first(app: ASGIApp, route: WebhookRoute) -> ASGIApp:
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        is_webhook = route.matches(scope)[0] is Match.FULL
+        await (route.handle if is_webhook else app)(scope, receive, send)
+
+    return call
 
 
 def wait(ui: gr.Blocks, close: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from base64 import b64decode, b64encode
@@ -26,15 +27,12 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._forms = sorted({form for secret in secrets if secret for form in _forms(secret)}, key=len, reverse=True)
+        self._secrets = frozenset(filter(None, secrets))
+        self._forms = sorted({form for secret in self._secrets for form in _forms(secret)}, key=len, reverse=True)
 
     def __or__(self, other: Redactor) -> Redactor:
         """Return a redactor for the secrets of both."""
-        if not other._forms:
-            return self
-        both = Redactor()
-        both._forms = sorted({*self._forms, *other._forms}, key=len, reverse=True)
-        return both
+        return Redactor(self._secrets | other._secrets) if other._secrets else self
 
     def __call__(self, text: str) -> str:
         for form in self._forms:
@@ -75,6 +73,7 @@ def _in_address(secret: str) -> Iterator[str]:
         yield from (form, form.replace("%20", "+"), re.sub("%..", lambda encoded: encoded[0].lower(), form))
 
 
+@functools.lru_cache(maxsize=256)
 def is_credential(name: bytes) -> bool:
     """Return whether the name of a header or query parameter says that its value is a credential.
 

@@ -38,6 +38,7 @@ logger = logging.getLogger("webhooks")
 LAST_WRITES_SECONDS = 1.0  # for what is still to be written when the server stops
 MAX_INTERRUPTIONS = 5  # deaths of the process during the attempts of one delivery
 PRUNE_SECONDS = 60.0
+LOG_SECONDS = 0.05  # from a success to its line in the console
 
 STOPPING = "The server is stopping."
 TOO_MANY = "Too many deliveries are waiting."
@@ -67,6 +68,7 @@ class Pending:
         due_at: when its next attempt begins, in seconds since 1970.
         scope: the request as it came, with credentials; `None` where another process received it.
         also: what is written in the same commit as the delivery itself.
+        is_late: the sender gets a 202 as soon as the delivery is recorded.
         recorded: done once it is in the log, or refused.
         response: done once the response for its sender is known.
     """
@@ -78,6 +80,7 @@ class Pending:
     due_at: float = 0.0
     scope: Scope | None = None
     also: Callable[[], object] = bool
+    is_late: bool = False
     recorded: asyncio.Future[None] = field(default_factory=_future)
     response: asyncio.Future[Response] = field(default_factory=_future)
     task: asyncio.Task[None] | None = None
@@ -85,6 +88,12 @@ class Pending:
     def respond(self, response: Response) -> None:
         if not self.response.done():
             self.response.set_result(response)
+
+    def respond_early(self) -> None:
+        """Respond before the handler has ended, as soon as the delivery is recorded."""
+        self.is_late = True
+        if self.recorded.done():
+            self.respond(responses.accepted(self.id, self.status))
 
     def refuse(self, reason: str) -> None:
         """End the wait of the sender, if the delivery has not been recorded."""
@@ -123,6 +132,7 @@ class Engine:
         self._runner = Runner(redact)
         self._pending: dict[str, Pending] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}  # of pending deliveries, pruning, recovery, notifications
+        self._successes: list[str] = []  # to be logged
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: Mapping[str, Any] = {}
         self._skip_waits = asyncio.Event()
@@ -163,10 +173,11 @@ class Engine:
             taken = asyncio.run_coroutine_threadsafe(self.take(endpoint, delivery, reply_within), self._loop)
             return await asyncio.wrap_future(taken)
         pending = self._accept(endpoint, delivery)
-        await asyncio.wait((pending.response,), timeout=reply_within)  # a sender that leaves cancels only this
-        if not pending.response.done():
-            await asyncio.wait((pending.recorded,))
-        return pending.response.result() if pending.response.done() else _accepted(pending)
+        timer = self._loop.call_later(reply_within, pending.respond_early)
+        try:
+            return await pending.response  # a sender that leaves cancels only this
+        finally:
+            timer.cancel()
 
     def deliver(self, path: str, body: bytes, source: str = "code", also: Callable[[], object] = bool) -> str:
         """Record an event that did not come over HTTP, run its handler, and return the delivery's id.
@@ -295,6 +306,8 @@ class Engine:
         pending.status = "running" if key is None else "scheduled"
         if not pending.recorded.done():
             pending.recorded.set_result(None)
+        if pending.is_late:
+            pending.respond_early()
         if key is None:
             return endpoint, delivery, failures
         if superseded and (earlier := self._pending.get(superseded)) and earlier.task:
@@ -311,6 +324,7 @@ class Engine:
             self._pending.pop(pending.id, None)  # the sender may send the next one as soon as it has the response
             pending.respond(result.response)
             self.database.write_later(functools.partial(self._finish_log, delivery, "succeeded", result))
+            self._log_success(delivery, result)
             return
         is_over = result.error is None or result.is_final or failures + 1 >= endpoint.max_attempts
         wait = 0.0 if is_over else max(timing.backoff(failures + 1), result.retry_after)
@@ -329,14 +343,28 @@ class Engine:
         await self.database.write_with_retry(step)
         pending.status = status
         pending.respond(result.response if is_over else _accepted(pending))
-        if result.error is not None:
-            then = "for good" if is_over else f"again in {wait:.1f} s"
-            logger.error("%s: failed, %s\n%s", title(delivery), then, result.error)
-            if is_over:
-                self._notify(delivery, result.error)
+        if result.error is None:
+            self._log_success(delivery, result)
+            return
+        then = "for good" if is_over else f"again in {wait:.1f} s"
+        logger.error("%s: failed after %.2f s, %s\n%s", title(delivery), result.seconds, then, result.error)
+        if is_over:
+            self._notify(delivery, result.error)
 
     def _finish_log(self, delivery: Delivery, status: str, result: Result) -> None:
         self.log.finish(delivery.id, status, result.response.status_code, result.stored)
+
+    def _log_success(self, delivery: Delivery, result: Result) -> None:
+        """Log the successes of a moment as one record: a record for each would cost a tenth of the rate."""
+        assert self._loop
+        self._successes.append(f"{title(delivery)}: succeeded in {result.seconds:.2f} s")
+        if len(self._successes) == 1:
+            self._loop.call_later(LOG_SECONDS, self._log_successes)
+
+    def _log_successes(self) -> None:
+        if self._successes:
+            logger.info("%s", "\n".join(self._successes))
+            self._successes.clear()
 
     async def _sleep_until(self, due_at: float) -> None:
         if (seconds := due_at - time.time()) > 0:
@@ -485,17 +513,20 @@ class Engine:
             if pending.status in ("queued", "scheduled") and pending.task:
                 pending.task.cancel()
         await self._wait_for_tasks(grace)
-        all_ended = self._runner.stop_waiting()
+        all_ended = not self._runner.calls
+        for delivery_id in self._runner.calls.values():
+            if (late := self._pending.get(delivery_id)) and late.task:
+                late.task.cancel()
         await self._wait_for_tasks(LAST_WRITES_SECONDS)
         for pending in self._pending.values():
             if pending.status == "arriving" and pending.task:
                 pending.task.cancel()  # its sender is told that it was not taken, so it must not be written
+        self._log_successes()
         self.database.close(self._put_back)
         return all_ended
 
     async def _wait_for_tasks(self, seconds: float) -> None:
-        calls = [asyncio.wrap_future(call) for call in list(self._runner.calls)]
-        waits: list[asyncio.Future[Any]] = [*self._tasks.values(), *calls]
+        waits: list[asyncio.Future[Any]] = [*self._tasks.values(), *self._runner.calls]
         if waits:
             await asyncio.wait(waits, timeout=seconds)
 

@@ -12,8 +12,9 @@ import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from .. import responses
-from ..console import escaped, title
+from ..console import escaped
 from ..delivery import Delivery, GiveUp
 from ..endpoints import Endpoint
 from ..invoke import FastAPIInvoker, Invoker, is_async
@@ -32,8 +33,14 @@ from ..redact import Redactor
 from ..responses import OnResponse
 from . import timing
 
+try:
+    import uvloop as loops
+except ImportError:  # Windows
+    import asyncio as loops  # type: ignore[no-redef]
+
 logger = logging.getLogger("webhooks")
 
+SHORT_CALL_SECONDS = 0.002
 MAX_THREADS = 10_000  # more than may wait; each is used again
 MAX_ERROR_LENGTH = 32 * 1024  # characters of a traceback that the log keeps
 MAX_RESPONSE_SIZE = 64 * 1024  # bytes of a response that the log keeps
@@ -52,6 +59,7 @@ class Result:
     Attributes:
         response: for the sender.
         stored: the part of the response's body that the log keeps.
+        seconds: that the handler took.
         error: the traceback, if the attempt failed.
         is_final: another attempt would not help.
         retry_after: seconds that the error asks to wait.
@@ -59,23 +67,43 @@ class Result:
 
     response: Response
     stored: bytes
+    seconds: float
     error: str | None = None
     is_final: bool = False
     retry_after: float = 0.0
+
+
+OnEnd = Callable[[Result], object]
 
 
 class HandlerLoop:
     """An event loop in a thread of its own."""
 
     def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop: asyncio.AbstractEventLoop = loops.new_event_loop()
         self._stopped = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps only weak references
         threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
+        """Run a coroutine on the loop, and return a function that cancels it. From any thread."""
+        begun: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            begun.append(task := self.loop.create_task(work))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._call(begin)
+        return lambda: self._call(lambda: [task.cancel() for task in begun])
 
     def stop(self) -> None:
         """Cancel what still runs on the loop, and end it. From any thread."""
-        with suppress(RuntimeError):  # it has ended
-            self.loop.call_soon_threadsafe(self._stopped.set)
+        self._call(self._stopped.set)
+
+    def _call(self, function: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(function)
 
     def _run(self) -> None:
         serving = self.loop.create_task(self._serve())
@@ -100,17 +128,21 @@ class Runner:
 
     Args:
         redact: takes the server's secrets out of everything that is logged, stored or sent.
+
+    Attributes:
+        calls: a future for each call that has not returned, even if nobody waits for it, with the delivery's id.
     """
 
     def __init__(self, redact: Redactor) -> None:
+        self.calls: dict[asyncio.Future[Result], str] = {}
         self._redact = redact
         self._threads = ThreadPoolExecutor(MAX_THREADS, "webhook handler")
         self._threads.submit(bool)  # a thread that can take calls when the machine gives no more
+        self._short_calls: deque[Callable[[], object]] = deque()
+        self._is_thread_free = False
         self._async_loop = HandlerLoop("webhook async handlers")
         # FastAPI runs `def` handlers in threads, from a loop that no `async def` handler can block.
         self._sync_loop = HandlerLoop("webhook sync handlers")
-        self.calls: set[Future[Result]] = set()  # calls that have not returned, even if nobody waits for them
-        self._awaited: set[asyncio.Future[Result]] = set()
 
     async def run(self, endpoint: Endpoint, delivery: Delivery, on_response: OnResponse) -> Result:
         """Run a handler once. After its timeout the handler may go on, and its result is ignored.
@@ -118,32 +150,42 @@ class Runner:
         Args:
             on_response: called on this loop with the response if that is complete before the attempt has ended.
         """
-        serving_loop = asyncio.get_running_loop()
-        invoker = endpoint.invoker()
+        began, serving_loop = time.monotonic(), asyncio.get_running_loop()
+        returned: asyncio.Future[Result] = serving_loop.create_future()
+        self.calls[returned] = delivery.id
 
-        def respond(response: Response) -> None:
+        def call_back(function: Callable[[Any], object], value: object) -> None:
             with suppress(RuntimeError):  # the server is closed
-                serving_loop.call_soon_threadsafe(on_response, response)
+                serving_loop.call_soon_threadsafe(function, value)
 
-        call: Future[Result]
+        def finish(result: Result) -> None:
+            self.calls.pop(returned, None)
+            if not returned.done():
+                returned.set_result(result)
+
+        invoker = endpoint.invoker()
+        respond, end = functools.partial(call_back, on_response), functools.partial(call_back, finish)
+        cancel: Callable[[], object] = bool  # a thread cannot be stopped
         if invoker.is_async or isinstance(invoker, FastAPIInvoker):
             handler_loop = self._async_loop if invoker.is_async else self._sync_loop
-            work = self._run_on_loop(invoker, delivery, respond)
-            call = asyncio.run_coroutine_threadsafe(work, handler_loop.loop)
+            cancel = handler_loop.start(self._run_on_loop(invoker, delivery, respond, end))
         else:
-            call = self._in_thread(functools.partial(self._run_in_thread, invoker, delivery, respond))
-        self.calls.add(call)
-        result: asyncio.Future[Result] = serving_loop.create_future()
-        call.add_done_callback(functools.partial(self._has_returned, result))
-        self._awaited.add(result)
+            call = functools.partial(self._run_in_thread, invoker, delivery, respond, end)
+            self._short_calls.append(functools.partial(contextvars.copy_context().run, call))
+            if not self._is_thread_free:
+                self._use_another_thread()
         try:
-            return await asyncio.wait_for(result, endpoint.timeout)
-        except asyncio.TimeoutError:
-            timeout = TimeoutError(f"The handler took longer than its timeout of {endpoint.timeout:g} seconds.")
-            return self._failure(delivery, timeout)
-        finally:
-            call.cancel()  # has no effect in a thread
-            self._awaited.discard(result)
+            if endpoint.timeout is None:
+                return await returned
+            await asyncio.wait((returned,), timeout=endpoint.timeout)
+        except asyncio.CancelledError:
+            cancel()
+            raise
+        if returned.done():
+            return returned.result()
+        cancel()
+        timeout = TimeoutError(f"The handler took longer than its timeout of {endpoint.timeout:g} seconds.")
+        return self._failure(delivery, timeout, began)
 
     async def notify(self, function: Callable[..., Any], delivery: Delivery, error: str) -> None:
         """Call a function with a failed delivery and its error. What the function raises is one line in the log."""
@@ -152,24 +194,17 @@ class Runner:
             if isinstance(returned := function(delivery, error), Awaitable):
                 await returned
 
-        call: Future[Any]
+        call: asyncio.Future[Any]
         if is_async(function):
-            call = asyncio.run_coroutine_threadsafe(called(), self._async_loop.loop)
+            call = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(called(), self._async_loop.loop))
         else:
-            call = self._in_thread(functools.partial(function, delivery, error))
+            call = asyncio.get_running_loop().run_in_executor(self._threads, function, delivery, error)
         try:
-            await asyncio.wait_for(asyncio.wrap_future(call), NOTIFY_SECONDS)
+            await asyncio.wait_for(call, NOTIFY_SECONDS)
         except Exception as problem:
             name = getattr(function, "__name__", type(function).__name__)
             text = escaped(self._redact(f"{type(problem).__name__}: {problem}"))
             logger.error("delivery %s: %s(), for failures, has failed: %s", delivery.id, name, text)
-
-    def stop_waiting(self) -> bool:
-        """Make each `run` end as cancelled. Return whether every call had returned by then."""
-        all_returned = not self.calls
-        for result in list(self._awaited):
-            result.cancel()
-        return all_returned
 
     def stop(self) -> None:
         """Cancel the async handlers that still run, and end the loops. From any thread."""
@@ -177,56 +212,57 @@ class Runner:
         self._async_loop.stop()
         self._sync_loop.stop()
 
-    def _has_returned(self, result: asyncio.Future[Result], call: Future[Result]) -> None:
-        """Do in the handler's thread, and in fewer steps, what `asyncio.wrap_future` does."""
-        self.calls.discard(call)
-        if not call.cancelled():
-            with suppress(RuntimeError):  # the server is closed
-                result.get_loop().call_soon_threadsafe(_set_result, result, call.result())
+    def _use_another_thread(self) -> None:
+        """Let a thread take calls one after the other, and look soon whether one of them blocks it.
 
-    def _in_thread(self, function: Callable[[], Any]) -> Future[Any]:
-        call: Future[Any] = Future()
+        A thread for each call would wake so many threads that an empty handler takes twice as long.
+        """
+        if self._short_calls or not self._is_thread_free:
+            with suppress(RuntimeError):  # the machine gives no more threads: the next free thread takes the call
+                self._is_thread_free = True
+                self._threads.submit(self._take_calls)
+            asyncio.get_running_loop().call_later(SHORT_CALL_SECONDS, self._look_at_threads)
 
-        def run() -> None:
-            if call.set_running_or_notify_cancel():
-                try:
-                    call.set_result(function())
-                except BaseException as error:
-                    call.set_exception(error)
+    def _take_calls(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._short_calls.popleft()()
+        self._is_thread_free = False
 
-        with suppress(RuntimeError):  # the machine gives no more threads: the next free thread takes the call
-            self._threads.submit(contextvars.copy_context().run, run)
-        return call
+    def _look_at_threads(self) -> None:
+        self._is_thread_free = False
+        if self._short_calls:
+            self._use_another_thread()
 
-    def _run_in_thread(self, invoker: Invoker, delivery: Delivery, respond: OnResponse) -> Result:
+    def _run_in_thread(self, invoker: Invoker, delivery: Delivery, respond: OnResponse, end: OnEnd) -> None:
         began = time.monotonic()
         try:
             returned = invoker.call(delivery, respond)
             if isinstance(returned, (Awaitable, Response)):
                 settled = asyncio.run_coroutine_threadsafe(responses.settle(returned, respond), self._sync_loop.loop)
                 returned = settled.result()
-            return self._success(delivery, returned, began)
+            end(self._success(delivery, returned, began))
         except BaseException as error:  # sys.exit() in a handler ends the handler, not the server
-            return self._failure(delivery, error)
+            end(self._failure(delivery, error, began))
 
-    async def _run_on_loop(self, invoker: Invoker, delivery: Delivery, respond: OnResponse) -> Result:
+    async def _run_on_loop(self, invoker: Invoker, delivery: Delivery, respond: OnResponse, end: OnEnd) -> None:
         began = time.monotonic()
         while True:
             try:
                 returned = await responses.settle(invoker.call(delivery, respond), respond)
-                return self._success(delivery, returned, began)
+                end(self._success(delivery, returned, began))
+                return
             except BaseException as error:
                 if not (isinstance(error, RuntimeError) and "can't start new thread" in str(error)):
-                    return self._failure(delivery, error)
+                    end(self._failure(delivery, error, began))
+                    return
             await asyncio.sleep(THREAD_RETRY_SECONDS)  # FastAPI had no thread for the handler, which has not run
 
     def _success(self, delivery: Delivery, returned: object, began: float) -> Result:
         response = responses.succeeded(delivery, returned)
-        result = Result(response, _stored(response, self._redactor(delivery)))
-        logger.info("%s: succeeded in %.2f s", title(delivery), time.monotonic() - began)
-        return result
+        return Result(response, _stored(response, self._redactor(delivery)), time.monotonic() - began)
 
-    def _failure(self, delivery: Delivery, error: BaseException) -> Result:
+    def _failure(self, delivery: Delivery, error: BaseException, began: float) -> Result:
         """Describe an error in the thread of the handler: its `__str__` is the user's code, and may block or raise."""
         response, redact = responses.failed(delivery, error, self._redact), self._redactor(delivery)
         reason = responses.missing_credentials_reason(delivery, error)
@@ -237,6 +273,7 @@ class Runner:
         return Result(
             response,
             _stored(response, redact),
+            time.monotonic() - began,
             f"{_quoted(reason)}\n{text}" if reason else text,
             is_final=reason is not None
             or isinstance(error, (GiveUp, RequestValidationError))
@@ -247,11 +284,6 @@ class Runner:
     def _redactor(self, delivery: Delivery) -> Redactor:
         """Return a redactor for the sender's credentials and the server's secrets; one may contain the other."""
         return self._redact | Redactor(delivery.credentials)
-
-
-def _set_result(future: asyncio.Future[Result], result: Result) -> None:
-    if not future.done():
-        future.set_result(result)
 
 
 def _is_unparsable(error: BaseException) -> bool:
