@@ -46,7 +46,7 @@ app.run()
 """
 NEWCOMER = """
 Webhook secret is not defined. This means your webhook endpoints will be open to everyone.
-To close them, set WEBHOOK_SECRET in the environment, or in .env if the script calls load_dotenv().
+To close them, put a line such as WEBHOOK_SECRET=<long random text> into .env, and start again.
 
 Local:     LOCAL
 Public:    none; only this machine reaches the addresses below
