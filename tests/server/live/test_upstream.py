@@ -145,29 +145,6 @@ def test_a_launch_without_lock_leaves_signals_alone(app: Any, ui: Any) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_a_closed_app_can_be_launched_again(app: Any, ui: Any) -> None:
-    for _ in range(3):
-        url = launch(app)
-        assert httpx.post(f"{url}/webhooks/report", headers=SIGNED, json=EVENT).json() == {"scope": "discussion"}
-        ui.close()
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(url)
-
-
-def test_two_servers_run_at_once(package: ModuleType) -> None:
-    import gradio as gr
-
-    with gr.Blocks() as first_ui, gr.Blocks() as second_ui:
-        pass
-    first, second = launch(server(package, first_ui)), launch(server(package, second_ui, SECRET))
-    try:
-        assert httpx.post(f"{first}/webhooks/report", json=EVENT).status_code == 200
-        assert httpx.post(f"{second}/webhooks/report", json=EVENT).status_code == 401
-    finally:
-        first_ui.close()
-        second_ui.close()
-
-
 def test_the_guides_lines_are_printed_once(package: ModuleType, ui: Any, capsys: pytest.CaptureFixture[str]) -> None:
     url = launch(server(package, ui))
     expected = [

@@ -102,14 +102,6 @@ def test_a_space_without_a_secret_is_closed(environ: dict[str, str], closed: boo
     assert settings(**environ).is_closed is closed
 
 
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [("", None), ("me-hooks.hf.space", "https://me-hooks.hf.space"), (" a.hf.space , b.org ", "https://a.hf.space")],
-)
-def test_the_public_url_is_the_first_host(host: str, url: str | None) -> None:
-    assert settings(space_host=host).public_url == url
-
-
 def test_an_empty_secret_beside_dotenv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`load_dotenv` does not replace an empty variable, so the value in .env would be ignored."""
     (tmp_path / ".env").write_text("WEBHOOK_SECRET=from-the-file\n")
