@@ -1,4 +1,4 @@
-"""The same program, first with the released `huggingface_hub` and then with this package: only the import changes."""
+"""Programs that run on the released `huggingface_hub`, and here once their import is changed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ app = WebhooksServer(ui=ui, webhook_secret=secret)
 
 
 class Page:
-    """What the released class wants of a `gr.Blocks`: an application to put its routes into."""
+    """The part of `gr.Blocks` that the released class uses."""
 
     local_url, share_url = "http://localhost/", None
 
@@ -53,7 +53,7 @@ def upstream(source: str, **names: Any) -> Iterator[TestClient]:
 
 
 @contextmanager
-def ours(source: str, **names: Any) -> Iterator[TestClient]:
+def vendored(source: str, **names: Any) -> Iterator[TestClient]:
     with serving(run(source, "webhooks", **names)) as client:
         yield client
 
@@ -66,7 +66,7 @@ def run(source: str, package: str, secret: str | None = SECRET, **names: Any) ->
 
 
 def seen(answer: Any) -> Any:
-    """What a sender sees; of an error what FastAPI says, without the input that it repeats."""
+    """Return what a sender sees: of an error FastAPI's own words, without the input."""
     body = answer.json()
     if answer.status_code >= 400 and isinstance(body, dict) and "detail" in body:
         body = body["detail"]
@@ -75,18 +75,15 @@ def seen(answer: Any) -> Any:
     return answer.status_code, body, answer.headers["content-type"]
 
 
-VERIFY = """
+PROGRAMS: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "a guard": (
+        """
 def verify(x_token: str = Header(default="")):
     if x_token != "right":
         raise HTTPException(401, "Not signed.")
-"""
 
-PROGRAMS: dict[str, tuple[str, list[dict[str, Any]]]] = {
-    "a guard": (
-        VERIFY
-        + """
 @app.add_webhook("/f")
-def f(payload: WebhookPayload, _=Depends(verify)):
+def f(payload: WebhookPayload, _: Annotated[None, Depends(verify)] = None):
     return {"repo": payload.repo.name}
 """,
         [
@@ -94,15 +91,6 @@ def f(payload: WebhookPayload, _=Depends(verify)):
             {"json": UPDATE, "headers": {"X-Token": "wrong"}},
             {"json": UPDATE, "headers": {"X-Token": "right"}},
         ],
-    ),
-    "a guard in Annotated": (
-        VERIFY
-        + """
-@app.add_webhook("/f")
-async def f(payload: WebhookPayload, _: Annotated[None, Depends(verify)] = None):
-    return {"repo": payload.repo.name}
-""",
-        [{"json": UPDATE}, {"json": UPDATE, "headers": {"X-Token": "right"}}],
     ),
     "parameters as defaults": (
         """
@@ -115,14 +103,6 @@ async def f(body: dict = Body(), agent: str = Header("none"), n: int = Query(3),
             {"json": UPDATE, "params": {"n": "7", "m": "8"}, "headers": {"agent": "a", "cookie": "c=1"}},
             {"json": UPDATE, "params": {"n": "seven"}},
         ],
-    ),
-    "parameters in Annotated": (
-        """
-@app.add_webhook("/f")
-def f(body: Annotated[dict, Body()], agent: Annotated[str, Header()] = "none", n: Annotated[int, Query()] = 3):
-    return [body["repo"]["name"], agent, n]
-""",
-        [{"json": UPDATE}, {"json": UPDATE, "params": {"n": "7"}, "headers": {"agent": "a"}}],
     ),
     "forms and files": (
         """
@@ -152,7 +132,7 @@ def f(payload: dict):
             {"content": b"{", "headers": {"content-type": "application/json"}},
         ],
     ),
-    "a model of one's own": (
+    "own model": (
         """
 class Issue(BaseModel):
     number: int
@@ -162,17 +142,6 @@ def f(payload: Issue):
     return payload.number + 1
 """,
         [{"json": {"number": 1}}, {"json": {"number": "one"}}, {"json": UPDATE}],
-    ),
-    "a subclass": (
-        """
-class Stamped(WebhookPayload):
-    stamp: int
-
-@app.add_webhook("/f")
-def f(payload: Stamped):
-    return [type(payload).__name__, payload.stamp, payload.repo.name]
-""",
-        [{"json": {**UPDATE, "stamp": 1}}, {"json": {**UPDATE, "stamp": "one"}}, {"json": UPDATE}],
     ),
     "an optional payload": (
         """
@@ -222,15 +191,6 @@ def f(payload: dict):
 """,
         [{"json": {"status": 409, "detail": "busy"}}, {"json": {"status": 400, "detail": {"a": [1]}}}],
     ),
-    "a response with headers": (
-        """
-@app.add_webhook("/f")
-def f(payload: dict, response: Response):
-    response.status_code = 201
-    return {"ok": True}
-""",
-        [{"json": {}}],
-    ),
     "a path with a parameter": (
         """
 @app.add_webhook("/hook/{name}")
@@ -243,10 +203,10 @@ def f(name: str, request: Request):
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_only_the_import_changes(name: str) -> None:
+def test_a_program_answers_as_upstream(name: str) -> None:
     source, requests = PROGRAMS[name]
     answers = []
-    for side in (upstream, ours):
+    for side in (upstream, vendored):
         with side(source) as client:
             answers.append([seen(client.post(**signed(request))) for request in requests])
     assert answers[0] == answers[1]
@@ -276,7 +236,7 @@ async def f():
 
 
 @pytest.mark.parametrize("source", BACKGROUND.values(), ids=list(BACKGROUND))
-def test_background_tasks_run_after_the_answer(source: str) -> None:
+def test_background_tasks_run_after_the_response(source: str) -> None:
     def program() -> Any:
         answered, done = threading.Event(), threading.Event()
         return SimpleNamespace(answered=answered, done=done, work=lambda: answered.wait(20) and done.set())
@@ -294,7 +254,7 @@ def test_background_tasks_run_after_the_answer(source: str) -> None:
 
         assert asyncio.run(exchange(app, "/webhooks/f")).json() == "answered"
         assert theirs.done.is_set()
-    with ours(source, work=mine.work, secret=None) as client:
+    with vendored(source, work=mine.work, secret=None) as client:
         assert client.post("/webhooks/f").json() == "answered"
         mine.answered.set()
         assert mine.done.wait(20)

@@ -1,32 +1,38 @@
-"""Whatever is thrown at the receiver: never a 500, never a traceback to the sender, never a handler called."""
+"""Whatever a stranger sends: an error without a traceback, and no handler runs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support.asgi import Exchange, post
+from support.asgi import Exchange
 from support.payloads import FIXTURES, load
-from support.receivers import receiver
+from support.receivers import post, receiving
 
 from webhooks import WebhookPayload
+from webhooks.testing import Client
 
 pytestmark = pytest.mark.long
 
 SECRET = "s3cret"
+SIGNED = {"x-webhook-secret": SECRET}
 REFUSALS = {400, 401, 403, 404, 405, 413, 422}
 
-called: list[object] = []
+called: list[WebhookPayload] = []
 
 
 def handler(payload: WebhookPayload) -> None:
     called.append(payload)
 
 
-APP = receiver(handler, webhook_secret=SECRET)
+@pytest.fixture(scope="module")
+def app() -> Iterator[Client]:
+    with receiving(handler, webhook_secret=SECRET) as client:
+        yield client
 
 
 def json_values(floats: st.SearchStrategy[float]) -> st.SearchStrategy[Any]:
@@ -50,45 +56,24 @@ def assert_refused(answer: Exchange) -> None:
     assert called == []
 
 
-def is_payload(body: Any) -> bool:
-    """Judge by the shape alone, not by asking the model under test."""
-    return isinstance(body, dict) and {"event", "repo", "webhook"} <= body.keys()
-
-
 @given(path=st.text(), method=st.sampled_from(["POST", "GET", "PUT"]), headers=headers, body=st.binary())
-def test_strangers_get_nothing(path: str, method: str, headers: dict[str, bytes], body: bytes) -> None:
+def test_a_stranger_is_refused(app: Client, path: str, method: str, headers: dict[str, bytes], body: bytes) -> None:
     assume(SECRET.encode() not in headers.values())
-    for target in (path, "/webhooks/" + path, "/webhooks/handler"):
-        answer = post(APP, target, body, method=method, headers=headers)
+    for target in ("/webhooks/" + path, "/webhooks/handler"):
+        answer = post(app, target, body, method=method, headers=headers)
         assert_refused(answer)
         assert answer.received == 0
 
 
 @given(chunks=st.lists(st.binary(max_size=300), min_size=1, max_size=5))
-def test_bytes_that_are_no_payload_are_refused(chunks: list[bytes]) -> None:
-    assert_refused(post(APP, "/webhooks/handler", *chunks, headers={"x-webhook-secret": SECRET}))
+def test_bytes_that_are_no_payload_are_refused(app: Client, chunks: list[bytes]) -> None:
+    assert_refused(post(app, "/webhooks/handler", *chunks, headers=SIGNED))
 
 
 @given(body=json_values(st.floats()))
-def test_json_that_is_no_payload_is_refused(body: Any) -> None:
-    assume(not is_payload(body))
-    answer = post(APP, "/webhooks/handler", json.dumps(body).encode(), headers={"x-webhook-secret": SECRET})
-    assert_refused(answer)
-
-
-paths = [("event",), ("event", "action"), ("repo",), ("repo", "url"), ("repo", "url", "web"), ("webhook", "version")]
-
-
-@given(where=st.sampled_from(paths), value=st.none() | st.lists(st.integers(), max_size=2))
-def test_a_payload_with_a_wrong_part_is_refused(where: tuple[str, ...], value: Any) -> None:
-    body = load("repo.content-update")
-    part = body
-    for name in where[:-1]:
-        part = part[name]
-    part[where[-1]] = value
-    answer = post(APP, "/webhooks/handler", json.dumps(body).encode(), headers={"x-webhook-secret": SECRET})
-    assert_refused(answer)
-    assert any(problem["field"].startswith(".".join(where)) for problem in answer.json()["fields"])
+def test_json_that_is_no_payload_is_refused(app: Client, body: Any) -> None:
+    assume(not (isinstance(body, dict) and {"event", "repo", "webhook"} <= body.keys()))
+    assert_refused(post(app, "/webhooks/handler", json.dumps(body).encode(), headers=SIGNED))
 
 
 @given(
@@ -102,17 +87,15 @@ def test_a_payload_with_a_wrong_part_is_refused(where: tuple[str, ...], value: A
     scope=st.text(),
     repo_type=st.text(),
 )
-def test_what_is_not_known_yet_is_taken(
-    name: str, extra: dict[str, Any], action: str, scope: str, repo_type: str
+def test_an_unknown_kind_of_event_is_accepted(
+    app: Client, name: str, extra: dict[str, Any], action: str, scope: str, repo_type: str
 ) -> None:
     body = {**extra, **load(name)}
     body["event"].update(action=action, scope=scope)
     body["repo"]["type"] = repo_type
-    raw = json.dumps(body, ensure_ascii=False).encode()
-    answer = post(APP, "/webhooks/handler", raw, headers={"x-webhook-secret": SECRET})
+    answer = post(app, "/webhooks/handler", json.dumps(body, ensure_ascii=False).encode(), headers=SIGNED)
     payload = called.pop()
-    assert called == []
-    assert answer.status == 200
+    assert (called, answer.status) == ([], 200)
     assert (payload.event.action, payload.event.scope, payload.repo.type) == (action, scope, repo_type)
-    payload.event.matches("repo")  # neither of these raises
+    payload.event.matches("repo")  # neither call raises
     payload.updates("dataset")
