@@ -25,8 +25,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from .. import samples
-from ..deliveries.engine import Engine, NotTakenError
+from ..deliveries.engine import Engine
 from ..deliveries.log import find, reading, utc
+from ..deliveries.pending import NotTakenError
 from ..delivery import FINAL, UNFINISHED, Delivery
 from ..endpoints import Endpoint
 from ..endpoints import find as find_endpoint

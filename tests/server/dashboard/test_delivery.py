@@ -15,7 +15,7 @@ import pytest
 from dashboard.conftest import arrived
 from support.asgi import Exchange
 from support.dashboard import Client, Office, text
-from support.dispatching import wait_until
+from support.engines import wait_until
 
 from webhooks.deliveries.log import find, reading
 from webhooks.delivery import StartedJob

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 from urllib.parse import urlencode
 
 from support.asgi import Exchange, exchange, on_loop
-from support.dispatching import start
+from support.engines import start
 from webhooks import Delivery, read_settings
 from webhooks.dashboard.access import PAGE, Access
 from webhooks.dashboard.routes import Dashboard
