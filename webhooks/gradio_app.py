@@ -49,7 +49,6 @@ def launch(
     receiver: Receiver,
     options: dict[str, Any],
     routes: Iterable[BaseRoute],
-    desk: Iterable[Middleware],
     log: Path,
     ui_is_ours: bool,
 ) -> FastAPI:
@@ -57,7 +56,7 @@ def launch(
 
     Args:
         options: as of `gr.Blocks.launch`.
-        routes, desk: to stand before Gradio's own routes and those in the options.
+        routes: to stand before Gradio's own routes and those in the options.
         log: the folder of the delivery log.
         ui_is_ours: strangers need little of what Gradio can do.
 
@@ -86,7 +85,6 @@ def launch(
             **app_kwargs,
             "routes": [Route("/health", receiver.health), *routes, *app_kwargs.get("routes", [])],
             "middleware": [
-                *desk,
                 Middleware(GradioGuard, private=private, ui_is_ours=ui_is_ours),
                 *app_kwargs.get("middleware", []),
             ],

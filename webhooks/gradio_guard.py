@@ -47,8 +47,8 @@ class GradioGuard:
             try:
                 self._check("/" + path_of(scope).lstrip("/"), scope)
             except RefusedError as refused:
-                refused.answer.headers["connection"] = "close"  # or a body would be read to its end
-                await refused.answer(scope, receive, send)
+                refused.response.headers["connection"] = "close"  # or a body would be read to its end
+                await refused.response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -141,7 +141,7 @@ class Receiver:
         try:
             response = await self._answer(scope, receive)
         except RefusedError as refused:
-            response = refused.answer
+            response = refused.response
         except ClientDisconnect:
             return
         await response(scope, receive, send)

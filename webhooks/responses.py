@@ -26,7 +26,7 @@ class RefusedError(Exception):
 
     def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
         super().__init__(error)
-        self.answer = answer(status, {"error": error, **more}, headers)
+        self.response = answer(status, {"error": error, **more}, headers)
 
 
 def no_one(_: Response) -> None:

@@ -21,6 +21,7 @@ from .settings import Settings, SetupError, at_least, read_settings
 if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
+    from starlette.routing import BaseRoute
 
     from .dashboard.routes import Dashboard
     from .watched import ToWatch, Watched
@@ -88,7 +89,7 @@ class WebhooksServer:
         self._log_path = Path()
         self._ui = ui
         self._ui_is_ours = False
-        self._dashboard = self._owners_dashboard() if HAS_DASHBOARD else None
+        self._dashboard: Dashboard | None = None
         self.fastapi_app: FastAPI | None = None
         self.call_off_autostart: Callable[[], None] = lambda: None
 
@@ -270,21 +271,23 @@ class WebhooksServer:
     def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
         from .landing import CSS, THEME, arrivals, landing_page
 
-        routes = []
+        routes: list[BaseRoute] = []
         if ui_is_ours := self._ui is None or self._ui_is_ours:
             self._ui, fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DASHBOARD)
             self._ui_is_ours = True
             # Nothing on our page takes a file, so a stranger cannot fill the disk that the log needs.
             ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
-            routes = [arrivals(lambda: receiver.engine.health()[1], lambda: self._log_path)]
+            routes = [arrivals(receiver.engine)]
             options = {**ours, **options, "css": "\n".join([CSS, options.get("css") or ""])}
+        if HAS_DASHBOARD:
+            self._dashboard = self._build_dashboard(receiver.engine)
+            routes += self._dashboard.routes()
         ui = self._ui
         assert ui is not None
         if self._settings.on_space:
             vars(sys.modules["__main__"]).setdefault("demo", ui)  # where the Hub's hot reload looks for it
-        middleware = [self._dashboard.middleware()] if self._dashboard else []
         folder = self._log_path.parent
-        app = gradio_app.launch(ui, receiver, options, routes, middleware, folder, ui_is_ours)
+        app = gradio_app.launch(ui, receiver, options, routes, folder, ui_is_ours)
         close = ui.close
 
         def close_ui() -> None:
@@ -294,36 +297,31 @@ class WebhooksServer:
         self._close_ui = close_ui
         ui.close = lambda verbose=True: self._close_from_gradio()  # type: ignore[method-assign]
         if ui_is_ours:
-            fill(self._url)
+            fill(self._url, self._has_public_address)
         return app
 
     def _close_from_gradio(self) -> None:
         """Stand in for `ui.close`, which `gr.close_all` calls, too."""
         self.close()
 
-    def _learn_stage(self, job_id: str, stage: str) -> None:
-        if self._engine:
-            self._engine.learn_stage(job_id, stage)
-
-    def _owners_dashboard(self) -> Dashboard:
-        from .dashboard.access import Access
+    def _build_dashboard(self, engine: Engine) -> Dashboard:
         from .dashboard.routes import Dashboard
 
         return Dashboard(
             self._settings,
             self._endpoints,
-            Access(self._settings, lambda: self._url),
-            log=lambda: self._log_path,
-            replay=self.replay,
-            has_room=lambda: self._engine is not None and self._engine.has_room(),
-            learn_stage=self._learn_stage,
-            local_url=lambda: self._local_url,
+            engine,
             public_url=lambda: self._url,
+            has_public_address=lambda: self._has_public_address,
         )
 
     @property
     def _local_url(self) -> str:
         return ((self._ui and self._ui.local_url) or "").rstrip("/")
+
+    @property
+    def _has_public_address(self) -> bool:
+        return self._url != self._local_url
 
     @property
     def _url(self) -> str:

@@ -1,1 +1,1 @@
-"""The owner's pages: what arrived and what came of it, replays, test events, webhooks on the Hub."""
+"""Show the owner what arrived and what came of it; replay, send test events, create webhooks on the Hub."""

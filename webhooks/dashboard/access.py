@@ -1,7 +1,7 @@
-"""Who may see and do more than a visitor: the owner, how this server knows them, and the guard in front of the pages.
+"""Decide who is the owner, and close all pages to everybody else.
 
-The owner opens the link that the console printed, or, on a Space, signs in with Hugging Face. Either begins a session,
-which is kept here: the browser has its name only, in a cookie for these pages alone.
+The owner opens the link that the console printed, or signs in with Hugging Face on a Space. Either begins a session.
+The server keeps the session; the browser keeps only its id, in a cookie for these pages.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -30,31 +30,33 @@ PAGE = "/deliveries"
 SIGN_IN = f"{PAGE}/sign-in"
 SIGN_IN_CALLBACK = f"{SIGN_IN}/callback"
 STATIC = f"{PAGE}/static"
-SESSION_LASTS = 8 * 60 * 60  # seconds
-SIGN_IN_WITHIN = 10 * 60  # seconds
-PROVIDER_WITHIN = 20.0  # seconds
-MAY_WRITE = ("admin", "write")  # roles in an organization
+SESSION_SECONDS = 8 * 60 * 60
+SIGN_IN_SECONDS = 10 * 60
+PROVIDER_TIMEOUT_SECONDS = 20.0
+ROLES = ("admin", "write")  # of an owner in the organization that the Space belongs to
 
 HEADERS = {
-    # No script, style, picture or form but our own; the Hub shows a Space inside its own page about it.
+    # Scripts, styles, fonts, pictures and forms come from this server only. The Hub shows a Space in its own page.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self'; "
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self' https://huggingface.co"
     ),
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # with "no-referrer" browsers would not say which page a form is from
+    "Referrer-Policy": "same-origin",  # with "no-referrer" browsers send `Origin: null` with each form
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Vary": "Cookie",
 }
 
+T = TypeVar("T")
 
-def from_own_page(headers: Headers, own_hosts: Iterable[str]) -> bool:
-    """Tell whether a request comes from a page of this server, and not from one of another origin.
 
-    Gradio lets any page read its answers, cookies included, once it is not served from localhost. Browsers say which
-    page a request comes from in `Sec-Fetch-Site`, older ones in `Origin` alone; no page can forge either.
-    `X-Forwarded-Host` is not looked at: a page can send that itself.
+def is_from_own_page(headers: Headers, own_hosts: Iterable[str]) -> bool:
+    """Return whether a request comes from a page of this server, and not from a page of another origin.
+
+    Gradio lets any page read its responses, cookies included, unless it is served from localhost. Browsers name the
+    page in `Sec-Fetch-Site`, older ones only in `Origin`; no page can forge either. `X-Forwarded-Host` counts for
+    nothing here: a page can send that itself.
     """
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return False
@@ -63,26 +65,26 @@ def from_own_page(headers: Headers, own_hosts: Iterable[str]) -> bool:
     return origin is None or (host != "" and host in (headers.get("host"), *own_hosts))
 
 
-def follows_a_link(method: str, headers: Headers) -> bool:
-    """Tell whether a request only opens a page, in a tab or window of its own: no other page can read it there."""
-    navigates = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
-    return method == "GET" and navigates and "origin" not in headers
+def is_followed_link(method: str, headers: Headers) -> bool:
+    """Return whether a request only opens a page in a tab or window, where no other page can read it."""
+    is_navigation = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return method == "GET" and is_navigation and "origin" not in headers
 
 
-def owns(profile: Mapping[str, Any], author: str | None) -> bool:
-    """Tell whether a profile is the Space's author, or may write in the organization that is."""
-    writes_in = [org for org in profile.get("orgs") or () if org.get("roleInOrg") in MAY_WRITE]
-    return bool(author) and author in [account.get("preferred_username") for account in (profile, *writes_in)]
+def is_owner(profile: Mapping[str, Any], author: str | None) -> bool:
+    """Return whether a profile is the Space's author, or has one of `ROLES` in the organization that is."""
+    orgs = [org for org in profile.get("orgs") or () if org.get("roleInOrg") in ROLES]
+    return bool(author) and author in [account.get("preferred_username") for account in (profile, *orgs)]
 
 
 def base_of(request: Request) -> str:
-    """Return where the owner's pages are, for a browser that sent this request."""
+    """Return the path of the owner's pages, for the browser that sent this request."""
     return root_of(request.scope) + PAGE
 
 
 @dataclass(frozen=True)
 class Session:
-    """An owner's session. Who came by the link has no name, and no token for the Hub."""
+    """An owner's session. One that began with the link has no name and no token for the Hub."""
 
     until: float  # seconds since 1970
     name: str | None = None
@@ -90,15 +92,15 @@ class Session:
 
 
 class SignInError(Exception):
-    """Somebody stays a visitor; the text is a sentence that says why."""
+    """The visitor is not signed in; the text says why."""
 
 
 class Access:
-    """Knows the owner's requests from all others.
+    """Recognize the owner's requests.
 
     Args:
-        settings: the owner's token if one is set, and whose Space it is.
-        public_url: gives the address under which the Hub, and most readers, reach this server.
+        settings: the owner's token, if one is set, and the Space's author.
+        public_url: returns the address under which the Hub and most readers reach this server.
     """
 
     def __init__(self, settings: Settings, public_url: Callable[[], str]) -> None:
@@ -106,106 +108,113 @@ class Access:
         self.token = given.get_secret_value() if given else secrets.token_urlsafe(24)
         self._settings = settings
         self._public_url = public_url
-        self._sessions: dict[str, Session] = {}  # by the name in the cookie
+        self._sessions: dict[str, Session] = {}  # by the id in the cookie
         self._signer = URLSafeTimedSerializer(secrets.token_urlsafe())
 
-    def link(self, url: str) -> str:
-        """Write the owner's link, as the console shows it. A token that the owner has set is not repeated."""
+    def link(self, base_url: str) -> str:
+        """Return the owner's link for the console. It does not repeat a token that the owner has set."""
         token = "<WEBHOOKS_ADMIN_TOKEN>" if self._settings.webhooks_admin_token else self.token
-        return f"{url}{PAGE}?token={token}"
+        return f"{base_url}{PAGE}?token={token}"
 
-    def lets_in(self, request: Request) -> bool:
-        """Decide whether a request may have an answer at all: not if a page of another origin could use it."""
+    def is_allowed(self, request: Request) -> bool:
+        """Return whether a request may be answered: not if a page of another origin could use the response."""
         own_hosts = (*self._settings.space_hosts, urlsplit(self._public_url()).netloc)
-        return from_own_page(request.headers, own_hosts) or follows_a_link(request.method, request.headers)
+        return is_from_own_page(request.headers, own_hosts) or is_followed_link(request.method, request.headers)
 
     def session(self, request: Request) -> Session | None:
         """Return the owner's session that a request belongs to."""
-        session = self._sessions.get(request.cookies.get(_cookie(request), ""))
+        session = self._sessions.get(request.cookies.get(_cookie_name(request), ""))
         return session if session and session.until > time.time() else None
 
     def follow_link(self, request: Request) -> Response:
-        """Begin a session, and go on to the page without the token in its address."""
+        """Begin a session, and redirect to the page without the token in its address."""
         here = base_of(request)
         if not hmac.compare_digest(request.query_params["token"].encode(), self.token.encode()):
-            return RedirectResponse(f"{here}?notice=link", 303)
+            return RedirectResponse(f"{here}?notice=token", 303)
         response: Response = RedirectResponse(here, 303)
         if request.headers.get("sec-fetch-site") == "cross-site":
-            # The link was on a page of another site, such as the Hub's page of this Space's log. A redirect would
-            # still count as coming from there, and the cookie would stay behind.
+            # The link was on a page of another site, such as the Hub's page with this Space's log. A redirect counts
+            # as cross-site, too, so the browser would not send the new cookie.
             response = Response(headers={"Refresh": f"0; url={here}"})
         self.begin(request, response)
         return response
 
     def begin(self, request: Request, response: Response, session: Session | None = None) -> None:
-        """Begin an owner's session; by default that of the link, whose cookie follows no link of another site."""
+        """Begin an owner's session, by default the link's, whose cookie is `SameSite=Strict`."""
         now = time.time()
         self._sessions = {id: open for id, open in self._sessions.items() if open.until > now}
         id = secrets.token_urlsafe(24)
-        self._sessions[id] = session or Session(now + SESSION_LASTS)
-        self._set_cookie(request, response, _cookie(request), id, samesite="lax" if session else "strict")
+        self._sessions[id] = session or Session(now + SESSION_SECONDS)
+        self._set_cookie(request, response, _cookie_name(request), id, samesite="lax" if session else "strict")
 
     def sign_out(self, request: Request) -> None:
-        self._sessions.pop(request.cookies.get(_cookie(request), ""), None)
+        self._sessions.pop(request.cookies.get(_cookie_name(request), ""), None)
 
     def hub_token(self, request: Request) -> str | None:
-        """Return the token to act on the Hub with: on a Space that of who is signed in, else `HF_TOKEN`."""
+        """Return the token for the Hub: where people sign in, the one of the session, else `HF_TOKEN`."""
         session, token = self.session(request), self._settings.hf_token
         if session and session.hub_token:
             return session.hub_token
         return token.get_secret_value() if token and not self._settings.oauth else None
 
-    # Signing in with Hugging Face (https://huggingface.co/docs/hub/spaces-oauth), by the Hub's OpenID provider.
+    # Sign in with Hugging Face (https://huggingface.co/docs/hub/spaces-oauth), by the Hub's OpenID provider.
     # Gradio has a sign-in of its own; its session opens nothing here.
 
     async def begin_sign_in(self, request: Request) -> Response:
-        """Send somebody to the Hub, with what its answer will be held against in a signed cookie.
+        """Redirect to the Hub, with the state of this sign-in in a signed cookie.
 
         Raises:
             SignInError: the Hub cannot be reached, or nobody can sign in here.
         """
-        # Any address of the Space will do to come back to: the one that the browser knows, as it has the cookie.
+        # The cookie belongs to the host that the browser used, so the Hub has to redirect to that host.
         hosts, here = self._settings.space_hosts, request.headers.get("host", "")
         host = here if here in hosts or not hosts else hosts[0]
         back = f"https://{host}{root_of(request.scope)}{SIGN_IN_CALLBACK}"
         state: dict[str, Any] = {}
-        redirect: Response = await self._ask(lambda hub: hub.authorize_redirect(_with(request, state), back))
-        cookie, value = _cookie(request) + "_in", self._signer.dumps(state)
-        self._set_cookie(request, redirect, cookie, value, samesite="lax", max_age=SIGN_IN_WITHIN)
+        redirect: Response = await self._ask(lambda hub: hub.authorize_redirect(_with_state(request, state), back))
+        cookie, value = _cookie_name(request) + "_in", self._signer.dumps(state)
+        self._set_cookie(request, redirect, cookie, value, samesite="lax", max_age=SIGN_IN_SECONDS)
         return redirect
 
     async def end_sign_in(self, request: Request) -> Response:
-        """Begin the session of whoever comes back from the Hub.
+        """Begin the session of the owner who comes back from the Hub.
 
         Raises:
-            SignInError: that is not the owner.
+            SignInError: this is not the owner, or the Hub's response is malformed.
         """
         if "error" in request.query_params:
             raise SignInError("You have not signed in.")
         try:
-            state = self._signer.loads(request.cookies.get(_cookie(request) + "_in", ""), SIGN_IN_WITHIN)
+            state = self._signer.loads(request.cookies.get(_cookie_name(request) + "_in", ""), SIGN_IN_SECONDS)
         except BadData:
-            raise SignInError("This sign-in took too long, or began in another browser. Begin it again.") from None
-        answer = await self._ask(lambda hub: hub.authorize_access_token(_with(request, state)))
-        profile, author = answer.get("userinfo") or {}, self._settings.space_author_name
-        if not owns(profile, author):
-            raise SignInError(
-                f"You are signed in as {profile.get('preferred_username')}. What has arrived is shown to {author} "
-                "only. If that is an organization in which you may write, sign in again and grant access to it."
+            raise SignInError("This sign-in took too long, or began in another browser. Sign in again.") from None
+        author = self._settings.space_author_name
+
+        async def read_profile(hub: Any) -> tuple[Session, bool]:
+            answer = await hub.authorize_access_token(_with_state(request, state))
+            profile, until = answer["userinfo"], min(answer["expires_at"], time.time() + SESSION_SECONDS)
+            return Session(until, str(profile["preferred_username"]), answer["access_token"]), is_owner(
+                profile, author
             )
-        until = min(answer.get("expires_at") or 0, time.time() + SESSION_LASTS)
+
+        session, is_allowed = await self._ask(read_profile)
+        if not is_allowed:
+            raise SignInError(
+                f"You are signed in as {session.name}. Only {author} sees what arrived. "
+                "If that is an organization in which you may write, sign in again and grant access to it."
+            )
         response = RedirectResponse(base_of(request), 303)
-        self.begin(request, response, Session(until, profile["preferred_username"], answer["access_token"]))
+        self.begin(request, response, session)
         return response
 
-    async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def _ask(self, question: Callable[[Any], Awaitable[T]]) -> T:
         if not self._settings.oauth:
             raise SignInError
         try:
             return await question(self._provider)
-        except Exception as error:  # the network, no JSON, a state or a signature that does not fit: no answer
-            told = f"Signing in with Hugging Face has failed ({type(error).__name__}). Try again."
-            raise SignInError(told) from None
+        except Exception as error:  # the network, a malformed response, a state or signature that does not fit
+            reason = f"Signing in with Hugging Face has failed ({type(error).__name__}). Try again."
+            raise SignInError(reason) from None
 
     @cached_property
     def _provider(self) -> Any:
@@ -217,50 +226,46 @@ class Access:
             name="huggingface",
             client_id=settings.oauth_client_id,
             client_secret=settings.oauth_client_secret.get_secret_value(),
-            client_kwargs={"scope": settings.oauth_scopes, "timeout": PROVIDER_WITHIN},
+            client_kwargs={"scope": settings.oauth_scopes, "timeout": PROVIDER_TIMEOUT_SECONDS},
             server_metadata_url=f"{settings.openid_provider_url}/.well-known/openid-configuration",
         )
 
-    def _set_cookie(self, request: Request, to: Response, cookie: str, value: str, **options: Any) -> None:
+    def _set_cookie(self, request: Request, response: Response, name: str, value: str, **options: Any) -> None:
         public, host = urlsplit(self._public_url()), request.headers.get("host")
-        over_tls = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
-        secure = over_tls or self._settings.on_space or (public.scheme, public.netloc) == ("https", host)
-        to.set_cookie(cookie, value, path=base_of(request), httponly=True, secure=secure, **options)
+        is_over_tls = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
+        secure = is_over_tls or self._settings.on_space or (public.scheme, public.netloc) == ("https", host)
+        response.set_cookie(name, value, path=base_of(request), httponly=True, secure=secure, **options)
 
 
-def _with(request: Request, state: dict[str, Any]) -> Request:
+def _with_state(request: Request, state: dict[str, Any]) -> Request:
     return Request({**request.scope, "session": state})
 
 
-def _cookie(request: Request) -> str:
+def _cookie_name(request: Request) -> str:
     """Name the cookie after host and port: all servers of one machine share its cookies."""
     return "webhooks_" + re.sub(r"\W", "_", request.headers.get("host", ""), flags=re.ASCII)
 
 
-def guard(access: Access, door: Callable[[Request], Awaitable[Response]]) -> Middleware:
-    """Let the owner through, and everybody else to the sign-in and the static files only.
+def guard(access: Access, sign_in_page: Callable[[Request], Awaitable[Response]]) -> Middleware:
+    """Return the middleware that shows visitors only the sign-in page and the static files.
 
-    Whatever route is added behind it is closed.
-
-    Args:
-        access: knows the owner.
-        door: is what everybody else sees.
+    It closes every route behind it, also one that is added later.
     """
 
     async def dispatch(request: Request, call_next: RequestResponseEndpoint) -> Response:
         path, method = path_of(request.scope), request.method
         is_file = path.startswith(f"{STATIC}/") and method in ("GET", "HEAD")
         is_sign_in = path in (SIGN_IN, SIGN_IN_CALLBACK) and method == "GET"
-        if not (is_file or access.lets_in(request)):
-            answer: Response = PlainTextResponse("This request comes from a page of another origin.", 403)
-        elif path == PAGE and method == "GET" and "token" in request.query_params:
-            answer = access.follow_link(request)
+        if not (is_file or access.is_allowed(request)):
+            response: Response = PlainTextResponse("This request comes from a page of another origin.", 403)
+        elif path.rstrip("/") == PAGE and method == "GET" and "token" in request.query_params:
+            response = access.follow_link(request)
         elif is_file or is_sign_in or access.session(request):
-            answer = await call_next(request)
+            response = await call_next(request)
         else:
-            answer = await door(request)
-        answer.headers.update(HEADERS)
-        answer.headers["Cache-Control"] = "no-cache" if is_file else "no-store"  # kept, and asked for again
-        return answer
+            response = await sign_in_page(request)
+        response.headers.update(HEADERS)
+        response.headers["Cache-Control"] = "no-cache" if is_file else "no-store"
+        return response
 
     return Middleware(BaseHTTPMiddleware, dispatch=dispatch)

@@ -1,8 +1,9 @@
-"""The owner's webhooks on the Hub, beside what the handlers ask for, and their changes."""
+"""Compare the owner's webhooks on the Hub with what the handlers watch, and create those that are missing."""
 
 from __future__ import annotations
 
 import asyncio
+import shlex
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -13,11 +14,11 @@ from urllib.parse import urlsplit
 from huggingface_hub import HfApi, WebhookInfo, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from ..endpoints import PREFIX
+from ..endpoints import PREFIX, Endpoint, find
 from ..watched import OWNERS, Watched
 
 SETTINGS = f"{constants.ENDPOINT}/settings/webhooks"
-HUB_WITHIN = 20.0  # seconds; the client itself waits without end
+TIMEOUT_SECONDS = 20.0  # the client itself waits without end
 
 _REASONS = {
     401: "The Hub does not know this token any more. Sign out and in again, or make a new HF_TOKEN.",
@@ -30,36 +31,40 @@ _REASONS = {
 
 T = TypeVar("T")
 
-_creating = threading.Lock()  # two who look at once would both create the same
+_creating = threading.Lock()  # two requests at once would create the same webhook twice
 
 
 class HubError(Exception):
-    """Something could not be done on the Hub; the text is a sentence for the owner, with what to do."""
+    """Something could not be done on the Hub; the text says what to do."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the comparison: what a handler asks for, or a webhook that calls this server without need.
+class WebhookRow:
+    """A line of the comparison: what a handler watches, or a webhook that no handler needs.
 
     Attributes:
-        watched: what is asked for, with the domains that nothing tells yet if it is missing; and what else the webhook
-            watches.
-        kind: how it is drawn: one of the list's outcomes.
-        said: how it is on the Hub.
-        webhook: the one that it is about, or `None` if it is missing. Its secret cannot be compared: the Hub need not
-            tell it.
+        watched: what the handler watches, with the domains that are missing; then what else the webhook watches.
+        kind: decides colour and shape, as in the list of deliveries.
+        state: in words.
+        webhook: on the Hub; `None` if it is missing.
     """
 
     endpoint: str
     watched: Sequence[Watched]
     kind: str
-    said: str
+    state: str
     webhook: WebhookInfo | None = None
 
     @property
     def key(self) -> str:
-        """What a form says to mean this row."""
+        """The value by which a form names this row."""
         return " ".join([self.endpoint, *map(str, self.watched)])
+
+    def command(self, base_url: str) -> str:
+        """Return the command that creates this webhook."""
+        item, url = self.watched[0], base_url + self.endpoint
+        domains = " ".join(f"--domain {domain}" for domain in item.domains)
+        return f'hf webhooks create --watch {item} --url {shlex.quote(url)} {domains} --secret "$WEBHOOK_SECRET"'
 
 
 @dataclass(frozen=True)
@@ -67,69 +72,71 @@ class Address:
     """Where the Hub reaches this server.
 
     Args:
-        base: the URL that is told to the Hub, without a path.
-        hosts: all names of this server, ports included.
+        base: the URL without a path.
+        hosts: all names of this server, with their ports.
     """
 
     base: str
     hosts: Collection[str]
 
-    def called_by(self, webhook: WebhookInfo) -> str | None:
-        """Return the path that a webhook calls here. What is posted by http to a Space is lost in a redirect."""
+    def path_of(self, webhook: WebhookInfo) -> str | None:
+        """Return the path that a webhook calls here. A POST by http to a Space is lost in a redirect."""
         try:
             url = urlsplit(webhook.url or "")
-        except ValueError:  # somebody's "https://[me" hides none of the others
+        except ValueError:  # an invalid URL, such as "https://[me"
             return None
         is_here = url.netloc.lower() in self.hosts and url.scheme == urlsplit(self.base).scheme
         return url.path.rstrip("/") if is_here and url.path.startswith(PREFIX) else None
 
 
-def compare(declared: Mapping[str, Sequence[Watched]], address: Address, webhooks: Sequence[WebhookInfo]) -> list[Row]:
-    """Compare what is declared with what the Hub has.
+def watched_rows(endpoints: Mapping[str, Endpoint], state: str = "") -> list[WebhookRow]:
+    """Return a row for each watched item, while the Hub cannot be asked."""
+    return [WebhookRow(path, [item], "skipped", state) for path, one in endpoints.items() for item in one.watched]
 
-    Args:
-        declared: what each handler wants to hear of, by its full path.
-        address: where this server is.
-        webhooks: all of one account's.
+
+def compare(endpoints: Mapping[str, Endpoint], address: Address, webhooks: Sequence[WebhookInfo]) -> list[WebhookRow]:
+    """Compare what the handlers watch with all webhooks of an account.
 
     Returns:
-        A row for each declared item, in their order, and then the webhooks that call this server without need.
+        A row for each watched item, in their order, then one for each webhook that calls this server without need.
     """
-    rows: list[Row] = []
+    rows: list[WebhookRow] = []
     needed: list[WebhookInfo] = []
-    for endpoint, items in declared.items():
-        here = [webhook for webhook in webhooks if address.called_by(webhook) == endpoint]
-        for item in items:
-            row, used = _look_for(endpoint, item, here)
+    for path, endpoint in endpoints.items():
+        here = [webhook for webhook in webhooks if address.path_of(webhook) == path]
+        for item in endpoint.watched:
+            row, used = _compare_item(path, item, here)
             rows.append(row)
             needed += used
     for webhook in webhooks:
-        path = address.called_by(webhook)
-        if path and webhook not in needed:
-            why = "" if declared.get(path) == () else ": no handler needs it"
+        called = address.path_of(webhook)
+        if called and webhook not in needed:
+            handler = find(endpoints, called)
+            why = "" if handler and not handler.watched else ": no handler needs it"
             kind = "skipped" if why else "waiting" if webhook.disabled else "done"
-            rows.append(Row(path, _items(webhook), kind, _state(webhook) + why, webhook))
+            rows.append(WebhookRow(called, _items(webhook), kind, _state(webhook) + why, webhook))
     return rows
 
 
-def _look_for(endpoint: str, item: Watched, here: Iterable[WebhookInfo]) -> tuple[Row, list[WebhookInfo]]:
-    """Find out what tells a handler of an item, and return the row with the webhooks that it needs.
+def _compare_item(path: str, item: Watched, here: Iterable[WebhookInfo]) -> tuple[WebhookRow, list[WebhookInfo]]:
+    """Return the row of a watched item, with the webhooks that it needs.
 
-    One that watches a user or an organization tells of the repositories there, too.
+    A webhook that watches a user or an organization covers the repositories there.
     """
-    telling = [webhook for webhook in here if any(one.covers(item) for one in _items(webhook))]
-    exact = [webhook for webhook in telling if item.key in [one.key for one in _items(webhook)]]
-    lacks, used = item.domains, []
-    for webhook in sorted(telling, key=lambda one: one not in exact):
-        if not webhook.disabled and {*lacks} & {*webhook.domains}:
-            lacks = tuple(domain for domain in lacks if domain not in webhook.domains)
+    covering = [webhook for webhook in here if any(other.covers(item) for other in _items(webhook))]
+    exact = [webhook for webhook in covering if item.key in [other.key for other in _items(webhook)]]
+    missing, used = item.domains, []
+    for webhook in sorted(covering, key=lambda webhook: webhook not in exact):
+        if not webhook.disabled and {*missing} & {*webhook.domains}:
+            missing = tuple(domain for domain in missing if domain not in webhook.domains)
             used.append(webhook)
-    disabled = [webhook for webhook in exact if webhook.disabled and lacks]
-    if lacks and not disabled:
-        return Row(endpoint, [replace(item, domains=lacks)], "failed", "missing"), used
+    disabled = [webhook for webhook in exact if webhook.disabled and missing]
+    if missing and not disabled:
+        return WebhookRow(path, [replace(item, domains=missing)], "failed", "missing"), used
     webhook = (disabled or used)[0]
-    watched = [item, *(one for one in _items(webhook) if one.key != item.key)]
-    return Row(endpoint, watched, "waiting" if disabled else "done", _state(webhook), webhook), [*used, *disabled]
+    watched = [item, *(other for other in _items(webhook) if other.key != item.key)]
+    kind = "waiting" if disabled else "done"
+    return WebhookRow(path, watched, kind, _state(webhook), webhook), [*used, *disabled]
 
 
 def _items(webhook: WebhookInfo) -> list[Watched]:
@@ -141,54 +148,47 @@ def _state(webhook: WebhookInfo) -> str:
     return disabled if webhook.disabled else "enabled"
 
 
-def watches(item: Watched) -> str:
-    """Say what a webhook watches."""
+def watched_name(item: Watched) -> str:
     return f"every repository of {item.name}" if item.type in OWNERS else f"{item.type} {item.name}"
 
 
 @dataclass(frozen=True)
 class Webhooks:
-    """The webhooks of one account on the Hub, as far as they concern this server. To be asked through `ask`.
+    """The webhooks of one account on the Hub. Its methods block: call them through `ask`.
 
     Args:
-        api: with the account's token, which has the right to manage its webhooks.
-        address: where the Hub reaches this server.
-        declared: what each handler wants to hear of, by its full path.
+        api: with a token that may manage the account's webhooks.
         secret: what the Hub has to send.
     """
 
     api: HfApi
     address: Address
-    declared: Mapping[str, Sequence[Watched]]
+    endpoints: Mapping[str, Endpoint]
     secret: str | None = None
 
-    def rows(self) -> list[Row]:
-        return compare(self.declared, self.address, self.api.list_webhooks())
+    def rows(self) -> list[WebhookRow]:
+        return compare(self.endpoints, self.address, self.api.list_webhooks())
 
     def create(self, key: str | None = None) -> None:
-        """Create the webhook of a row, or all that are missing, one after the other."""
+        """Create the webhook of a row, or all that are missing."""
         with _creating:
             missing = [row for row in self.rows() if row.webhook is None and key in (None, row.key)]
             if not missing:
                 raise HubError("Nothing is missing there any more. Look at the list again.")
             for row in missing:
-                self._create(row)
-
-    def _create(self, row: Row) -> None:
-        item = row.watched[0]
-        watched: Any = [{"type": item.type, "name": item.name}]
-        domains: Any = list(item.domains)
-        url = self.address.base + row.endpoint
-        self.api.create_webhook(url=url, watched=watched, domains=domains, secret=self.secret)
+                item, url = row.watched[0], self.address.base + row.endpoint
+                watched: Any = [{"type": item.type, "name": item.name}]
+                domains: Any = list(item.domains)
+                self.api.create_webhook(url=url, watched=watched, domains=domains, secret=self.secret)
 
 
 async def ask(question: Callable[[], T]) -> T:
-    """Ask the Hub on a thread, and make a sentence of whatever goes wrong.
+    """Ask the Hub on a thread.
 
-    The thread may be left behind. One of an executor would keep the process from ending.
+    The thread is a daemon: one of an executor would keep the process from ending while the Hub does not answer.
 
     Raises:
-        HubError: with that sentence.
+        HubError: with a sentence for whatever went wrong.
     """
     answer: Future[T] = Future()
     answer.set_running_or_notify_cancel()
@@ -201,7 +201,7 @@ async def ask(question: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="webhooks hub", daemon=True).start()
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(answer), HUB_WITHIN)
+        return await asyncio.wait_for(asyncio.wrap_future(answer), TIMEOUT_SECONDS)
     except HubError:
         raise
     except HfHubHTTPError as error:

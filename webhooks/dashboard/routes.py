@@ -1,4 +1,4 @@
-"""The owner's pages: what arrived, what came of it, and all of it again; test events, and webhooks on the Hub."""
+"""Serve the owner's pages: the deliveries, replays, test events, and webhooks on the Hub."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import contextlib
 import hashlib
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-import httpx
 from huggingface_hub import HfApi
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from .. import samples
-from ..deliveries.engine import NotTakenError
-from ..deliveries.log import find, reading
+from ..deliveries.engine import Engine, NotTakenError
+from ..deliveries.log import find, reading, utc
 from ..delivery import FINAL, UNFINISHED, Delivery
 from ..endpoints import Endpoint
-from ..receiver import Aside
+from ..endpoints import find as find_endpoint
+from ..responses import RefusedError
 from ..settings import Settings
 from ..watched import first_repository
 from . import hub, queries, views
@@ -38,51 +39,44 @@ from .queries import Filter
 from .stages import JobWatch
 
 HERE = Path(__file__).parent
-NEWEST = "7fffffffffffffff"  # after every id
-POST_WITHIN = 30.0  # seconds that a test event's answer may take
-MAX_VALUE = 300  # characters of a filter
-MAX_FORM = 4 * 1024 * 1024  # bytes; a payload may be 1 MiB, and a form writes some characters as three
+NEWEST = "7fffffffffffffff"  # the greatest id
+MAX_FORM = 4 * 1024 * 1024  # bytes of a field; a payload may be 1 MiB, and a form writes some characters as three
 
 
 @dataclass
 class Dashboard:
-    """The pages, and what they need. What asks the log is a `def`, which Starlette runs in a thread.
+    """The pages, and what they need. A `def` page reads the log, so Starlette runs it in a thread.
 
     Attributes:
-        log: gives the file of the delivery log.
-        replay: runs a recorded delivery again and returns the new one's id.
-        has_room: tells whether one of many replays may run, or would take the place of what the Hub sends.
-        learn_stage: is told the id of a Job and its present stage, from another thread.
-        local_url: gives the address of this server on its own machine.
-        public_url: gives the one that the Hub reaches.
+        endpoints: by path; read at each request.
+        public_url: returns the address that the Hub can reach, or else the local one.
+        has_public_address: returns whether the Hub can reach this server at all.
     """
 
     settings: Settings
     endpoints: Mapping[str, Endpoint]
-    access: Access
-    log: Callable[[], Path]
-    replay: Callable[[str], str]
-    has_room: Callable[[], bool]
-    learn_stage: Callable[[str, str], object]
-    local_url: Callable[[], str]
+    engine: Engine
     public_url: Callable[[], str]
+    has_public_address: Callable[[], bool]
 
     def __post_init__(self) -> None:
+        self.access = Access(self.settings, self.public_url)
         token = self.settings.hf_token
-        self.job_watch = JobWatch(token.get_secret_value() if token else None, self.learn_stage)
+        self.job_watch = JobWatch(token.get_secret_value() if token else None, self.engine.set_stage)
         self._templates = Jinja2Templates(HERE / "templates")
         environment = self._templates.env
         environment.finalize = views.visible
         environment.trim_blocks = environment.lstrip_blocks = True
         environment.globals.update(views=views, settings=self.settings, endpoints=self.endpoints, kinds=samples.KINDS)
-        environment.globals.update(outcomes=queries.OUTCOMES, hub=hub.SETTINGS)
+        environment.globals.update(find=partial(find_endpoint, self.endpoints), outcomes=queries.OUTCOMES)
+        environment.globals.update(hub_settings=hub.SETTINGS, has_public_address=self.has_public_address, utc=utc)
+        self.app = self._make_app()
 
-    def middleware(self) -> Middleware:
-        """Make what brings the pages into another application."""
-        return Middleware(Aside, path=f"{PAGE}/", aside=self.app())
+    def routes(self) -> list[BaseRoute]:
+        """Return the routes that bring the pages into Gradio's application."""
+        return [Route(path, self.app) for path in (PAGE, PAGE + "/{path:path}")]
 
-    def app(self) -> Starlette:
-        """Make the application for everything at `PAGE` and below."""
+    def _make_app(self) -> Starlette:
         routes = [
             Mount(STATIC, StaticFiles(directory=HERE / "static")),
             Route(SIGN_IN, self.sign_in),
@@ -98,14 +92,16 @@ class Dashboard:
             Route(f"{PAGE}/{{id}}", self.details),
             Route(f"{PAGE}/{{id}}/replay", self.replay_one, methods=["POST"]),
         ]
-        told = dict.fromkeys((NotTakenError, HTTPException), self.sorry)
-        return Starlette(routes=routes, middleware=[guard(self.access, self.door)], exception_handlers=told)
+        handlers = dict.fromkeys((NotTakenError, HTTPException), self.show_error)
+        return Starlette(
+            routes=routes, middleware=[guard(self.access, self.sign_in_page)], exception_handlers=handlers
+        )
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Open the log; an id that it does not have is a page that says so."""
+        """Open the log. An unknown id becomes a page that says so."""
         try:
-            with reading(self.log()) as database:
+            with reading(self.engine.log.path) as database:
                 yield database
         except KeyError:
             raise HTTPException(404, "There is no such delivery. It may be too old, and deleted.") from None
@@ -113,179 +109,191 @@ class Dashboard:
     # What arrived
 
     def overview(self, request: Request) -> Response:
-        wanted, before = filter_of(request.query_params), request.query_params.get("before") or None
+        wanted, before = read_filter(request.query_params), request.query_params.get("before") or None
         with self._reading() as database:
             rows, has_older = queries.page(database, wanted, before)
             counts, hours = queries.counts(database, wanted), queries.per_hour(database)
             choices = queries.choices(database)
+        replayable, _ = self._to_replay(wanted, NEWEST) if counts["failed"] else ([], 0)
         self.job_watch.look(job for row in rows for job in row.jobs)
         values = {"rows": rows, "has_older": has_older, "counts": counts, "hours": hours, "choices": choices}
-        return self.show(request, "list.html", {**values, "wanted": asdict(wanted), "before": before})
+        values |= {"wanted": asdict(wanted), "before": before, "replayable": len(replayable)}
+        return self.show(request, "list.html", values)
 
     def details(self, request: Request) -> Response:
         id = request.path_params["id"]
         with self._reading() as database:
-            record, row, related = find(database, id), queries.row(database, id), queries.related(database, id)
+            record, row, related = find(database, id), queries.listed(database, id), queries.related(database, id)
         self.job_watch.look(row.jobs)
         is_over = record.status not in UNFINISHED and all(job.stage in FINAL for job in row.jobs)
         values = {"record": record, "row": row, "delivery": record.delivery, "is_over": is_over, **related}
         return self.show(request, "delivery.html", {**values, "command": self._curl(record.delivery)})
 
     def _curl(self, delivery: Delivery) -> str | None:
-        """Write the command that sends the same again, if a command can hold it."""
+        """Return the command that sends the same again, if a command can hold it."""
         query = f"?{delivery.query.decode('latin-1')}" if delivery.query else ""
         try:
             body = views.plain_json(json.loads(delivery.body))
         except (ValueError, RecursionError):
             return None
-        url = f"{self.public_url()}{delivery.endpoint}{query}"
+        url = f"{self.public_url()}{quote(delivery.endpoint)}{query}"
         return samples.curl(url, self.settings, body) if len(body.encode()) < samples.MAX_ARGUMENT else None
 
-    # Once more
+    # Replays
 
     def replay_one(self, request: Request) -> Response:
         try:
-            return self.go(request, "/" + self.replay(request.path_params["id"]))
+            return self.redirect(request, "/" + self.engine.replay(request.path_params["id"]))
         except KeyError:
             raise HTTPException(404, "There is no such delivery any more.") from None
 
     def ask_to_replay_all(self, request: Request) -> Response:
-        wanted = filter_of(request.query_params)
+        wanted = read_filter(request.query_params)
         chosen, gone = self._to_replay(wanted, NEWEST)
-        return self.show(request, "replay.html", {"wanted": asdict(wanted), "chosen": chosen, "gone": gone})
+        groups = Counter(endpoint for _, endpoint in chosen)
+        values = {"wanted": asdict(wanted), "until": chosen[-1][0] if chosen else "", "groups": groups, "gone": gone}
+        return self.show(request, "replay.html", values)
 
     def replay_all(self, request: Request) -> Response:
-        """Replay what the page before has shown, as long as there is room; nothing that has failed since."""
-        wanted = filter_of(request.query_params)
+        """Replay what the question has shown, while there is room, and say how many that were."""
+        wanted, count = read_filter(request.query_params), 0
         for id, _ in self._to_replay(wanted, request.query_params.get("until", ""))[0]:
-            if not self.has_room():
-                return self.go(request, "/replay", asdict(wanted))
+            if not self.engine.has_room():
+                return self.redirect(request, "/replay", {**asdict(wanted), "replayed": count})
             with contextlib.suppress(KeyError):  # pruned meanwhile
-                self.replay(id)
-        return self.go(request)
+                self.engine.replay(id)
+                count += 1
+        return self.redirect(request, "", {**asdict(wanted), "outcome": None, "replayed": count})
 
     def _to_replay(self, wanted: Filter, until: str) -> tuple[list[tuple[str, str]], int]:
-        """Return ids and endpoints, and how many more cannot be replayed because their endpoint is gone."""
+        """Return ids and endpoints, and how many cannot be replayed because their handler is gone."""
         with self._reading() as database:
             failed = queries.to_replay(database, wanted, until)
-        chosen = [(id, endpoint) for id, endpoint in failed if endpoint in self.endpoints]
+        known = {endpoint for endpoint in {endpoint for _, endpoint in failed} if self._find(endpoint)}
+        chosen = [(id, endpoint) for id, endpoint in failed if endpoint in known]
         return chosen, len(failed) - len(chosen)
 
-    # A test event
+    # Test events
 
     def test_event(self, request: Request) -> Response:
-        """Show an event, to be changed and sent: one like a recorded delivery, or about what a handler asks for."""
-        id, endpoint, kind = (request.query_params.get(name, "") for name in ("of", "endpoint", "kind"))
+        """Show an event to change and send: a recorded delivery, or one about what a handler watches."""
+        id, path, kind = (request.query_params.get(name, "") for name in ("of", "endpoint", "kind"))
+        if not id:
+            return self._fill_in(request, path or next(iter(self.endpoints), ""), kind or "commit")
         with self._reading() as database:
-            if id:
-                delivery = find(database, id).delivery
-                return self._event_page(request, endpoint=delivery.endpoint, body=views.pretty(delivery.body))
-            handler = self.endpoints.get(endpoint := endpoint or next(iter(self.endpoints), ""))
-            about = first_repository(handler.watched) if handler else None
+            delivery = find(database, id).delivery
+        return self._event_page(request, path=delivery.endpoint, body=views.pretty(delivery.body))
+
+    async def send_test_event(self, request: Request) -> Response:
+        """Deliver the event and open its delivery, or only fill in the JSON for another handler or kind."""
+        form = await read_form(request)
+        path, kind, body = (form.get(name, "") for name in ("endpoint", "kind", "body"))
+        handler = self.endpoints.get(path)
+        if handler and handler.template and handler.template.match(form.get("path", "")):
+            path = form["path"]
+        if "fill" in form and kind:
+            return await run_in_threadpool(self._fill_in, request, path, kind)
+        if "fill" in form:
+            return self._event_page(request, path=path, body=body)
+        try:
+            content = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
+            return self.redirect(request, "/" + await run_in_threadpool(self.engine.deliver, path, content))
+        except (ValueError, RecursionError) as error:
+            notice = f"This is not JSON: {error}."
+        except LookupError:
+            notice = "There is no such endpoint."
+        except RefusedError as error:
+            fields = views.read_json(bytes(error.response.body)).get("fields", ())
+            notice = " ".join([str(error), *(f"{field['field']}: {field['reason']}." for field in fields)])
+        return self._event_page(request, 400, path=path, kind=kind, body=body, notice=self.settings.redact(notice))
+
+    def _fill_in(self, request: Request, path: str, kind: str) -> Response:
+        handler = self._find(path)
+        about = first_repository(handler.watched) if handler else None
+        with self._reading() as database:
             repo, commit = queries.last_commit(database, "/".join(about) if about else None)
         type, _, name = repo.partition("/")
         try:
-            event = samples.sample(kind or "commit", type, name, commit)
+            event = samples.sample(kind, type, name, commit)
         except ValueError as error:
-            return self._event_page(request, 400, endpoint=endpoint, kind=kind, notice=str(error))
-        return self._event_page(request, endpoint=endpoint, kind=kind, body=views.plain_json(event, indent=2))
+            return self._event_page(request, 400, path=path, kind=kind, notice=str(error))
+        return self._event_page(request, path=path, kind=kind, body=views.plain_json(event, indent=2))
 
-    async def send_test_event(self, request: Request) -> Response:
-        """Post the event to its endpoint as the Hub would, and open its delivery."""
-        form = await form_of(request)
-        endpoint, kind, body = (form.get(name, "") for name in ("endpoint", "kind", "body"))
-        try:
-            return self.go(request, "/" + await self._post(endpoint, body))
-        except HTTPException as error:
-            values = {"endpoint": endpoint, "kind": kind, "body": body, "notice": self.settings.redact(error.detail)}
-            return self._event_page(request, error.status_code, **values)
+    def _event_page(self, request: Request, status: int = 200, *, path: str, **values: str) -> Response:
+        handler = self._find(path)
+        if handler and path == handler.path:
+            path = views.example_path(path)
+        return self.show(request, "test.html", {"handler": handler, "path": path, **values}, status)
 
-    def _event_page(self, request: Request, status: int = 200, **values: str) -> Response:
-        return self.show(request, "test.html", values, status)
-
-    async def _post(self, endpoint: str, body: str) -> str:
-        if endpoint not in self.endpoints:
-            raise HTTPException(400, "There is no such endpoint.")
-        try:
-            content = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
-        except (ValueError, RecursionError) as error:
-            raise HTTPException(400, f"This is no JSON: {error}.") from None
-        headers = {"User-Agent": "webhooks-test-event", "Content-Type": "application/json"}
-        if secret := self.settings.secret_to_send:
-            headers["X-Webhook-Secret"] = secret
-        try:
-            async with httpx.AsyncClient(trust_env=False, verify=False, timeout=POST_WITHIN) as client:  # noqa: S501 - this very machine
-                answer = await client.post(self.local_url() + endpoint, content=content, headers=headers)
-        except httpx.HTTPError as error:
-            raise HTTPException(502, f"This server could not reach itself ({type(error).__name__}).") from None
-        if "X-Delivery-Id" not in answer.headers:
-            raise HTTPException(400, f"The endpoint answered {answer.status_code}: {answer.text[:1000]}")
-        return answer.headers["X-Delivery-Id"]
+    def _find(self, path: str) -> Endpoint | None:
+        return find_endpoint(self.endpoints, path)
 
     # Webhooks on the Hub
 
     async def webhooks(self, request: Request, notice: str = "") -> Response:
-        """Show what the handlers ask for, beside what the Hub has."""
-        trouble, rows = "", []
+        """Show what the handlers watch, beside what the Hub has and what catching up has found."""
+        problem, rows = "", hub.watched_rows(self.endpoints)
         try:
             rows = await hub.ask(self._webhooks_of(request).rows)
         except hub.HubError as reason:
-            trouble = self.settings.redact(str(reason))
-        values = {"rows": rows, "notice": notice, "trouble": trouble, "watches": hub.watches}
-        return self.show(request, "hub.html", values, 400 if notice else 200)
+            problem = self.settings.redact(str(reason))
+        marks = await run_in_threadpool(self._marks)
+        address = self.public_url() if self.has_public_address() else "https://<your address>"
+        values = {"rows": rows, "notice": notice, "problem": problem, "address": address, "marks": marks}
+        return self.show(request, "hub.html", values | {"watched_name": hub.watched_name}, 400 if notice else 200)
+
+    def _marks(self) -> list[sqlite3.Row]:
+        with self._reading() as database:
+            return queries.marks(database)
 
     async def create_webhooks(self, request: Request) -> Response:
-        """Create the one that a row lacks, or all that are missing; then show how it is."""
-        form = await form_of(request)
+        """Create the webhook of a row, or all that are missing."""
+        form = await read_form(request)
         try:
             if self.settings.closed:
                 raise hub.HubError("Set WEBHOOK_SECRET first: without it this Space answers every call with 503.")
             await hub.ask(partial(self._webhooks_of(request).create, form.get("row")))
         except hub.HubError as reason:
             return await self.webhooks(request, self.settings.redact(str(reason)))
-        return self.go(request, "/hub")
+        return self.redirect(request, "/hub")
 
     def _webhooks_of(self, request: Request) -> hub.Webhooks:
         public, token = self.public_url(), self.access.hub_token(request)
-        if public == self.local_url():
-            raise hub.HubError(
-                "The Hub cannot reach this machine, for it has no public link (GRADIO_SHARE=False, or no network to "
-                "make one). Run this on a Space, or start it with a link."
-            )
+        if not self.has_public_address():
+            raise hub.HubError("The Hub cannot reach this machine, so no webhook can call it.")
         if token is None:
             how = "Sign in with Hugging Face" if self.settings.oauth else "Set HF_TOKEN and start again"
             raise hub.HubError(f"{how} to see and create your webhooks.")
         address = hub.Address(public, [urlsplit(public).netloc, *self.settings.space_hosts])
-        declared = {path: endpoint.watched for path, endpoint in self.endpoints.items()}
-        return hub.Webhooks(HfApi(token=token), address, declared, self.settings.secret_to_send)
+        return hub.Webhooks(HfApi(token=token), address, self.endpoints, self.settings.secret_to_send)
 
-    # Who comes in, and what is shown
+    # Signing in, and what all pages share
 
     async def sign_in(self, request: Request) -> Response:
-        comes_back = request.url.path.endswith(SIGN_IN_CALLBACK)
+        is_back = request.url.path.endswith(SIGN_IN_CALLBACK)
         try:
-            return await (self.access.end_sign_in(request) if comes_back else self.access.begin_sign_in(request))
+            return await (self.access.end_sign_in(request) if is_back else self.access.begin_sign_in(request))
         except SignInError as why:
-            return await self.door(request, str(why))
+            return await self.sign_in_page(request, str(why))
 
     async def sign_out(self, request: Request) -> Response:
         self.access.sign_out(request)
-        return self.go(request)
+        return self.redirect(request)
 
-    async def door(self, request: Request, notice: str = "") -> Response:
-        """Show what everybody sees who is not the owner."""
-        if request.query_params.get("notice") == "link":
-            notice = "This link is not valid any more: each start makes a new one."
+    async def sign_in_page(self, request: Request, notice: str = "") -> Response:
+        """Show the page that every visitor gets."""
+        if request.query_params.get("notice") == "token":
+            notice = "This token is not valid. Each start makes a new one."
         return self.show(request, "sign_in.html", {"notice": notice}, 403)
 
-    async def sorry(self, request: Request, error: Exception) -> Response:
+    async def show_error(self, request: Request, error: Exception) -> Response:
         status, sentence = getattr(error, "status_code", 400), getattr(error, "detail", str(error))
-        if sentence in ("Not Found", "Method Not Allowed"):  # as Starlette says it
+        if sentence in ("Not Found", "Method Not Allowed"):  # Starlette's own words
             sentence = "There is no such page."
         return self.show(request, "error.html", {"sentence": self.settings.redact(sentence)}, status)
 
     def show(self, request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
-        """Fill in a template; say only that nothing has changed to a page that has it already."""
+        """Fill in a template. Answer 304 if the browser has the same page already."""
         base = base_of(request)
         common = {"base": base, "session": self.access.session(request), "link": partial(with_query, base)}
         response = self._templates.TemplateResponse(request, template, {**common, **values}, status_code=status)
@@ -293,17 +301,18 @@ class Dashboard:
         is_known = status == 200 and request.headers.get("if-none-match") == tag
         return Response(status_code=304) if is_known else response
 
-    def go(self, request: Request, path: str = "", query: Mapping[str, object] | None = None) -> Response:
+    def redirect(self, request: Request, path: str = "", query: Mapping[str, object] | None = None) -> Response:
         return RedirectResponse(with_query(base_of(request), path, **query or {}), 303)
 
 
-def filter_of(asked: Mapping[str, str]) -> Filter:
-    """Read a filter out of an address or a form; what is empty is any."""
-    return Filter(**{field.name: asked.get(field.name, "").strip()[:MAX_VALUE] or None for field in fields(Filter)})
+def read_filter(query: Mapping[str, str]) -> Filter:
+    """Read a filter from an address. An empty value is any."""
+    values = {field.name: query.get(field.name, "").strip()[: queries.MAX_VALUE] for field in fields(Filter)}
+    return Filter(**{name: value or None for name, value in values.items()})
 
 
-async def form_of(request: Request) -> dict[str, str]:
-    """Read a form. Of fields with one name it has the last."""
+async def read_form(request: Request) -> dict[str, str]:
+    """Read a form. Of fields with the same name the last counts."""
     form = await request.form(max_part_size=MAX_FORM)
     return {name: value for name, value in form.items() if isinstance(value, str)}
 

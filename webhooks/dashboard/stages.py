@@ -1,4 +1,4 @@
-"""What has become of the Jobs that somebody looks at."""
+"""Keep the stages of Jobs up to date while somebody looks at them."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from huggingface_hub.errors import JobNotFoundError
 
 from ..delivery import FINAL, StartedJob
 
-AT_ONCE = 10  # Jobs of a page that the Hub is asked for
-ASK_AGAIN = 10.0  # seconds until the Hub is asked again for the stage of the same Job
-PATIENCE = 60.0  # seconds until that is done without an answer
+MAX_JOBS = 10  # of a page, to ask the Hub for
+REFRESH_SECONDS = 10.0  # until the Hub is asked again about the same Job
+TIMEOUT_SECONDS = 60.0  # until the Hub is asked again where it has not answered
 
 
 class JobWatch:
-    """Asks the Hub for the stages of Jobs that somebody looks at, without making anybody wait.
+    """Ask the Hub for the stages of Jobs, without a page that waits for it.
 
     Args:
-        token: may read the Jobs; without one nobody is asked.
-        learned: is told the id of a Job and its stage, from another thread.
+        token: may read the Jobs; without a token the Hub is not asked.
+        set_stage: is called with the id of a Job and its new stage, on another thread.
     """
 
-    def __init__(self, token: str | None, learned: Callable[[str, str], object]) -> None:
+    def __init__(self, token: str | None, set_stage: Callable[[str, str], object]) -> None:
         self._token = token
-        self._learned = learned
-        self._not_before: dict[str, float] = {}  # by id
+        self._set_stage = set_stage
+        self._next_at: dict[str, float] = {}  # by id: the monotonic time of the next question
 
     def look(self, jobs: Iterable[StartedJob]) -> None:
         now = time.monotonic()
-        self._not_before = {id: then for id, then in self._not_before.items() if then > now}
-        for job in [job for job in jobs if self._token and job.stage not in FINAL][:AT_ONCE]:
-            if job.id not in self._not_before:
-                self._not_before[job.id] = now + PATIENCE
+        self._next_at = {id: at for id, at in self._next_at.items() if at > now}
+        for job in [job for job in jobs if self._token and job.stage not in FINAL][:MAX_JOBS]:
+            if job.id not in self._next_at:
+                self._next_at[job.id] = now + TIMEOUT_SECONDS
                 threading.Thread(target=self._ask, args=(job,), daemon=True).start()
 
     def _ask(self, job: StartedJob) -> None:
@@ -43,9 +43,9 @@ class JobWatch:
             stage = str(getattr(status.stage, "value", status.stage)) if status else "UNKNOWN"
         except JobNotFoundError:
             stage = "DELETED"
-        except Exception:  # the Hub is in trouble: the next look will tell
+        except Exception:  # the Hub is in trouble: the next look asks again
             return
         finally:
-            self._not_before[job.id] = time.monotonic() + ASK_AGAIN
+            self._next_at[job.id] = time.monotonic() + REFRESH_SECONDS
         if stage != job.stage:
-            self._learned(job.id, stage)
+            self._set_stage(job.id, stage)

@@ -1,4 +1,4 @@
-"""What the templates show: outcomes in words, and text of strangers made visible."""
+"""Word what the templates show: what came of a delivery in a line, and text of strangers made visible."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from ..deliveries.log import INTERRUPTED, STOPPED, Attempt
 from ..delivery import UNFINISHED, Delivery, StartedJob
 from ..endpoints import PREFIX, Endpoint
 from ..payload import FOLDERS
-from .queries import Row
+from .queries import ListedDelivery
 
-MAX_SHOWN = 256 * 1024  # characters of a payload
-MAX_LINE = 200  # characters of an outcome, a name or a title
+MAX_PAYLOAD = 256 * 1024  # characters that are shown
+MAX_LINE = 200  # characters of a summary, a name or a title
 
-# The Hub's scopes and actions, in words; any other is shown as it is.
+# The Hub's scopes and actions in words. Unknown ones are shown as they are.
 SCOPES = {"repo": "repository", "repo.content": "content", "repo.config": "settings", "discussion.comment": "comment"}
 ACTIONS = {"create": "created", "update": "changed", "move": "moved", "delete": "deleted"}
+DOMAINS = {"repo": "commits and settings", "discussion": "discussions"}
+SOURCES = {"catch_up": "found by looking", "code": "sent from here"}  # the others came over HTTP
 STAGES = {  # of a Job: the kind, and the word
     "COMPLETED": ("done", "completed"),
     "ERROR": ("failed", "failed"),
     "CANCELED": ("skipped", "canceled"),
     "DELETED": ("skipped", "deleted"),
 }
-QUOTED = re.compile(r"^ {4}\| ?", re.MULTILINE)  # how the console's log sets a traceback off
+QUOTED = re.compile(r"^ {4}\| ?", re.MULTILINE)  # how the log indents a traceback
 
 # Text
 
 
 def visible(value: Any) -> Any:
-    """Write out whatever is invisible in a text or turns the line around it; for everything that a template shows.
+    """Write out invisible characters, and those that change the direction of a line. Every template value passes here.
 
-    A template writes `| forceescape` where a form has to send the very same text back.
+    A template writes `| forceescape` where a form has to send back the very same text.
     """
     return value if isinstance(value, Markup) or not isinstance(value, str) else escaped(value)
 
@@ -48,27 +50,27 @@ def short(value: str, at_most: int = MAX_LINE) -> str:
     return value if len(value) <= at_most else value[:at_most] + "…"
 
 
-def lines(value: str, at_most: int = MAX_SHOWN) -> Markup:
-    """Make text of several lines showable: whatever could be mistaken for something else is written out."""
+def lines(value: str, at_most: int = MAX_PAYLOAD) -> Markup:
+    """Like `visible`, for text of several lines."""
     shown = value if len(value) <= at_most else f"{value[:at_most]}\n… {len(value) - at_most} more characters"
     return escape("\n".join(map(escaped, shown.replace("\r\n", "\n").split("\n"))))
 
 
 def read_json(written: bytes | None) -> Any:
-    """Read JSON, or any other text as it is."""
+    """Read JSON; return any other text as it is."""
     with contextlib.suppress(ValueError, RecursionError):
         return json.loads(written or b"")
     return (written or b"").decode("utf-8", "replace")
 
 
 def pretty(body: bytes) -> str:
-    """Write JSON with one field a line, and anything else as it is."""
+    """Write JSON with one field a line, and any other text as it is."""
     value = read_json(body)
     return value if isinstance(value, str) else plain_json(value, indent=2)
 
 
 def plain_json(value: Any, indent: int | None = None) -> str:
-    """Write JSON in which whatever could be mistaken for something else is written out, and still means the same."""
+    """Write JSON whose unprintable characters are escaped. It still means the same."""
     separators = (",", ":") if indent is None else None
     written = json.dumps(value, indent=indent, ensure_ascii=False, separators=separators)
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in written)
@@ -88,17 +90,23 @@ def repo_name(repo: str | None) -> str:
     return (repo or "").replace("/", " ", 1)
 
 
+def duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
 # What came of a delivery
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Summary:
     """What came of a delivery, in a line.
 
     Attributes:
         kind: one of `OUTCOMES`, or `job`; decides colour and shape.
-        due_at: when it goes on, if it waits for a time.
-        job: what it has started, if that is what came of it.
+        due_at: when it runs, if it waits for a time.
+        job: the Job that it started.
         more: what follows the time or the Job.
     """
 
@@ -109,68 +117,73 @@ class Outcome:
     more: str = ""
 
 
-def outcome(row: Row, endpoint: Endpoint | None) -> Outcome:
-    """Say what came of a delivery to an endpoint, which may be gone."""
+def summarize(row: ListedDelivery, endpoint: Endpoint | None) -> Summary:
+    """Say what came of a delivery. Its endpoint may have been removed."""
     if row.status in UNFINISHED:
         return _waiting(row, endpoint)
     if row.status == "superseded":
-        return Outcome("skipped", "replaced by a newer event about the same")
+        return Summary("skipped", "superseded by a newer event")
     if row.status == "failed":
-        return Outcome("failed", short(last_line(row.error) or _said(row.answer, "error") or "failed"))
+        return Summary("failed", short(last_line(row.error) or _value(row.answer, "error") or "failed"))
     if row.skipped:
-        return Outcome("skipped", f"skipped: {short(_said(row.answer, 'skipped'))}")
+        return Summary("skipped", f"skipped: {short(_value(row.answer, 'skipped'))}")
     if row.jobs:
-        return job_outcome(row.jobs[-1], len(row.jobs))
-    return Outcome("done", short(_answered(row)))
+        return job_summary(row.jobs[-1], len(row.jobs))
+    return Summary("done", short(_returned(row)))
 
 
-def job_outcome(job: StartedJob, count: int = 1) -> Outcome:
+def job_summary(job: StartedJob, count: int = 1) -> Summary:
     kind, word = STAGES.get(job.stage, ("job", job.stage.lower()))
     others = f", and {count - 1} more" if count > 1 else ""
-    return Outcome(kind, job=job, more=f" {word}, {job.flavor}{others}")
+    return Summary(kind, job=job, more=f" {word}, {job.flavor}{others}")
 
 
-def _waiting(row: Row, endpoint: Endpoint | None) -> Outcome:
+def _waiting(row: ListedDelivery, endpoint: Endpoint | None) -> Summary:
     total = f" of {endpoint.max_attempts}" if endpoint and endpoint.max_attempts > 1 else ""
     attempt = f"attempt {row.failures + 1}{total}" if row.failures or total else ""
     if row.status != "scheduled":
-        return Outcome("waiting", row.status, more=f", {attempt}" if row.attempts > 1 and attempt else "")
+        return Summary("waiting", row.status, more=f", {attempt}" if row.attempts > 1 and attempt else "")
     if not row.attempts:
-        return Outcome("waiting", "runs", row.due_at, more=", unless a newer event replaces it")
+        return Summary("waiting", "runs", row.due_at, more=", unless a newer event supersedes it")
     error = short(last_line(row.error))
-    return Outcome("waiting", attempt or "goes on", row.due_at, more=f": {error}" if error else "")
+    return Summary("waiting", attempt or "runs", row.due_at, more=f": {error}" if error else "")
 
 
 def last_line(error: str | None) -> str:
-    """Return what an error says in the end: the exception, and not the way to it."""
-    kept = [line.strip() for line in quoted(error or "").splitlines() if line.strip()]
+    """Return the exception at the end of a traceback."""
+    kept = [line.strip() for line in QUOTED.sub("", error or "").splitlines() if line.strip()]
     return kept[-1] if kept else ""
 
 
-def quoted(error: str) -> str:
-    return QUOTED.sub("", error)
+def traceback(error: str, known: str) -> str:
+    """Return a traceback, without its last line if the page shows that already."""
+    text = QUOTED.sub("", error).rstrip()
+    head, _, last = text.rpartition("\n")
+    return head if last.strip() == known else text
 
 
-def _said(answer: bytes | None, key: str) -> str:
-    """Return what an answer of the form `{key: text}` says."""
-    said = read_json(answer)
-    return _text(said.get(key, "") if isinstance(said, dict) else said)
+def _value(answer: bytes | None, key: str) -> str:
+    """Return the text of an answer `{key: text}`."""
+    answered = read_json(answer)
+    return _text(answered.get(key, "") if isinstance(answered, dict) else answered)
 
 
-def _answered(row: Row) -> str:
-    said = read_json(row.answer)
-    if said == "":
-        return f"answered {row.answer_status}"
-    if said == {"delivery": row.id, "status": "succeeded"}:
-        return "done"
-    if isinstance(said, dict) and said.get("dry_run") is True and "command" in said:
-        return f"dry run, nothing started: {_text(said['command'])} on {_text(said.get('flavor'))}"
-    status = f"{row.answer_status}: " if row.answer_status != 200 else ""
-    return f"answered {status}{_text(said)}"
+def _returned(row: ListedDelivery) -> str:
+    answered = read_json(row.answer)
+    if isinstance(answered, dict) and answered.get("dry_run") is True and "command" in answered:
+        return f"dry run: {_text(answered['command'])} on {_text(answered.get('flavor'))}"
+    if isinstance(answered, dict):
+        pairs = {} if answered == {"delivery": row.id, "status": "succeeded"} else answered
+        text = ", ".join(f"{key}: {_text(value)}" for key, value in pairs.items())
+    else:
+        text = _text(answered)
+    if row.answer_status == 200:
+        return text or "done"
+    return f"{row.answer_status}: {text}" if text else f"answered {row.answer_status}"
 
 
-def _text(said: Any) -> str:
-    return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 # One delivery
@@ -185,8 +198,8 @@ def attempt_kind(attempt: Attempt) -> tuple[str, str]:
     return ("done", "succeeded") if attempt.ended_at else ("waiting", "running")
 
 
-def about(delivery: Delivery) -> str:
-    """Say what has happened, as exactly as the payload does."""
+def describe(delivery: Delivery) -> str:
+    """Say what happened on the Hub, with refs and discussion."""
     payload = delivery.payload
     if payload is None:
         return "no payload"
@@ -197,7 +210,7 @@ def about(delivery: Delivery) -> str:
 
 
 def repo_url(delivery: Delivery) -> str | None:
-    """Return the repository's address, made here: the one in the payload may lead anywhere."""
+    """Return the address of the repository. It is made here: the one in the payload may lead anywhere."""
     repo = delivery.payload.repo if delivery.payload else None
     if not repo or repo.type not in FOLDERS or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo.name, re.ASCII):
         return None
@@ -205,5 +218,11 @@ def repo_url(delivery: Delivery) -> str | None:
 
 
 def web_url(url: str) -> str | None:
-    """Return an address that may be linked to: none that runs something."""
+    """Return an address if a link may have it: `javascript:` may not."""
     return url if url.startswith(("https://", "http://")) else None
+
+
+def example_path(path: str) -> str:
+    """Fill in the parameters of a path, for a test event."""
+    examples = {":int": "1", ":float": "1.0", ":uuid": "00000000-0000-4000-8000-000000000000"}
+    return re.sub(r"{(\w+)(:\w+)?}", lambda found: examples.get(found[2], found[1]), path)

@@ -183,11 +183,34 @@ class Engine:
                 "The delivery log does not answer. If it does so later, this replay runs then."
             ) from None
 
-    def learn_stage(self, job_id: str, stage: str) -> None:
+    def set_stage(self, job_id: str, stage: str) -> None:
         """Write down the present stage of a Job. From any thread; if it cannot be written, it is asked for again."""
         if self._loop and not self._stopping:
             write = self.writer.written(lambda: self.log.set_stage(job_id, stage))
             asyncio.run_coroutine_threadsafe(write, self._loop)
+
+    def deliver(self, path: str, body: bytes) -> str:
+        """Record an event that did not come over HTTP, and run its handler; return the delivery's id.
+
+        Raises:
+            LookupError: there is no endpoint at this path.
+            RefusedError: the endpoint does not take this body.
+            NotTakenError: nothing more can be taken now.
+        """
+        from ..receiver import _payload_for
+
+        endpoint = find(self._endpoints, path)
+        if endpoint is None:
+            raise LookupError(path)
+        assert self._loop
+        json_header = (b"content-type", b"application/json")
+        delivery = Delivery(path, _payload_for(endpoint, body), headers=(json_header,), body=body)
+        asyncio.run_coroutine_threadsafe(self.take(endpoint, delivery, 0), self._loop).result(STUCK_AFTER)
+        write = self.writer.written(
+            lambda: self.log._execute("UPDATE deliveries SET source = 'code' WHERE id = ?", [delivery.id])
+        )
+        asyncio.run_coroutine_threadsafe(write, self._loop).result(STUCK_AFTER)
+        return delivery.id
 
     def hasten(self, id: str, within: float) -> None:
         """Let time pass until a delivery is over, as tests want it to. From another thread.

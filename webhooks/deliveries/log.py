@@ -42,7 +42,7 @@ INTERRUPTED = "Interrupted: the process ended during this attempt."
 STOPPED = "Interrupted: the server was stopped during this attempt."
 
 _APPLICATION_ID = 0x77686B73  # "whks", in the header of the file, tells a log from any other SQLite database
-_VERSION = 5  # of the schema: a file of another one is moved aside
+_VERSION = 6  # of the schema: a file of another one is moved aside
 _SCHEMA = """
 CREATE TABLE deliveries (
     number        INTEGER PRIMARY KEY,  -- the id as a number
@@ -67,7 +67,8 @@ CREATE TABLE deliveries (
     query         BLOB NOT NULL,
     headers       TEXT NOT NULL,        -- JSON: [[name, value], ...]; the value of a credential is null
     answer        BLOB,
-    body          BLOB NOT NULL
+    body          BLOB NOT NULL,
+    source        TEXT                  -- NULL: over HTTP; catch_up: found by looking; code: deliver()
 );
 -- All that the owner's list can be filtered by, so that it is read without the bodies.
 CREATE INDEX overview ON deliveries (status, skipped, endpoint, repo, event);
@@ -91,6 +92,7 @@ CREATE TABLE jobs (
     stage     TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX jobs_by_delivery ON jobs (delivery);
+CREATE TABLE marks (endpoint TEXT, repo TEXT, revision TEXT, looked_at REAL, problem TEXT);
 """
 _FINISH = """
 WITH ended (number, status, at, answer_status, skipped, answer) AS (VALUES {})

@@ -1,4 +1,4 @@
-// What the pages can do besides without a script: times of the reader, what is new without a reload, and copying.
+// The pages work without this script. It shows local times, new deliveries without a reload, and copies text.
 "use strict";
 
 const page = document.body.dataset;
@@ -25,14 +25,14 @@ function showTimes(root) {
   }
 }
 
-// The name of a bar is text alone, with no room for a <time>.
+// The title of a bar is plain text, which cannot hold a <time>.
 function showHours(root) {
   for (const bar of root.querySelectorAll("svg title")) {
     bar.textContent = bar.textContent.replace(/,.*/, `, ${hour.format(new Date(bar.dataset.since))}`);
   }
 }
 
-// A part of the page is left alone while the keyboard is in it, or something in it is selected.
+// No part of the page changes while it has the focus or a selection.
 function isInUse(part) {
   const selection = getSelection();
   const isSelected = !selection.isCollapsed && selection.containsNode(part, true);
@@ -42,7 +42,7 @@ function isInUse(part) {
 const isAtTop = () => scrollY < 120;
 const rowsOf = root => [...root.querySelectorAll("#rows tbody tr")];
 
-// Rows that are there are changed where they are. New ones would push the others down while somebody reads.
+// Known rows change in place. New rows would push the others down while somebody reads, so a button offers them.
 function showRows(fresh) {
   const known = new Set(rowsOf(document).map(row => row.id));
   const arrived = rowsOf(fresh).filter(row => !known.has(row.id));
@@ -70,6 +70,8 @@ async function look() {
   if (!answer.ok) return; // 304 as well
   seen = answer.headers.get("ETag");
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+  if (fresh.getElementById("outcomes") && !document.getElementById("outcomes")) return location.reload(); // the first one
+  document.title = fresh.title;
   showTimes(fresh);
   showHours(fresh);
   for (const part of document.querySelectorAll("[data-part]")) {
@@ -108,9 +110,11 @@ document.addEventListener("click", async event => {
 });
 
 document.addEventListener("change", event => {
-  if (event.target.matches("[data-send-on-change] select")) event.target.form.requestSubmit();
+  const form = event.target.form;
+  if (event.target.matches("[data-send-on-change] select")) form.requestSubmit(form.querySelector(".fill"));
 });
 
+for (const fill of document.querySelectorAll(".fill")) fill.hidden = true; // a changed select does it
 if (navigator.clipboard) for (const button of document.querySelectorAll("[data-copy]")) button.hidden = false;
 showTimes(document);
 showHours(document);
