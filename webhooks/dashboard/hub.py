@@ -61,32 +61,10 @@ class WebhookRow:
         return " ".join([self.endpoint, *map(str, self.watched)])
 
     def command(self, base_url: str) -> str:
-        """Return the command that creates this webhook."""
-        item, url = self.watched[0], base_url + self.endpoint
+        """Return the command that creates this webhook, without a secret."""
+        item = self.watched[0]
         domains = " ".join(f"--domain {domain}" for domain in item.domains)
-        return f'hf webhooks create --watch {item} --url {shlex.quote(url)} {domains} --secret "$WEBHOOK_SECRET"'
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the Hub reaches this server.
-
-    Args:
-        base: the URL without a path.
-        hosts: all names of this server, with their ports.
-    """
-
-    base: str
-    hosts: Collection[str]
-
-    def path_of(self, webhook: WebhookInfo) -> str | None:
-        """Return the path that a webhook calls here. A POST by http to a Space is lost in a redirect."""
-        try:
-            url = urlsplit(webhook.url or "")
-        except ValueError:  # an invalid URL, such as "https://[me"
-            return None
-        is_here = url.netloc.lower() in self.hosts and url.scheme == urlsplit(self.base).scheme
-        return url.path.rstrip("/") if is_here and url.path.startswith(PREFIX) else None
+        return f"hf webhooks create --watch {item} --url {shlex.quote(base_url + self.endpoint)} {domains}"
 
 
 def watched_rows(endpoints: Mapping[str, Endpoint], state: str = "") -> list[WebhookRow]:
@@ -94,31 +72,82 @@ def watched_rows(endpoints: Mapping[str, Endpoint], state: str = "") -> list[Web
     return [WebhookRow(path, [item], "skipped", state) for path, one in endpoints.items() for item in one.watched]
 
 
-def compare(endpoints: Mapping[str, Endpoint], address: Address, webhooks: Sequence[WebhookInfo]) -> list[WebhookRow]:
-    """Compare what the handlers watch with all webhooks of an account.
+def _items(webhook: WebhookInfo) -> list[Watched]:
+    return [Watched(item.type, item.name, tuple(webhook.domains)) for item in webhook.watched]
 
-    Returns:
-        A row for each watched item, in their order, then one for each webhook that calls this server without need.
+
+def _state(webhook: WebhookInfo) -> str:
+    disabled = "disabled" if webhook.disabled is True else "disabled by the Hub, since calls have failed"
+    return disabled if webhook.disabled else "enabled"
+
+
+def watched_name(item: Watched) -> str:
+    return f"every repository of {item.name}" if item.type in OWNERS else f"{item.type} {item.name}"
+
+
+@dataclass(frozen=True)
+class Webhooks:
+    """The webhooks of one account on the Hub. `rows` and `create` block: call them through `ask`.
+
+    Args:
+        api: with a token that may manage the account's webhooks.
+        base_url: of this server, as the Hub reaches it.
+        hosts: all names of this server, with their ports.
+        secret: what the Hub has to send.
     """
-    rows: list[WebhookRow] = []
-    needed: list[WebhookInfo] = []
-    for path, endpoint in endpoints.items():
-        here = [webhook for webhook in webhooks if address.path_of(webhook) == path]
-        for item in endpoint.watched:
-            row, used = _compare_item(path, item, here)
-            rows.append(row)
-            needed += used
-    for webhook in webhooks:
-        called = address.path_of(webhook)
-        if called and webhook not in needed:
-            handler = find(endpoints, called)
-            why = "" if handler and not handler.watched else ": no handler needs it"
-            kind = "skipped" if why else "waiting" if webhook.disabled else "done"
-            rows.append(WebhookRow(called, _items(webhook), kind, _state(webhook) + why, webhook))
-    return rows
+
+    api: HfApi
+    base_url: str
+    hosts: Collection[str]
+    endpoints: Mapping[str, Endpoint]
+    secret: str | None = None
+
+    def rows(self) -> list[WebhookRow]:
+        """Compare what the handlers watch with all webhooks of the account.
+
+        Returns:
+            A row for each watched item, in their order, then one for each webhook that calls this server without need.
+        """
+        called = [(path, webhook) for webhook in self.api.list_webhooks() if (path := self._path_of(webhook))]
+        rows: list[WebhookRow] = []
+        needed: list[WebhookInfo] = []
+        for endpoint in self.endpoints.values():
+            here = [webhook for path, webhook in called if path == endpoint.path]
+            for item in endpoint.watched:
+                row, used = _compare(endpoint.path, item, here)
+                rows.append(row)
+                needed += used
+        for path, webhook in called:
+            if webhook not in needed:
+                handler = find(self.endpoints, path)
+                why = "" if handler and not handler.watched else ": no handler needs it"
+                kind = "skipped" if why else "waiting" if webhook.disabled else "done"
+                rows.append(WebhookRow(path, _items(webhook), kind, _state(webhook) + why, webhook))
+        return rows
+
+    def create(self, key: str | None = None) -> None:
+        """Create the webhook of a row, or all that are missing."""
+        with _creating:
+            missing = [row for row in self.rows() if row.webhook is None and key in (None, row.key)]
+            if not missing:
+                raise HubError("Nothing is missing there any more. Look at the list again.")
+            for row in missing:
+                item, url = row.watched[0], self.base_url + row.endpoint
+                watched: Any = [{"type": item.type, "name": item.name}]
+                domains: Any = list(item.domains)
+                self.api.create_webhook(url=url, watched=watched, domains=domains, secret=self.secret)
+
+    def _path_of(self, webhook: WebhookInfo) -> str | None:
+        """Return the path that a webhook calls here. A POST by http to a Space is lost in a redirect."""
+        try:
+            url = urlsplit(webhook.url or "")
+        except ValueError:  # an invalid URL, such as "https://[me"
+            return None
+        is_here = url.netloc.lower() in self.hosts and url.scheme == urlsplit(self.base_url).scheme
+        return url.path.rstrip("/") if is_here and url.path.startswith(PREFIX) else None
 
 
-def _compare_item(path: str, item: Watched, here: Iterable[WebhookInfo]) -> tuple[WebhookRow, list[WebhookInfo]]:
+def _compare(path: str, item: Watched, here: Iterable[WebhookInfo]) -> tuple[WebhookRow, list[WebhookInfo]]:
     """Return the row of a watched item, with the webhooks that it needs.
 
     A webhook that watches a user or an organization covers the repositories there.
@@ -137,49 +166,6 @@ def _compare_item(path: str, item: Watched, here: Iterable[WebhookInfo]) -> tupl
     watched = [item, *(other for other in _items(webhook) if other.key != item.key)]
     kind = "waiting" if disabled else "done"
     return WebhookRow(path, watched, kind, _state(webhook), webhook), [*used, *disabled]
-
-
-def _items(webhook: WebhookInfo) -> list[Watched]:
-    return [Watched(item.type, item.name, tuple(webhook.domains)) for item in webhook.watched]
-
-
-def _state(webhook: WebhookInfo) -> str:
-    disabled = "disabled" if webhook.disabled is True else "disabled by the Hub, since calls have failed"
-    return disabled if webhook.disabled else "enabled"
-
-
-def watched_name(item: Watched) -> str:
-    return f"every repository of {item.name}" if item.type in OWNERS else f"{item.type} {item.name}"
-
-
-@dataclass(frozen=True)
-class Webhooks:
-    """The webhooks of one account on the Hub. Its methods block: call them through `ask`.
-
-    Args:
-        api: with a token that may manage the account's webhooks.
-        secret: what the Hub has to send.
-    """
-
-    api: HfApi
-    address: Address
-    endpoints: Mapping[str, Endpoint]
-    secret: str | None = None
-
-    def rows(self) -> list[WebhookRow]:
-        return compare(self.endpoints, self.address, self.api.list_webhooks())
-
-    def create(self, key: str | None = None) -> None:
-        """Create the webhook of a row, or all that are missing."""
-        with _creating:
-            missing = [row for row in self.rows() if row.webhook is None and key in (None, row.key)]
-            if not missing:
-                raise HubError("Nothing is missing there any more. Look at the list again.")
-            for row in missing:
-                item, url = row.watched[0], self.address.base + row.endpoint
-                watched: Any = [{"type": item.type, "name": item.name}]
-                domains: Any = list(item.domains)
-                self.api.create_webhook(url=url, watched=watched, domains=domains, secret=self.secret)
 
 
 async def ask(question: Callable[[], T]) -> T:

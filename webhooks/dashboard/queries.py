@@ -73,12 +73,15 @@ class Filter:
         if self.outcome is None and self.q is None:
             conditions.append(f"{_OUTCOME} != 'skipped'")
         if self.q is not None:
-            part = "%" + re.sub("([%_|])", r"|\1", self.q) + "%"
-            conditions.append(
-                "(id LIKE ? ESCAPE '|' OR repo LIKE ? ESCAPE '|' OR "
-                "number IN (SELECT delivery FROM attempts WHERE error LIKE ? ESCAPE '|'))"
-            )
-            values += [part[1:] if len(self.q) > 3 else "", part, part]
+            places = [
+                "repo LIKE ? ESCAPE '|'",
+                "number IN (SELECT delivery FROM attempts WHERE error LIKE ? ESCAPE '|')",
+            ]
+            values += ["%" + re.sub("([%_|])", r"|\1", self.q) + "%"] * 2
+            if re.fullmatch("[0-9a-f]{4,16}", self.q):
+                places.append("id LIKE ?")
+                values.append(f"{self.q}%")
+            conditions.append(f"({' OR '.join(places)})")
         return " AND ".join(conditions) or "true", values
 
 
@@ -136,7 +139,7 @@ def per_hour(database: sqlite3.Connection) -> dict[datetime, Counter[str]]:
     """Count the deliveries of the last 24 clock hours by hour and outcome."""
     last = time.time_ns() // HOUR
     counted: dict[int, Counter[str]] = {hour: Counter() for hour in range(last - 23, last + 1)}
-    query = f"SELECT min(number / {HOUR}, ?), {_OUTCOME}, count(*) FROM deliveries WHERE number >= ? GROUP BY 1, 2"
+    query = f"SELECT min(number / {HOUR}, ?), {_OUTCOME}, count(*) FROM deliveries WHERE +number >= ? GROUP BY 1, 2"
     for hour, outcome, count in database.execute(query, (last, min(counted) * HOUR)):
         counted[hour][outcome] = count
     return {utc(hour * 3600): counts for hour, counts in counted.items()}
@@ -150,9 +153,9 @@ def to_replay(database: sqlite3.Connection, wanted: Filter, until: str) -> list[
     Args:
         until: the id of the newest delivery that the owner has seen.
     """
-    where, values = replace(wanted, outcome="failed").where()
+    where, values = replace(wanted, outcome="all").where()
     never = "NOT EXISTS (SELECT 1 FROM deliveries AS again WHERE again.replay_of = deliveries.number)"
-    query = f"SELECT id, endpoint FROM deliveries WHERE {where} AND number <= ? AND {never} ORDER BY number"
+    query = f"SELECT id, endpoint FROM deliveries WHERE status = 'failed' AND {where} AND +number <= ? AND {never} ORDER BY +number"
     return [(id, endpoint) for id, endpoint in database.execute(query, [*values, number(until)])]
 
 

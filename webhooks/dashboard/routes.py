@@ -25,11 +25,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from .. import samples
+from ..deliveries import log
 from ..deliveries.engine import Engine, NotTakenError
-from ..deliveries.log import find, reading, utc
 from ..delivery import FINAL, UNFINISHED, Delivery
-from ..endpoints import Endpoint
-from ..endpoints import find as find_endpoint
+from ..endpoints import Endpoint, find
 from ..responses import RefusedError
 from ..settings import Settings
 from ..watched import first_repository
@@ -68,8 +67,8 @@ class Dashboard:
         environment.finalize = views.visible
         environment.trim_blocks = environment.lstrip_blocks = True
         environment.globals.update(views=views, settings=self.settings, endpoints=self.endpoints, kinds=samples.KINDS)
-        environment.globals.update(find=partial(find_endpoint, self.endpoints), outcomes=queries.OUTCOMES)
-        environment.globals.update(hub_settings=hub.SETTINGS, has_public_address=self.has_public_address, utc=utc)
+        environment.globals.update(find=self._find, outcomes=queries.OUTCOMES)
+        environment.globals.update(hub_settings=hub.SETTINGS, has_public_address=self.has_public_address, utc=log.utc)
         self.app = self._make_app()
 
     def routes(self) -> list[BaseRoute]:
@@ -101,7 +100,7 @@ class Dashboard:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """Open the log. An unknown id becomes a page that says so."""
         try:
-            with reading(self.engine.log.path) as database:
+            with log.reading(self.engine.log.path) as database:
                 yield database
         except KeyError:
             raise HTTPException(404, "There is no such delivery. It may be too old, and deleted.") from None
@@ -123,7 +122,7 @@ class Dashboard:
     def details(self, request: Request) -> Response:
         id = request.path_params["id"]
         with self._reading() as database:
-            record, row, related = find(database, id), queries.listed(database, id), queries.related(database, id)
+            record, row, related = log.find(database, id), queries.listed(database, id), queries.related(database, id)
         self.job_watch.look(row.jobs)
         is_over = record.status not in UNFINISHED and all(job.stage in FINAL for job in row.jobs)
         values = {"record": record, "row": row, "delivery": record.delivery, "is_over": is_over, **related}
@@ -181,7 +180,7 @@ class Dashboard:
         if not id:
             return self._fill_in(request, path or next(iter(self.endpoints), ""), kind or "commit")
         with self._reading() as database:
-            delivery = find(database, id).delivery
+            delivery = log.find(database, id).delivery
         return self._event_page(request, path=delivery.endpoint, body=views.pretty(delivery.body))
 
     async def send_test_event(self, request: Request) -> Response:
@@ -226,7 +225,7 @@ class Dashboard:
         return self.show(request, "test.html", {"handler": handler, "path": path, **values}, status)
 
     def _find(self, path: str) -> Endpoint | None:
-        return find_endpoint(self.endpoints, path)
+        return find(self.endpoints, path)
 
     # Webhooks on the Hub
 
@@ -264,8 +263,8 @@ class Dashboard:
         if token is None:
             how = "Sign in with Hugging Face" if self.settings.oauth else "Set HF_TOKEN and start again"
             raise hub.HubError(f"{how} to see and create your webhooks.")
-        address = hub.Address(public, [urlsplit(public).netloc, *self.settings.space_hosts])
-        return hub.Webhooks(HfApi(token=token), address, self.endpoints, self.settings.secret_to_send)
+        hosts = [urlsplit(public).netloc, *self.settings.space_hosts]
+        return hub.Webhooks(HfApi(token=token), public, hosts, self.endpoints, self.settings.secret_to_send)
 
     # Signing in, and what all pages share
 
