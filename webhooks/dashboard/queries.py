@@ -30,6 +30,9 @@ _OUTCOME = (
     "CASE WHEN status = 'failed' THEN 'failed' WHEN status IN ('queued', 'running', 'scheduled') THEN 'waiting' "
     "WHEN skipped OR status = 'superseded' THEN 'skipped' ELSE 'done' END"
 )
+# Failed, and never replayed: a failed replay stands for the delivery that it repeats.
+_TO_REPLAY = """(status = 'failed'
+    AND NOT EXISTS (SELECT 1 FROM deliveries AS again WHERE again.replay_of = deliveries.number))"""
 # All deliveries that a delivery superseded, also through others.
 _SUPERSEDED = """WITH RECURSIVE older (number) AS (
     SELECT number FROM deliveries AS first WHERE first.superseded_by = {}
@@ -121,11 +124,15 @@ def _listed(database: sqlite3.Connection, where: str, values: Sequence[Any]) -> 
     return found
 
 
-def counts(database: sqlite3.Connection, wanted: Filter) -> Counter[str]:
-    """Count the deliveries of each outcome that the other filters leave."""
+def counts(database: sqlite3.Connection, wanted: Filter) -> tuple[Counter[str], Counter[str]]:
+    """Count what the other filters leave: the deliveries of each outcome, and by endpoint those to replay."""
     where, values = replace(wanted, outcome="all").where()
-    query = f"SELECT {_OUTCOME}, count(*) FROM deliveries WHERE {where} GROUP BY 1"
-    return Counter(dict(map(tuple, database.execute(query, values))))
+    outcomes, to_replay = Counter[str](), Counter[str]()
+    query = f"SELECT {_OUTCOME}, endpoint, count(*), sum({_TO_REPLAY}) FROM deliveries WHERE {where} GROUP BY 1, 2"
+    for outcome, endpoint, count, replays in database.execute(query, values):
+        outcomes[outcome] += count
+        to_replay[endpoint] += replays
+    return outcomes, +to_replay
 
 
 def choices(database: sqlite3.Connection) -> dict[str, list[str]]:
@@ -146,17 +153,18 @@ def per_hour(database: sqlite3.Connection) -> dict[datetime, Counter[str]]:
 
 
 def to_replay(database: sqlite3.Connection, wanted: Filter, until: str) -> list[tuple[str, str]]:
-    """Return id and endpoint of the failed deliveries of a filter that were never replayed, oldest first.
-
-    A failed replay stands for the delivery that it repeats.
+    """Return id and endpoint of the deliveries of a filter to replay, oldest first.
 
     Args:
-        until: the id of the newest delivery that the owner has seen.
+        until: the id of the newest delivery when the owner was asked.
     """
-    where, values = replace(wanted, outcome="all").where()
-    never = "NOT EXISTS (SELECT 1 FROM deliveries AS again WHERE again.replay_of = deliveries.number)"
-    query = f"SELECT id, endpoint FROM deliveries WHERE status = 'failed' AND {where} AND +number <= ? AND {never} ORDER BY +number"
+    where, values = replace(wanted, outcome="failed").where()
+    query = f"SELECT id, endpoint FROM deliveries WHERE {where} AND number <= ? AND {_TO_REPLAY} ORDER BY number"
     return [(id, endpoint) for id, endpoint in database.execute(query, [*values, number(until)])]
+
+
+def newest_id(database: sqlite3.Connection) -> str:
+    return database.execute("SELECT printf('%016x', coalesce(max(number), 0)) FROM deliveries").fetchone()[0]  # type: ignore[no-any-return]
 
 
 def related(database: sqlite3.Connection, id: str) -> dict[str, list[str]]:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -38,7 +37,6 @@ from .queries import Filter
 from .stages import JobWatch
 
 HERE = Path(__file__).parent
-NEWEST = "7fffffffffffffff"  # the greatest id
 MAX_FORM = 4 * 1024 * 1024  # bytes of a field; a payload may be 1 MiB, and a form writes some characters as three
 
 
@@ -111,12 +109,12 @@ class Dashboard:
         wanted, before = read_filter(request.query_params), request.query_params.get("before") or None
         with self._reading() as database:
             rows, has_older = queries.page(database, wanted, before)
-            counts, hours = queries.counts(database, wanted), queries.per_hour(database)
-            choices = queries.choices(database)
-        replayable, _ = self._to_replay(wanted, NEWEST) if counts["failed"] else ([], 0)
+            counts, to_replay = queries.counts(database, wanted)
+            hours, choices = queries.per_hour(database), queries.choices(database)
+        replayable = sum(count for path, count in to_replay.items() if self._find(path))
         self.job_watch.look(job for row in rows for job in row.jobs)
         values = {"rows": rows, "has_older": has_older, "counts": counts, "hours": hours, "choices": choices}
-        values |= {"wanted": asdict(wanted), "before": before, "replayable": len(replayable)}
+        values |= {"wanted": asdict(wanted), "before": before, "replayable": replayable}
         return self.show(request, "list.html", values)
 
     def details(self, request: Request) -> Response:
@@ -148,29 +146,25 @@ class Dashboard:
 
     def ask_to_replay_all(self, request: Request) -> Response:
         wanted = read_filter(request.query_params)
-        chosen, gone = self._to_replay(wanted, NEWEST)
-        groups = Counter(endpoint for _, endpoint in chosen)
-        values = {"wanted": asdict(wanted), "until": chosen[-1][0] if chosen else "", "groups": groups, "gone": gone}
+        with self._reading() as database:
+            _, groups = queries.counts(database, wanted)
+            until = queries.newest_id(database)
+        gone = sum(groups.pop(path) for path in [*groups] if not self._find(path))
+        values = {"wanted": asdict(wanted), "until": until, "groups": groups, "gone": gone}
         return self.show(request, "replay.html", values)
 
     def replay_all(self, request: Request) -> Response:
         """Replay what the question has shown, while there is room, and say how many that were."""
         wanted, count = read_filter(request.query_params), 0
-        for id, _ in self._to_replay(wanted, request.query_params.get("until", ""))[0]:
+        with self._reading() as database:
+            failed = queries.to_replay(database, wanted, request.query_params.get("until", ""))
+        for id in [id for id, path in failed if self._find(path)]:
             if not self.engine.has_room():
                 return self.redirect(request, "/replay", {**asdict(wanted), "replayed": count})
             with contextlib.suppress(KeyError):  # pruned meanwhile
                 self.engine.replay(id)
                 count += 1
         return self.redirect(request, "", {**asdict(wanted), "outcome": None, "replayed": count})
-
-    def _to_replay(self, wanted: Filter, until: str) -> tuple[list[tuple[str, str]], int]:
-        """Return ids and endpoints, and how many cannot be replayed because their handler is gone."""
-        with self._reading() as database:
-            failed = queries.to_replay(database, wanted, until)
-        known = {endpoint for endpoint in {endpoint for _, endpoint in failed} if self._find(endpoint)}
-        chosen = [(id, endpoint) for id, endpoint in failed if endpoint in known]
-        return chosen, len(failed) - len(chosen)
 
     # Test events
 
