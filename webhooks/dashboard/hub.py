@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, WebhookInfo, constants
@@ -22,14 +21,9 @@ TIMEOUT_SECONDS = 20.0  # the client itself waits without end
 
 _REASONS = {
     401: "The Hub does not know this token any more. Sign out and in again, or make a new HF_TOKEN.",
-    403: (
-        "The token may not manage your webhooks. Where you signed in, the Space needs `hf_oauth: true` and the scope "
-        "`webhooks` in its README; an HF_TOKEN needs the permission for webhooks."
-    ),
+    403: "The token may not manage webhooks. It needs the permission for that, a Space the scope `webhooks`.",
     429: "The Hub has had too many requests from here. Try again in a few minutes.",
 }
-
-T = TypeVar("T")
 
 _creating = threading.Lock()  # two requests at once would create the same webhook twice
 
@@ -62,9 +56,8 @@ class WebhookRow:
 
     def command(self, base_url: str) -> str:
         """Return the command that creates this webhook, without a secret."""
-        item = self.watched[0]
-        domains = " ".join(f"--domain {domain}" for domain in item.domains)
-        return f"hf webhooks create --watch {item} --url {shlex.quote(base_url + self.endpoint)} {domains}"
+        domains = " ".join(f"--domain {domain}" for domain in self.watched[0].domains)
+        return f"hf webhooks create --watch {self.watched[0]} --url {shlex.quote(base_url + self.endpoint)} {domains}"
 
 
 def watched_rows(endpoints: Mapping[str, Endpoint], state: str = "") -> list[WebhookRow]:
@@ -164,20 +157,19 @@ def _compare(path: str, item: Watched, here: Iterable[WebhookInfo]) -> tuple[Web
         return WebhookRow(path, [replace(item, domains=missing)], "failed", "missing"), used
     webhook = (disabled or used)[0]
     watched = [item, *(other for other in _items(webhook) if other.key != item.key)]
-    kind = "waiting" if disabled else "done"
-    return WebhookRow(path, watched, kind, _state(webhook), webhook), [*used, *disabled]
+    row = WebhookRow(path, watched, "waiting" if disabled else "done", _state(webhook), webhook)
+    return row, [*used, *disabled]
 
 
-async def ask(question: Callable[[], T]) -> T:
-    """Ask the Hub on a thread.
+def ask(question: Callable[[], Any]) -> Any:
+    """Ask the Hub on a thread, with a timeout.
 
     The thread is a daemon: one of an executor would keep the process from ending while the Hub does not answer.
 
     Raises:
         HubError: with a sentence for whatever went wrong.
     """
-    answer: Future[T] = Future()
-    answer.set_running_or_notify_cancel()
+    answer: Future[Any] = Future()
 
     def run() -> None:
         try:
@@ -187,7 +179,7 @@ async def ask(question: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="webhooks hub", daemon=True).start()
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(answer), TIMEOUT_SECONDS)
+        return answer.result(TIMEOUT_SECONDS)
     except HubError:
         raise
     except HfHubHTTPError as error:

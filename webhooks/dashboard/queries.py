@@ -31,8 +31,7 @@ _OUTCOME = (
     "WHEN skipped OR status = 'superseded' THEN 'skipped' ELSE 'done' END"
 )
 # Failed, and never replayed: a failed replay stands for the delivery that it repeats.
-_TO_REPLAY = """(status = 'failed'
-    AND NOT EXISTS (SELECT 1 FROM deliveries AS again WHERE again.replay_of = deliveries.number))"""
+_TO_REPLAY = "(status = 'failed' AND NOT EXISTS (SELECT 1 FROM deliveries AS r WHERE r.replay_of = deliveries.number))"
 # All deliveries that a delivery superseded, also through others.
 _SUPERSEDED = """WITH RECURSIVE older (number) AS (
     SELECT number FROM deliveries AS first WHERE first.superseded_by = {}
@@ -76,23 +75,19 @@ class Filter:
         if self.outcome is None and self.q is None:
             conditions.append(f"{_OUTCOME} != 'skipped'")
         if self.q is not None:
-            places = [
-                "repo LIKE ? ESCAPE '|'",
-                "number IN (SELECT delivery FROM attempts WHERE error LIKE ? ESCAPE '|')",
-            ]
-            values += ["%" + re.sub("([%_|])", r"|\1", self.q) + "%"] * 2
-            if re.fullmatch("[0-9a-f]{4,16}", self.q):
-                places.append("id LIKE ?")
-                values.append(f"{self.q}%")
-            conditions.append(f"({' OR '.join(places)})")
+            text = "repo LIKE ? ESCAPE '|' OR number IN (SELECT delivery FROM attempts WHERE error LIKE ? ESCAPE '|')"
+            is_id = re.fullmatch("[0-9a-f]{4,16}", self.q)
+            conditions.append(f"({text} OR id LIKE ?)" if is_id else f"({text})")
+            part = "%" + re.sub("([%_|])", r"|\1", self.q) + "%"
+            values += [part, part, f"{self.q}%"] if is_id else [part, part]
         return " AND ".join(conditions) or "true", values
 
 
-class ListedDelivery(SimpleNamespace):
+class ListRow(SimpleNamespace):
     """A delivery in the list, with `_COLUMNS` as attributes. It is mended when a replay of it has succeeded."""
 
 
-def page(database: sqlite3.Connection, wanted: Filter, before: str | None = None) -> tuple[list[ListedDelivery], bool]:
+def page(database: sqlite3.Connection, wanted: Filter, before: str | None = None) -> tuple[list[ListRow], bool]:
     """Return the 50 newest deliveries, or the 50 before an id, and whether there are older ones.
 
     Raises:
@@ -104,7 +99,7 @@ def page(database: sqlite3.Connection, wanted: Filter, before: str | None = None
     return found[:PAGE_SIZE], len(found) > PAGE_SIZE
 
 
-def listed(database: sqlite3.Connection, id: str) -> ListedDelivery:
+def listed(database: sqlite3.Connection, id: str) -> ListRow:
     """Read a delivery as the list shows it.
 
     Raises:
@@ -115,9 +110,9 @@ def listed(database: sqlite3.Connection, id: str) -> ListedDelivery:
     raise KeyError(id)
 
 
-def _listed(database: sqlite3.Connection, where: str, values: Sequence[Any]) -> list[ListedDelivery]:
+def _listed(database: sqlite3.Connection, where: str, values: Sequence[Any]) -> list[ListRow]:
     query = f"SELECT {_COLUMNS} FROM deliveries WHERE {where}"
-    found = [ListedDelivery(**row) for row in database.execute(query, values)]
+    found = [ListRow(**row) for row in database.execute(query, values)]
     for row in found:
         row.received_at, row.due_at = utc(row.received_at), row.due_at and utc(row.due_at)
         row.jobs = [StartedJob(**job) for job in json.loads(row.jobs)]

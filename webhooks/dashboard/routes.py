@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from huggingface_hub import HfApi
 from starlette.applications import Starlette
@@ -37,7 +37,6 @@ from .queries import Filter
 from .stages import JobWatch
 
 HERE = Path(__file__).parent
-MAX_FORM = 4 * 1024 * 1024  # bytes of a field; a payload may be 1 MiB, and a form writes some characters as three
 
 
 @dataclass
@@ -58,6 +57,7 @@ class Dashboard:
 
     def __post_init__(self) -> None:
         self.access = Access(self.settings, self.public_url)
+        self._find = partial(find, self.endpoints)
         token = self.settings.hf_token
         self.job_watch = JobWatch(token.get_secret_value() if token else None, self.engine.set_stage)
         self._templates = Jinja2Templates(HERE / "templates")
@@ -90,9 +90,8 @@ class Dashboard:
             Route(f"{PAGE}/{{id}}/replay", self.replay_one, methods=["POST"]),
         ]
         handlers = dict.fromkeys((NotTakenError, HTTPException), self.show_error)
-        return Starlette(
-            routes=routes, middleware=[guard(self.access, self.sign_in_page)], exception_handlers=handlers
-        )
+        middleware = [guard(self.access, self.sign_in_page)]
+        return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -139,10 +138,8 @@ class Dashboard:
     # Replays
 
     def replay_one(self, request: Request) -> Response:
-        try:
+        with self._reading():  # for an unknown id
             return self.redirect(request, "/" + self.engine.replay(request.path_params["id"]))
-        except KeyError:
-            raise HTTPException(404, "There is no such delivery any more.") from None
 
     def ask_to_replay_all(self, request: Request) -> Response:
         wanted = read_filter(request.query_params)
@@ -172,10 +169,10 @@ class Dashboard:
         """Show an event to change and send: a recorded delivery, or one about what a handler watches."""
         id, path, kind = (request.query_params.get(name, "") for name in ("of", "endpoint", "kind"))
         if not id:
-            return self._fill_in(request, path or next(iter(self.endpoints), ""), kind or "commit")
+            return self._show_event(request, path or next(iter(self.endpoints), ""), kind or "commit")
         with self._reading() as database:
             delivery = log.find(database, id).delivery
-        return self._event_page(request, path=delivery.endpoint, body=views.pretty(delivery.body))
+        return self._show_event(request, delivery.endpoint, body=views.pretty(delivery.body))
 
     async def send_test_event(self, request: Request) -> Response:
         """Deliver the event and open its delivery, or only fill in the JSON for another handler or kind."""
@@ -184,10 +181,8 @@ class Dashboard:
         handler = self.endpoints.get(path)
         if handler and handler.template and handler.template.match(form.get("path", "")):
             path = form["path"]
-        if "fill" in form and kind:
-            return await run_in_threadpool(self._fill_in, request, path, kind)
         if "fill" in form:
-            return self._event_page(request, path=path, body=body)
+            return await run_in_threadpool(self._show_event, request, path, kind, "" if kind else body)
         try:
             content = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
             return self.redirect(request, "/" + await run_in_threadpool(self.engine.deliver, path, content))
@@ -198,56 +193,48 @@ class Dashboard:
         except RefusedError as error:
             fields = views.read_json(bytes(error.response.body)).get("fields", ())
             notice = " ".join([str(error), *(f"{field['field']}: {field['reason']}." for field in fields)])
-        return self._event_page(request, 400, path=path, kind=kind, body=body, notice=self.settings.redact(notice))
+        return await run_in_threadpool(self._show_event, request, path, kind, body, self.settings.redact(notice))
 
-    def _fill_in(self, request: Request, path: str, kind: str) -> Response:
+    def _show_event(self, request: Request, path: str, kind: str = "", body: str = "", notice: str = "") -> Response:
+        """Show a test event. Without a body, fill in an event of this kind about what the handler watches."""
         handler = self._find(path)
-        about = first_repository(handler.watched) if handler else None
-        with self._reading() as database:
-            repo, commit = queries.last_commit(database, "/".join(about) if about else None)
-        type, _, name = repo.partition("/")
-        try:
-            event = samples.sample(kind, type, name, commit)
-        except ValueError as error:
-            return self._event_page(request, 400, path=path, kind=kind, notice=str(error))
-        return self._event_page(request, path=path, kind=kind, body=views.plain_json(event, indent=2))
-
-    def _event_page(self, request: Request, status: int = 200, *, path: str, **values: str) -> Response:
-        handler = self._find(path)
+        if kind and not body:
+            about = first_repository(handler.watched) if handler else None
+            with self._reading() as database:
+                repo, commit = queries.last_commit(database, "/".join(about) if about else None)
+            type, _, name = repo.partition("/")
+            try:
+                body = views.plain_json(samples.sample(kind, type, name, commit), indent=2)
+            except ValueError as error:
+                notice = str(error)
         if handler and path == handler.path:
             path = views.example_path(path)
-        return self.show(request, "test.html", {"handler": handler, "path": path, **values}, status)
-
-    def _find(self, path: str) -> Endpoint | None:
-        return find(self.endpoints, path)
+        values = {"handler": handler, "path": path, "kind": kind, "body": body, "notice": notice}
+        return self.show(request, "test.html", values, 400 if notice else 200)
 
     # Webhooks on the Hub
 
-    async def webhooks(self, request: Request, notice: str = "") -> Response:
+    def webhooks(self, request: Request, notice: str = "") -> Response:
         """Show what the handlers watch, beside what the Hub has and what catching up has found."""
         problem, rows = "", hub.watched_rows(self.endpoints)
         try:
-            rows = await hub.ask(self._webhooks_of(request).rows)
+            rows = hub.ask(self._webhooks_of(request).rows)
         except hub.HubError as reason:
             problem = self.settings.redact(str(reason))
-        marks = await run_in_threadpool(self._marks)
+        with self._reading() as database:
+            marks = queries.marks(database)
         address = self.public_url() if self.has_public_address() else "https://<your address>"
         values = {"rows": rows, "notice": notice, "problem": problem, "address": address, "marks": marks}
         return self.show(request, "hub.html", values | {"watched_name": hub.watched_name}, 400 if notice else 200)
 
-    def _marks(self) -> list[sqlite3.Row]:
-        with self._reading() as database:
-            return queries.marks(database)
-
-    async def create_webhooks(self, request: Request) -> Response:
+    def create_webhooks(self, request: Request) -> Response:
         """Create the webhook of a row, or all that are missing."""
-        form = await read_form(request)
         try:
             if self.settings.closed:
                 raise hub.HubError("Set WEBHOOK_SECRET first: without it this Space answers every call with 503.")
-            await hub.ask(partial(self._webhooks_of(request).create, form.get("row")))
+            hub.ask(partial(self._webhooks_of(request).create, request.query_params.get("row")))
         except hub.HubError as reason:
-            return await self.webhooks(request, self.settings.redact(str(reason)))
+            return self.webhooks(request, self.settings.redact(str(reason)))
         return self.redirect(request, "/hub")
 
     def _webhooks_of(self, request: Request) -> hub.Webhooks:
@@ -306,8 +293,7 @@ def read_filter(query: Mapping[str, str]) -> Filter:
 
 async def read_form(request: Request) -> dict[str, str]:
     """Read a form. Of fields with the same name the last counts."""
-    form = await request.form(max_part_size=MAX_FORM)
-    return {name: value for name, value in form.items() if isinstance(value, str)}
+    return dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
 
 
 def with_query(base: str, path: str = "", /, **query: object) -> str:
