@@ -146,3 +146,12 @@ def textarea(answer: Exchange) -> str:
     found = re.search(r"<textarea[^>]*>\n(.*?)</textarea>", answer.body.decode(), re.DOTALL)
     assert found
     return unescape(found[1])
+
+
+def delivery_page(log: Path, id: str) -> str:
+    """Return the page of a delivery in the log of another server."""
+    pages = PagesHarness()
+    pages.log.path = log
+    answer = pages.owner().get(f"/{id}")
+    assert answer.status == 200
+    return answer.body.decode()
