@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import tempfile
 import time
+from contextlib import closing
 from datetime import datetime, timezone
 from html import unescape
 from pathlib import Path
@@ -96,6 +98,11 @@ class PagesHarness:
             else:
                 self.log.finish(delivery.id, status, what.get("answer_status", 200), answer)
         return delivery.id
+
+    def execute(self, query: str, *values: Any) -> None:
+        """Change the log as the pages cannot."""
+        with closing(sqlite3.connect(self.log.path)) as database, database:
+            database.execute(query, values)
 
     def owner(self) -> Client:
         visitor = Client(self)

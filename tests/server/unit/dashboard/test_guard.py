@@ -54,8 +54,9 @@ def pages(request: pytest.FixtureRequest) -> Iterator[PagesHarness]:
     pages.put(
         delivery, "failed", b'{"error": "zq-answer"}', error="    | File zq-file\n    | ValueError: zq", jobs=[job]
     )
-    with pages.log.transaction():
-        pages.log._execute("INSERT INTO marks VALUES ('/webhooks/zq-handler', 'dataset/me/zq-data', 'zq', 1, 'zq')")
+    pages.execute(
+        "INSERT INTO marks (endpoint, repo, revision, looked_at, problem) VALUES ('/webhooks/zq-handler', 'dataset/me/zq-data', 'zq', 1, 'zq')"
+    )
     pages.run()
     yield pages
     pages.close()

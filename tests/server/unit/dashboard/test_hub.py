@@ -1,20 +1,26 @@
-"""What handlers want to hear of, beside what the Hub has: tables."""
+"""What the handlers watch, beside what the Hub has: tables."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from huggingface_hub import WebhookInfo, WebhookWatchedItem
+from support.dashboard import PagesHarness, text
 
-from webhooks.dashboard.hub import Address, Row, compare
+from webhooks.dashboard.hub import WebhookRow, Webhooks
+from webhooks.endpoints import Endpoint
 from webhooks.watched import read_watched
 
-HOME = Address("https://me-hooks.hf.space", ["me-hooks.hf.space", "hooks.example.com"])
+BASE, HOSTS = "https://me-hooks.hf.space", ["me-hooks.hf.space", "hooks.example.com"]
 TRAIN = "/webhooks/train"
-HERE = f"https://me-hooks.hf.space{TRAIN}"
+HERE = f"{BASE}{TRAIN}"
 OLD_TUNNEL = f"https://0a1b2c.gradio.live{TRAIN}"
 BOTH = ("repo", "discussion")
+DATA = "dataset:me/data"
+REPO_ONLY = {"type": "dataset", "name": "me/data", "domains": ["repo"]}
 
 
 def hook(
@@ -24,33 +30,28 @@ def hook(
     return WebhookInfo(id, url, None, items, list(domains), None, disabled)  # type: ignore[arg-type]
 
 
-def rows(wanted: Any, *webhooks: WebhookInfo, **others: Any) -> list[Row]:
-    """Compare with what `train`, and other handlers, want to hear of."""
-    declared = {f"/webhooks/{name}": read_watched(watched) for name, watched in {"train": wanted, **others}.items()}
-    return compare(declared, HOME, webhooks)
+def rows(watched: Any, *webhooks: WebhookInfo, **others: Any) -> list[WebhookRow]:
+    """Compare the webhooks with what `train` and other handlers watch."""
+    handlers = {"/train": watched, **{f"/{name}": other for name, other in others.items()}}
+    endpoints = [Endpoint(lambda: None, path, watched=items) for path, items in handlers.items()]
+    api = Mock(list_webhooks=lambda: list(webhooks))
+    return Webhooks(api, BASE, HOSTS, {endpoint.path: endpoint for endpoint in endpoints}).rows()
 
 
-def told(wanted: Any, *webhooks: WebhookInfo, **others: Any) -> list[tuple[str, str, str | None]]:
-    """The same, as text: what is watched, what is said, and the id of the webhook."""
-    compared = rows(wanted, *webhooks, **others)
-    return [(" ".join(map(str, row.watched)), row.said, row.webhook.id if row.webhook else None) for row in compared]
-
-
-DATA = "dataset:me/data"
-REPO_ONLY = {"type": "dataset", "name": "me/data", "domains": ["repo"]}
-HTTP = HERE.replace("https:", "http:")
+def states(watched: Any, *webhooks: WebhookInfo, **others: Any) -> list[tuple[str, str, str | None]]:
+    """Return what is watched, the state, and the id of the webhook, for each row."""
+    compared = rows(watched, *webhooks, **others)
+    return [(" ".join(map(str, row.watched)), row.state, row.webhook.id if row.webhook else None) for row in compared]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "webhook", "said"),
+    ("watched", "webhook", "state"),
     [
         (DATA, hook("a", DATA), "enabled"),
         (DATA, hook("a", "dataset:Me/Data"), "enabled"),
-        ("dataset:Me/DATA", hook("a", DATA), "enabled"),
         (DATA, hook("a", "model:me/model", DATA), "enabled"),
         (DATA, hook("a", DATA, url=f"https://hooks.example.com{TRAIN}"), "enabled"),
         (DATA, hook("a", DATA, url=f"https://ME-hooks.hf.space{TRAIN}/?a=1"), "enabled"),
-        (REPO_ONLY, hook("a", DATA, domains=("repo",)), "enabled"),
         (REPO_ONLY, hook("a", DATA), "enabled"),
         (DATA, hook("a", "user:me"), "enabled"),
         (DATA, hook("a", "org:ME"), "enabled"),
@@ -60,9 +61,9 @@ HTTP = HERE.replace("https:", "http:")
         (DATA, hook("a", DATA, domains=("repo",), disabled=True), "disabled"),
     ],
 )
-def test_a_webhook_for_what_a_handler_wants_is_found(wanted: Any, webhook: WebhookInfo, said: str) -> None:
-    row = rows(wanted, webhook)[0]
-    assert (row.endpoint, row.watched[0], row.said) == (TRAIN, read_watched(wanted)[0], said)
+def test_webhook_of_a_handler_is_found(watched: Any, webhook: WebhookInfo, state: str) -> None:
+    row = rows(watched, webhook)[0]
+    assert (row.endpoint, row.watched[0], row.state) == (TRAIN, read_watched(watched)[0], state)
     assert row.webhook is webhook
 
 
@@ -70,98 +71,134 @@ def test_a_webhook_for_what_a_handler_wants_is_found(wanted: Any, webhook: Webho
     "webhook",
     [
         hook("a", DATA, url=OLD_TUNNEL),
-        hook("a", DATA, url=OLD_TUNNEL, disabled=True),
-        hook("a", DATA, url=f"https://old-name.example.com{TRAIN}"),
         hook("a", DATA, url=f"https://me-hooks.hf.space.evil.com{TRAIN}"),
         hook("a", DATA, url=f"https://me-hooks.hf.space@evil.com{TRAIN}"),
         hook("a", DATA, url=f"https://me-hooks.hf.space:8443{TRAIN}"),
+        hook("a", DATA, url=HERE.replace("https:", "http:")),
         hook("a", DATA, url="https://me-hooks.hf.space"),
         hook("a", DATA, url="https://me-hooks.hf.space/app/webhooks/train"),
         hook("a", DATA, url=None),
         hook("a", DATA, url=f"https://[me-hooks.hf.space{TRAIN}"),
     ],
 )
-def test_what_has_no_webhook_that_calls_here_is_missing(webhook: WebhookInfo) -> None:
-    assert told(DATA) == [(DATA, "missing", None)]
-    assert told(DATA, webhook) == [(DATA, "missing", None)]
+def test_webhook_of_another_address_does_not_count(webhook: WebhookInfo) -> None:
+    assert states(DATA) == states(DATA, webhook) == [(DATA, "missing", None)]
 
 
 @pytest.mark.parametrize("name", ["model:me/data", "dataset:me/data-2", "user:m"])
-def test_a_webhook_for_something_else_tells_nothing_of_it(name: str) -> None:
-    assert told(DATA, hook("a", name)) == [(DATA, "missing", None), (name, "enabled: no handler needs it", "a")]
+def test_webhook_of_another_repository_does_not_count(name: str) -> None:
+    assert states(DATA, hook("a", name)) == [(DATA, "missing", None), (name, "enabled: no handler needs it", "a")]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "webhooks", "lacks"),
+    ("watched", "webhooks", "missing"),
     [
         (DATA, [], BOTH),
         (REPO_ONLY, [], ("repo",)),
         (DATA, [hook("a", DATA, domains=("repo",))], ("discussion",)),
-        (DATA, [hook("a", DATA, url=HTTP)], BOTH),
         (DATA, [hook("a", "user:me", domains=("repo",))], ("discussion",)),
         (DATA, [hook("a", DATA, domains=("repo",)), hook("b", DATA, domains=("discussion",))], ()),
         (DATA, [hook("a", DATA, domains=("repo",)), hook("b", "user:me", domains=BOTH)], ()),
     ],
 )
-def test_what_is_lacking_is_counted_over_all_webhooks(
-    wanted: Any, webhooks: list[WebhookInfo], lacks: tuple[str, ...]
+def test_missing_domains_are_counted_over_all_webhooks(
+    watched: Any, webhooks: list[WebhookInfo], missing: tuple[str, ...]
 ) -> None:
-    row, *others = rows(wanted, *webhooks)
-    assert (row.said, others) == ("missing" if lacks else "enabled", [])
-    assert not lacks or row.watched[0].domains == lacks
+    row, *others = rows(watched, *webhooks)
+    assert (row.state, others) == ("missing" if missing else "enabled", [])
+    assert not missing or row.watched[0].domains == missing
 
 
 @pytest.mark.parametrize(
-    ("webhooks", "said", "id"),
+    ("webhooks", "state", "id"),
     [
         ([hook("off", DATA, disabled=True), hook("on", DATA)], "enabled", "on"),
         ([hook("wide", "user:me"), hook("on", DATA)], "enabled", "on"),
         ([hook("off", DATA, disabled=True), hook("half", DATA, domains=("repo",))], "disabled", "off"),
     ],
 )
-def test_of_several_webhooks_the_one_that_is_nearest_to_what_is_wanted_counts(
-    webhooks: list[WebhookInfo], said: str, id: str
-) -> None:
-    assert told(DATA, *webhooks)[0] == (DATA, said, id)
+def test_closest_webhook_counts(webhooks: list[WebhookInfo], state: str, id: str) -> None:
+    assert states(DATA, *webhooks)[0] == (DATA, state, id)
 
 
 @pytest.mark.parametrize(
-    ("webhook", "left"),
+    ("webhook", "row"),
     [
         (hook("b", "dataset:me/old"), ("dataset:me/old", "enabled: no handler needs it")),
         (hook("b", "dataset:me/old", disabled=True), ("dataset:me/old", "disabled: no handler needs it")),
         (hook("b", url=HERE), ("", "enabled: no handler needs it")),
-        (hook("b", DATA, url="https://hooks.example.com/webhooks/gone"), (DATA, "enabled: no handler needs it")),
+        (hook("b", DATA, url=f"{BASE}/webhooks/gone"), (DATA, "enabled: no handler needs it")),
         (hook("b", DATA), (DATA, "enabled: no handler needs it")),
         (hook("b", "user:me"), ("user:me", "enabled: no handler needs it")),
-        (hook("b", DATA, url="https://me-hooks.hf.space/webhooks/other"), (DATA, "enabled")),
+        (hook("b", DATA, url=f"{BASE}/webhooks/other"), (DATA, "enabled")),
     ],
 )
-def test_what_calls_here_and_nobody_needs_is_listed_after_the_rest(
-    webhook: WebhookInfo, left: tuple[str, str]
-) -> None:
-    assert told(DATA, hook("a", DATA), webhook, other=None) == [(DATA, "enabled", "a"), (*left, "b")]
+def test_needless_webhook_is_listed_last(webhook: WebhookInfo, row: tuple[str, str]) -> None:
+    assert states(DATA, hook("a", DATA), webhook, other=None) == [(DATA, "enabled", "a"), (*row, "b")]
 
 
-def test_what_else_a_webhook_watches_is_told_beside_what_is_wanted() -> None:
-    assert told(DATA, hook("a", "dataset:me/old", DATA)) == [(f"{DATA} dataset:me/old", "enabled", "a")]
+def test_webhook_of_a_path_with_a_parameter_is_needed() -> None:
+    webhook = hook("b", DATA, url=f"{BASE}/webhooks/by/us")
+    endpoints = {"/webhooks/by/{team}": Endpoint(lambda team: None, "/by/{team}")}
+    (row,) = Webhooks(Mock(list_webhooks=lambda: [webhook]), BASE, HOSTS, endpoints).rows()
+    assert (row.endpoint, row.state) == ("/webhooks/by/us", "enabled")
 
 
-def test_a_webhook_that_calls_somebody_else_is_nobody_s_business() -> None:
-    assert told(DATA, hook("a", DATA), hook("b", "dataset:me/old", url=OLD_TUNNEL)) == [(DATA, "enabled", "a")]
+def test_row_shows_what_else_its_webhook_watches() -> None:
+    assert states(DATA, hook("a", "dataset:me/old", DATA)) == [(f"{DATA} dataset:me/old", "enabled", "a")]
 
 
-def test_a_part_of_what_is_wanted_is_not_the_whole() -> None:
-    assert told("user:me", hook("a", DATA)) == [
-        ("user:me", "missing", None),
-        (DATA, "enabled: no handler needs it", "a"),
-    ]
-
-
-def test_rows_come_handler_by_handler_and_item_by_item() -> None:
+def test_rows_come_by_handler_and_item() -> None:
     compared = rows([DATA, "user:me"], evaluate=["model:me/model"], by_hand=None)
     assert [(row.endpoint, str(row.watched[0])) for row in compared] == [
         (TRAIN, DATA),
         (TRAIN, "user:me"),
         ("/webhooks/evaluate", "model:me/model"),
     ]
+
+
+# The page, where the Hub is not asked
+
+
+def pages_of(*watched: Any, **environ: str) -> PagesHarness:
+    handlers: Sequence[Endpoint] = [Endpoint(lambda: None, f"/f{n}", watched=item) for n, item in enumerate(watched)]
+    return PagesHarness(*handlers, **environ)
+
+
+def test_without_an_address_the_page_shows_what_is_watched() -> None:
+    page = text(pages_of(DATA, ["user:me", REPO_ONLY], WEBHOOK_SECRET="s3cret").owner().get("/hub"))
+    assert "The Hub cannot reach this machine" in page
+    assert "f0 dataset me/data commits and settings, discussions not known" in page
+    assert "f1 every repository of me commits and settings, discussions not known" in page
+    command = "hf webhooks create --watch dataset:me/data --url 'https://<your address>/webhooks/f1' --domain repo"
+    assert f'{command} --secret "$WEBHOOK_SECRET"' in page
+    assert "Create what is missing" not in page
+
+
+def test_without_a_token_the_page_says_what_to_do() -> None:
+    page = text(pages_of(DATA, SPACE_HOST="me-hooks.hf.space").owner().get("/hub"))
+    assert "Set HF_TOKEN and start again to see and create your webhooks." in page
+    assert "--url https://me-hooks.hf.space/webhooks/f0 --domain repo --domain discussion" in page
+    assert "--secret" not in page
+
+
+def test_closed_space_creates_nothing() -> None:
+    pages = pages_of(DATA, SPACE_ID="me/hooks", SPACE_HOST="me-hooks.hf.space", HF_TOKEN="hf_token")
+    answer = pages.owner().post("/hub")
+    assert (answer.status, "Set WEBHOOK_SECRET first" in text(answer)) == (400, True)
+
+
+def test_page_without_watched_handlers_says_how_to_watch() -> None:
+    page = text(pages_of(None).owner().get("/hub"))
+    assert "No handler watches anything yet" in page
+    assert "add a webhook by hand" in page
+
+
+def test_page_shows_when_each_repository_was_looked_at() -> None:
+    pages = pages_of(DATA)
+    add = "INSERT INTO marks (endpoint, repo, revision, looked_at, problem) VALUES ('/webhooks/f0', ?, ?, ?, ?)"
+    pages.execute(add, "dataset/me/data", "575db8b7aa", 60, None)
+    pages.execute(add, "gone", None, None, "The Hub does not know it.")
+    page = text(pages.owner().get("/hub"))
+    assert "dataset me/data for f0: commit 575db8b7, 1970-01-01 00:01:00 UTC" in page
+    assert "gone for f0: The Hub does not know it." in page

@@ -104,8 +104,8 @@ def test_row_shows_attempts_and_duration(pages: PagesHarness, owner: Client) -> 
             pages.log.start_attempt(delivery.id)
             pages.log.fail_attempt(delivery.id, TRACEBACK)
             pages.log.schedule(delivery.id, 0)
-        pages.log._execute("UPDATE attempts SET ended_at = started_at + 1.25 WHERE attempt = 3")
         pages.log.finish(delivery.id, "failed", 500, b"")
+    pages.execute("UPDATE attempts SET ended_at = started_at + 1.25 WHERE attempt = 3")
     assert "train 3 attempts, 1.2 s" in text(owner.get())
 
 
