@@ -1,4 +1,4 @@
-"""What stands between a browser and a Space: TLS ends here, and the bytes go on to a plain server."""
+"""A proxy like the one in front of a Space: TLS ends here, and the bytes go on to a plain server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-class TlsFront:
+class TlsProxy:
     """Serve `https://<host_name>` on a port of 127.0.0.1 from a plain server on another, for the `with` block.
 
     No byte is read, let alone changed: the server sees the Host and Origin that the browser sent, and learns nothing
@@ -39,7 +39,7 @@ class TlsFront:
         self._serving = threading.Event()
         self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),), daemon=True)
 
-    def __enter__(self) -> TlsFront:
+    def __enter__(self) -> TlsProxy:
         self._thread.start()
         self._serving.wait()
         return self

@@ -12,6 +12,7 @@ import pytest
 from starlette.routing import Mount, Route
 from support.asgi import Exchange
 from support.dashboard import Client, PagesHarness
+from support.dispatching import wait_until
 from support.payloads import load
 
 import webhooks.dashboard.access
@@ -135,6 +136,7 @@ def strangers(pages: PagesHarness, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
 
 def test_strangers_see_and_do_nothing(pages: PagesHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_until(lambda: not {"queued", "running"} & {status for _, status, _ in rows(pages)})
     before = rows(pages)
     for who, stranger in strangers(pages, monkeypatch).items():
         for method, address, answer in use_everything(stranger):
