@@ -149,7 +149,7 @@ def test_link_has_the_token_unless_the_owner_chose_it() -> None:
 
 
 def test_short_token_is_refused_and_not_shown() -> None:
-    with pytest.raises(SetupError, match="WEBHOOKS_ADMIN_TOKEN is wrong: .*at least 16 random") as caught:
+    with pytest.raises(SetupError, match=r"WEBHOOKS_ADMIN_TOKEN is wrong: .*at least 16 random") as caught:
         access(WEBHOOKS_ADMIN_TOKEN="fifteen-letters")
     assert "fifteen" not in str(caught.value)
 

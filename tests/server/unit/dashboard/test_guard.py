@@ -55,9 +55,7 @@ def pages(request: pytest.FixtureRequest) -> Iterator[PagesHarness]:
     pages.put(
         delivery, "failed", b'{"error": "zq-answer"}', error="    | File zq-file\n    | ValueError: zq", jobs=[job]
     )
-    pages.execute(
-        "INSERT INTO marks (endpoint, repo, revision, looked_at, problem) VALUES ('/webhooks/zq-handler', 'dataset/me/zq-data', 'zq', 1, 'zq')"
-    )
+    pages.execute("INSERT INTO marks (endpoint, repo) VALUES ('/webhooks/zq-handler', 'dataset/me/zq-data')")
     pages.run()
     yield pages
     pages.close()
@@ -84,10 +82,7 @@ def use_everything(visitor: Client) -> list[tuple[str, str, Exchange]]:
     answers = []
     for method, address in everything(visitor.pages):
         query = f"of={rows(visitor.pages)[0][0]}&until=7fffffffffffffff"
-        if method == "POST":
-            answer = visitor.post(address, FORM, query)
-        else:
-            answer = visitor.ask(method, address, query)
+        answer = visitor.post(address, FORM, query) if method == "POST" else visitor.ask(method, address, query)
         answers.append((method, address, answer))
     return answers
 
