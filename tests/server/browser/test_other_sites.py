@@ -10,7 +10,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import BrowserContext, expect, sync_playwright
 from support.browsers import CHROMIUM_ARGUMENTS
@@ -108,15 +107,3 @@ def test_page_of_another_site_reads_and_does_nothing(context: BrowserContext, sp
     assert "kept it" not in "".join(frame.content() for frame in evil.frames)
     own.reload()
     expect(own.locator("#rows tbody tr")).to_have_count(1)
-
-
-def test_page_of_another_site_calls_no_open_handler(context: BrowserContext, start: Start, other_port: int) -> None:
-    """No other machine reaches this server, but every page does that its owner has open."""
-    server = start(SCRIPT)
-    for site in (f"http://localhost:{other_port}", f"http://127.0.0.1:{other_port}"):
-        page = context.new_page()
-        page.goto(site)
-        assert page.evaluate(POST, f"{server.url}/webhooks/keep") == "opaque", "it has been sent"
-        assert "succeeded" not in page.evaluate(FETCH, [f"{server.url}/health", "cors", "GET"])
-    assert httpx.get(f"{server.url}/health").json()["succeeded"] == 0
-    assert server.post("keep").status_code == 200

@@ -165,16 +165,6 @@ def test_malformed_profile_is_a_sentence(
     assert "set-cookie" not in page.headers
 
 
-def test_declined_sign_in_stays_a_visit(pages: PagesHarness, hub: Hub) -> None:
-    hub.signed_in = None
-    assert "You have not signed in." in text(sign_in(pages))
-
-
-def test_slow_sign_in_has_to_begin_again(pages: PagesHarness, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks.dashboard.access, "SIGN_IN_SECONDS", -1)
-    assert "took too long" in text(sign_in(pages))
-
-
 def test_session_ends_with_the_hubs_token(pages: PagesHarness, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.token_lifetime = 60
     owner = Client(pages).with_cookie(sign_in(pages))

@@ -24,14 +24,12 @@ TAB = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-
     "headers",
     [
         {**HERE, "origin": "https://me-hooks.hf.space", "sec-fetch-site": "same-origin"},
-        {**HERE, "origin": "https://me-hooks.hf.space"},
         {**HERE, "sec-fetch-site": "same-origin"},
         {**HERE, "sec-fetch-site": "none"},
         {**HERE},
         {},
         {"host": "10.0.0.7:7860", "origin": "https://hooks.example.com"},
         {"host": "localhost:7860", "origin": "http://localhost:7860"},
-        {"host": "[::1]:7860", "origin": "http://[::1]:7860"},
     ],
 )
 def test_own_page_is_recognized(headers: dict[str, str]) -> None:
@@ -44,19 +42,14 @@ def test_own_page_is_recognized(headers: dict[str, str]) -> None:
         {**HERE, "origin": "https://evil.example"},
         {**HERE, "origin": "https://me-hooks.hf.space.evil.example"},
         {**HERE, "origin": "https://me-hooks.hf.space@evil.example"},
-        {**HERE, "origin": "https://evil.example/me-hooks.hf.space"},
-        {**HERE, "origin": "me-hooks.hf.space"},
         {**HERE, "origin": "null"},
         {**HERE, "origin": "http://[me-hooks.hf.space"},
-        {**HERE, "origin": ""},
         {**HERE, "origin": "null", "sec-fetch-site": "same-origin"},
         {**HERE, "origin": "https://other.hf.space", "sec-fetch-site": "same-site"},
         {**HERE, "sec-fetch-site": "cross-site"},
         {**HERE, "sec-fetch-site": "same-site"},
-        {**HERE, "sec-fetch-site": "anything else"},
         {"host": "", "origin": "null"},
         {"host": "localhost:7860", "origin": "http://localhost:8888"},
-        {"host": "localhost:7860", "origin": "http://localhost"},
         {"host": "localhost:7860", "origin": "http://127.0.0.1:7860"},
         {**HERE, "origin": "https://evil.example", "x-forwarded-host": "evil.example"},
         {
@@ -104,17 +97,12 @@ def test_author_and_writing_members_own_the_space(profile: dict[str, Any]) -> No
     "profile",
     [
         {},
-        {"orgs": None},
-        {"orgs": [{}]},
         {"preferred_username": None},
-        {"preferred_username": "acme2"},
         {"name": "acme", "sub": "acme", "nickname": "acme", "profile": "https://huggingface.co/acme"},
         {"preferred_username": "julien", "orgs": [{"preferred_username": "acme"}]},
         {"preferred_username": "julien", "orgs": [{"name": "acme", "roleInOrg": "admin"}]},
         member("contributor"),
         member("read"),
-        member(None),
-        member("no-such-role"),
         member("admin", org="another"),
         {"preferred_username": "julien", "roleInOrg": "admin", "orgs": [{"preferred_username": "acme"}]},
     ],
@@ -123,23 +111,11 @@ def test_every_other_profile_does_not(profile: dict[str, Any]) -> None:
     assert not is_owner(profile, "acme")
 
 
-@pytest.mark.parametrize("author", [None, ""])
-def test_space_without_an_author_has_no_owner(author: str | None) -> None:
-    for profile in ({}, {"preferred_username": None}, {"preferred_username": ""}, member("admin", org="")):
-        assert not is_owner(profile, author)
-
-
 # The token and its link
 
 
 def access(**environ: str) -> Access:
     return Access(read_settings(Settings, environ), lambda: "http://localhost:7860")
-
-
-def test_each_start_makes_a_token_that_is_hard_to_guess() -> None:
-    tokens = {access().token for _ in range(100)}
-    assert len(tokens) == 100
-    assert min(map(len, tokens)) >= 32
 
 
 def test_link_has_the_token_unless_the_owner_chose_it() -> None:

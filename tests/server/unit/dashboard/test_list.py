@@ -37,23 +37,17 @@ def test_empty_list_shows_the_next_three_steps(owner: Client) -> None:
     ("what", "kind", "summary"),
     [
         ({"answer": SKIPPED}, "skipped", "skipped: not a new commit on main of the dataset me/data"),
-        ({"answer": b'{"skipped":["a",1]}'}, "skipped", 'skipped: ["a", 1]'),
         ({"answer": b'{"skipped":"' + b"x" * 5000 + b'"}'}, "skipped", "skipped: " + "x" * 200 + "…"),
         ({"answer": b'{"pull_request": 4, "label": "a"}'}, "done", "pull_request: 4, label: a"),
         ({"answer": b'"trained"'}, "done", "trained"),
-        ({"answer": b"<b>no JSON</b>"}, "done", "<b>no JSON</b>"),
         ({"answer": b"{}"}, "done", "done"),
-        ({"answer": b"", "answer_status": 204}, "done", "answered 204"),
         ({"answer": b'"late"', "answer_status": 418}, "done", "418: late"),
         ({"answer": b'{"dry_run":true,"command":"trl","flavor":"cpu"}'}, "done", "dry run: trl on cpu"),
         ({"answer": b"{}", "jobs": [job("RUNNING")]}, "job", "Job 66f1c0ffee running, a10g-small"),
-        ({"answer": b"{}", "jobs": [job("COMPLETED")]}, "done", "Job 66f1c0ffee completed, a10g-small"),
         ({"answer": b"{}", "jobs": [job("ERROR")]}, "failed", "Job 66f1c0ffee failed, a10g-small"),
-        ({"answer": b"{}", "jobs": [job("CANCELED")]}, "skipped", "Job 66f1c0ffee canceled, a10g-small"),
         ({"status": "failed", "error": TRACEBACK}, "failed", "KeyError: 'split'"),
         ({"status": "failed", "answer": b'{"error":"No handler is there."}'}, "failed", "No handler is there."),
         ({"status": "running"}, "waiting", "running"),
-        ({"status": "queued"}, "waiting", "queued"),
         (
             {"status": "scheduled", "error": TRACEBACK, "due_at": 4102444800},
             "waiting",
@@ -68,12 +62,6 @@ def test_row_says_what_came_of_a_delivery(
     page = owner.get(query={"outcome": "all"})
     assert kinds(page) == [kind]
     assert f"{summary} dataset me/data content changed train" in text(page)
-
-
-def test_handler_that_returned_nothing_is_done(pages: PagesHarness, owner: Client) -> None:
-    delivery = arrived()
-    pages.put(delivery, answer=f'{{"delivery":"{delivery.id}","status":"succeeded"}}'.encode())
-    assert "done dataset me/data" in text(owner.get())
 
 
 def test_row_says_how_many_it_supersedes(pages: PagesHarness, owner: Client) -> None:
@@ -117,13 +105,6 @@ def test_job_link_is_left_out_if_it_runs_something(pages: PagesHarness, owner: C
     assert "javascript:" not in page
 
 
-def test_stages_of_shown_jobs_are_asked_for(pages: PagesHarness, owner: Client) -> None:
-    for number in range(3):
-        pages.put(arrived(), jobs=[job("RUNNING", f"job{number}")])
-    owner.get()
-    assert [job.id for job in pages.looked_at] == ["job2", "job1", "job0"]
-
-
 def fill(pages: PagesHarness) -> dict[str, str]:
     """Record a delivery of each kind, oldest first; return their ids by name."""
     return {
@@ -143,19 +124,14 @@ def fill(pages: PagesHarness) -> dict[str, str]:
         ({"outcome": "done"}, ["no payload", "commit"]),
         ({"outcome": "skipped"}, ["skipped"]),
         ({"outcome": "failed"}, ["failed"]),
-        ({"outcome": "waiting"}, ["waiting"]),
         ({"endpoint": "/webhooks/report"}, ["failed"]),
-        ({"endpoint": "/webhooks/of_last_year"}, []),
         ({"repo": "model/me/tuned", "outcome": "all"}, ["skipped"]),
         ({"event": "discussion create"}, ["failed"]),
         ({"q": "TUNED"}, ["skipped"]),
         ({"q": "keyerror"}, ["failed"]),
         ({"q": "%"}, []),
-        ({"q": "me/da_a"}, []),
         ({"q": "' OR 1=1 --"}, []),
         ({"q": "me/data", "outcome": "done"}, ["commit"]),
-        ({"outcome": "failed", "repo": "model/me/tuned"}, []),
-        ({"no_such_filter": "x"}, ["no payload", "waiting", "failed", "commit"]),
     ],
 )
 def test_filters_narrow_the_list(pages: PagesHarness, owner: Client, query: dict[str, str], found: list[str]) -> None:
@@ -256,12 +232,9 @@ def test_long_names_do_not_make_a_long_page(pages: PagesHarness, owner: Client) 
 
 
 def test_static_files_are_small_and_need_no_other_host(owner: Client) -> None:
-    files = [owner.get(f"/static/dashboard.{kind}") for kind in ("css", "js")]
-    assert [file.status for file in files] == [200, 200]
-    sent = b"".join(file.body for file in files)
-    assert len(sent) < 25_000
-    assert b"http" not in sent
-    assert b"url(" not in sent
+    sent = b"".join(owner.get(f"/static/dashboard.{kind}").body for kind in ("css", "js"))
+    assert 10_000 < len(sent) < 25_000
+    assert not re.search(rb"http|url\(", sent)
     for path in ("/static/no.css", "/static/../routes.py", "/static/%2e%2e/routes.py", "/static//etc/passwd"):
         assert owner.get(path).status == 404
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,16 +104,6 @@ def test_pages_are_those_of_a_plain_list(
     log.close()
 
 
-def test_older_page_stays_while_deliveries_arrive(log: DeliveryLog) -> None:
-    with log.transaction():
-        first = [put(log) for _ in range(120)][::-1]
-    with reading(log.path) as database:
-        older = queries.page(database, Filter(), first[49])
-        with log.transaction():
-            put(log)
-        assert queries.page(database, Filter(), first[49]) == older
-
-
 def test_two_hundred_repositories_can_be_chosen(log: DeliveryLog) -> None:
     with log.transaction():
         for number in range(300):
@@ -124,42 +112,3 @@ def test_two_hundred_repositories_can_be_chosen(log: DeliveryLog) -> None:
     with reading(log.path) as database:
         found = queries.choices(database)["repo"]
     assert (len(found), found[0], found[-1]) == (200, "dataset/me/data000", "dataset/me/data199")
-
-
-@pytest.mark.parametrize(("shared_disk", "mode"), [(False, "wal"), (True, "delete")])
-def test_readers_and_the_writer_do_not_disturb_each_other(tmp_path: Path, shared_disk: bool, mode: str) -> None:
-    log = DeliveryLog(tmp_path, shared_disk=shared_disk)
-    written, failures = threading.Event(), []
-
-    def write() -> None:
-        for _ in range(40):
-            with log.transaction():
-                put(log)
-                put(log)
-        written.set()
-
-    def read() -> None:
-        try:
-            seen = 0
-            while not (is_complete := written.is_set()) or seen < 80:
-                with reading(log.path) as database:
-                    count = queries.counts(database, Filter())[0].total()
-                    assert len(ids(queries.page(database, Filter()))) % 2 == 0, "half a transaction was seen"
-                assert count % 2 == 0, "half a transaction was seen"
-                assert seen <= count, "a delivery has disappeared"
-                seen = count
-                assert not is_complete or seen == 80
-        except Exception as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=target) for target in (write, read, read)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert failures == []
-    with reading(log.path) as database:
-        assert database.execute("PRAGMA journal_mode").fetchone()[0] == mode
-        with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            database.execute("DELETE FROM deliveries")
-    log.close()
