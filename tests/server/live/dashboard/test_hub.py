@@ -80,15 +80,8 @@ def test_missing_webhooks_are_created(hub: Hub) -> None:
         assert secret not in page.body.decode() + me.get("/hub").body.decode()
 
 
-def test_webhook_without_a_secret_is_created_without_one(hub: Hub) -> None:
-    assert owner(WEBHOOK_SECRET="").post("/hub").status == 303
-    (request,) = (request for request in hub.requests if request.method == "POST")
-    assert "secret" not in request.json()
-    assert request.headers["authorization"] == f"Bearer {TOKEN}"
-
-
 def test_two_clicks_at_once_create_one_webhook(hub: Hub) -> None:
-    me = owner()
+    me = owner(WEBHOOK_SECRET="")
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(me.post("/hub"))) for _ in range(2)]
     for thread in threads:
@@ -96,19 +89,18 @@ def test_two_clicks_at_once_create_one_webhook(hub: Hub) -> None:
     for thread in threads:
         thread.join(30)
     assert sorted(answer.status or 0 for answer in answers) == [303, 400]
-    assert len(hub.webhooks["me"]) == 1
+    (request,) = (request for request in hub.requests if request.method == "POST")
+    assert "secret" not in request.json()
 
 
-@pytest.mark.parametrize("lose", ["lose_answer", "hold"])
-def test_lost_answer_makes_no_second_webhook(hub: Hub, lose: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = getattr(hub, lose)("POST", LIST)
+def test_lost_answer_makes_no_second_webhook(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = hub.hold("POST", LIST)
     me = owner()
     with monkeypatch.context() as patched:
         patched.setattr(webhooks.dashboard.hub, "TIMEOUT_SECONDS", 1)
-        assert "Try again later" in text(me.post("/hub"))
-        if lose == "hold":
+        for _ in range(2):
             assert "Try again later" in text(me.post("/hub"))
-            held.released.set()
+        held.released.set()
     assert NOTHING_LEFT in text(me.post("/hub"))
     assert len(hub.webhooks["me"]) == 1
 

@@ -148,15 +148,6 @@ def test_row_shows_what_else_its_webhook_watches() -> None:
     assert states(DATA, hook("a", "dataset:me/old", DATA)) == [(f"{DATA} dataset:me/old", "enabled", "a")]
 
 
-def test_rows_come_by_handler_and_item() -> None:
-    compared = rows([DATA, "user:me"], evaluate=["model:me/model"], by_hand=None)
-    assert [(row.endpoint, str(row.watched[0])) for row in compared] == [
-        (TRAIN, DATA),
-        (TRAIN, "user:me"),
-        ("/webhooks/evaluate", "model:me/model"),
-    ]
-
-
 # The page, where the Hub is not asked
 
 
@@ -180,18 +171,13 @@ def test_without_a_token_the_page_says_what_to_do() -> None:
     assert "Set HF_TOKEN and start again to see and create your webhooks." in page
     assert "--url https://me-hooks.hf.space/webhooks/f0 --domain repo --domain discussion" in page
     assert "--secret" not in page
+    assert "No handler watches anything yet" in text(pages_of(None).owner().get("/hub"))
 
 
 def test_closed_space_creates_nothing() -> None:
     pages = pages_of(DATA, SPACE_ID="me/hooks", SPACE_HOST="me-hooks.hf.space", HF_TOKEN="hf_token")
     answer = pages.owner().post("/hub")
     assert (answer.status, "Set WEBHOOK_SECRET first" in text(answer)) == (400, True)
-
-
-def test_page_without_watched_handlers_says_how_to_watch() -> None:
-    page = text(pages_of(None).owner().get("/hub"))
-    assert "No handler watches anything yet" in page
-    assert "add a webhook by hand" in page
 
 
 def test_page_shows_when_each_repository_was_looked_at() -> None:
