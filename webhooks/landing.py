@@ -93,7 +93,7 @@ def arrivals(engine: Engine) -> Route:
                 "(SELECT received_at FROM deliveries ORDER BY number DESC LIMIT 1), "
                 "EXISTS (SELECT 1 FROM deliveries WHERE source IS NOT 'code' AND replay_of IS NULL)"
             ).fetchone()
-        told = {"count": count, "last": last and utc(last).isoformat(), "from_hub": bool(from_hub)}
-        return JSONResponse(told, headers={"Cache-Control": "no-store"})
+        body = {"count": count, "last": last and utc(last).isoformat(), "from_hub": bool(from_hub)}
+        return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
     return Route("/arrivals", answer)
