@@ -1,7 +1,7 @@
 """A commit to your dataset trains your model; a commit to your model evaluates it.
 
 Change the settings and the two functions below. Each function is a webhook: the Hub posts an event to
-/webhooks/<its name>, and what it returns is the answer.
+/webhooks/<name of the function>, and the function's return value is the answer.
 """
 
 from typing import Annotated
@@ -17,7 +17,7 @@ Duration = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?[smhd]$")]
 
 
 load_dotenv()
-settings = read_settings(  # each can also be a variable of the Space or a line in .env: TRAINING_DATASET=me/data
+settings = read_settings(  # a variable of the Space or a line in .env changes each: TRAINING_DATASET=me/data
     training_dataset=(RepoId, "username/my-dataset"),
     base_model=(RepoId, "Qwen/Qwen3-0.6B"),
     trained_model=(RepoId, "username/my-model"),
@@ -27,7 +27,7 @@ settings = read_settings(  # each can also be a variable of the Space or a line 
     evaluation_flavor="a10g-small",
     evaluation_timeout=(Duration, "1h"),
     results_org="username",
-    jobs_namespace=None,  # who pays: a user or an organization; by default the token's owner
+    jobs_namespace=None,  # the user or organization that pays; by default the owner of HF_TOKEN
 )
 server = WebhooksServer()
 
@@ -49,8 +49,8 @@ def trigger_training(payload: WebhookPayload, delivery: Delivery):
             f"--dataset_name={settings.training_dataset}",
             f"--hub_model_id={settings.trained_model}",
             "--push_to_hub",
-            "--hub_private_repo=true",  # if the model is new
-            "--save_strategy=no",  # push when the training is over: each push before would start an evaluation
+            "--hub_private_repo=true",  # counts only if the model is new
+            "--save_strategy=no",  # push only at the end: each push starts an evaluation
             "--output_dir=trained",
         ],
         dependencies=["trl==1.16.0", "transformers<6"],
@@ -80,7 +80,7 @@ def trigger_evaluation(payload: WebhookPayload, delivery: Delivery):
             "--push-to-hub",
             "--output-dir=results",
         ],
-        dependencies=["lighteval==0.13.0", "huggingface_hub<2", "xxhash<4"],  # lighteval breaks with newer ones
+        dependencies=["lighteval==0.13.0", "huggingface_hub<2", "xxhash<4"],  # lighteval breaks with newer versions
         flavor=settings.evaluation_flavor,
         timeout=settings.evaluation_timeout,
         namespace=settings.jobs_namespace,

@@ -1,7 +1,6 @@
 """A small server for the Hugging Face Hub's webhooks, to be copied into any Gradio repository."""
 
-from . import zerogpu  # noqa: F401 - before anything that imports gradio
-from .autostart import webhook_endpoint
+from . import zerogpu  # noqa: F401 - before anything imports gradio
 from .delivery import Delivery, GiveUp
 from .payload import (
     ObjectId,
@@ -16,10 +15,10 @@ from .payload import (
     WebhookPayloadUrl,
     WebhookPayloadWebhook,
 )
-from .server import WebhooksServer
+from .server import WebhooksServer, webhook_endpoint
 from .settings import SetupError, read_settings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Delivery",

@@ -1,4 +1,4 @@
-"""`@webhook_endpoint`: handlers on one shared server, which starts when the script's own code has come to its end."""
+"""Start servers when the code of the `__main__` script has come to its end."""
 
 from __future__ import annotations
 
@@ -6,83 +6,73 @@ import dis
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType
-from typing import Any
-
-from .server import WebhooksServer, at_prompt
-
-_shared_server: WebhooksServer | None = None
+from typing import Any, Protocol
 
 
-def webhook_endpoint(path: Any = None, **options: Any) -> Any:
-    """Register a handler on one shared server, which starts by itself when the script ends.
+class Launch(Protocol):
+    def __call__(self, prevent_thread_lock: bool) -> object: ...
 
-    Use it as `@webhook_endpoint` or `@webhook_endpoint("/path")`. The function comes back as it was, with
-    `.launch()` and `.run()` to start the server by hand, as in a notebook. If the script raises or exits,
-    nothing starts.
 
-    Args:
-        path: where to reach it under `/webhooks/`; by default the function's name.
-        options: `max_attempts`, `timeout`, `debounce` and `watched`, as in `WebhooksServer.add_webhook`.
+_waiting: list[Launch] = []
+_remove_hook: Callable[[], object] = bool
 
-    Raises:
-        SetupError: see `WebhooksServer.add_webhook`.
 
-    Example:
-        ```python
-        from webhooks import WebhookPayload, webhook_endpoint
+def is_at_prompt() -> bool:
+    """Return whether this is a Python prompt or a notebook, where nothing may block."""
+    return hasattr(sys, "ps1")
 
-        @webhook_endpoint
-        async def trigger_training(payload: WebhookPayload) -> None:
-            if payload.updates("dataset", "username/my-dataset"):
-                ...
-        ```
+
+def is_called_by_script() -> bool:
+    """Return whether code of the `__main__` script itself called this package."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__package__") == __package__:
+        frame = frame.f_back
+    return frame is not None and frame.f_globals is vars(sys.modules["__main__"])
+
+
+def launch_at_script_end(launch: Launch) -> Callable[[], object]:
+    """Launch a server once the last line of the `__main__` script has run, and not if the script raises or exits.
+
+    `atexit` is too late: by then the interpreter starts no threads ("can't register atexit after shutdown"). So the
+    return of the script's code is observed, by `sys.monitoring` from Python 3.12 on, else by a profile function, which
+    slows the script down until then. In a notebook or at a prompt there is no script, and nothing is launched.
+
+    Returns:
+        A function that calls the launch off.
     """
-    if callable(path):
-        return webhook_endpoint()(path)
-    server = shared_server()
-
-    def register(function: Any) -> Any:
-        server.add_webhook(path, **options)(function)
-        function.launch = function.run = server.launch
-        return function
-
-    return register
-
-
-def shared_server() -> WebhooksServer:
-    """Return the server of `webhook_endpoint`, which launches when the script ends."""
-    global _shared_server
-    if _shared_server is None:
-        _shared_server = WebhooksServer()
-        _shared_server.call_off_autostart = when_script_ends(_shared_server.launch)
-    return _shared_server
-
-
-def when_script_ends(start: Callable[[], object]) -> Callable[[], None]:
-    """Call `start` once the last line of the `__main__` script has run, and not if the script raises or exits.
-
-    `atexit` is too late for a server: by then the interpreter starts no threads and takes no executor jobs
-    ("can't register atexit after shutdown"). The return of the script's code is seen from inside, while all
-    still works. In a notebook or at a prompt there is no script, and nothing is called. Call what is returned
-    to call it off: before Python 3.12 the script's own thread runs at a third of its speed until then, and a
-    debugger that is told to continue ends it too.
-    """
+    global _remove_hook
     frame = _script_frame()
-    # A test run imports handlers and then ends, in some editors as a script that returns: it must not hang there.
-    if frame is None or at_prompt() or "_pytest" in sys.modules:
-        return lambda: None
-    if sys.version_info >= (3, 12):
-        return _when_code_returns(frame.f_code, start)
-    else:
-        return _when_frame_returns(frame, start)
+    # A test run imports handlers and then ends, in some editors as a script that returns: it must not wait there.
+    if frame is None or is_at_prompt() or "_pytest" in sys.modules:
+        return bool
+    if not _waiting:
+        _remove_hook = _when_code_returns(frame.f_code, _launch_all)
+    _waiting.append(launch)
+
+    def call_off() -> None:
+        if launch in _waiting:
+            _waiting.remove(launch)
+            if not _waiting:
+                _remove_hook()
+
+    return call_off
+
+
+def _launch_all() -> None:
+    *others, last = _waiting
+    _waiting.clear()
+    for launch in others:
+        launch(prevent_thread_lock=True)
+    last(prevent_thread_lock=False)
 
 
 def _script_frame() -> FrameType | None:
-    """Return the frame of the script that runs, if the caller was called by one."""
+    """Return the frame of the running script. A tool that runs it, such as `runpy`, may have another `__main__`."""
+    script = vars(sys.modules["__main__"])
     found = None
-    frame: FrameType | None = sys._getframe()
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__") == "__main__" and frame.f_code.co_name == "<module>":
+        if frame.f_globals is script and frame.f_code.co_name == "<module>":
             found = frame
         frame = frame.f_back
     return found
@@ -90,48 +80,41 @@ def _script_frame() -> FrameType | None:
 
 if sys.version_info >= (3, 12):
 
-    def _when_code_returns(code: CodeType, start: Callable[[], object]) -> Callable[[], None]:
+    def _when_code_returns(code: CodeType, call: Callable[[], object]) -> Callable[[], object]:
         monitoring = sys.monitoring
         tool = next(number for number in (4, 3, 2, 1, 0) if monitoring.get_tool(number) is None)
         monitoring.use_tool_id(tool, "webhooks")
 
-        def call_off() -> None:
+        def remove() -> None:
             if monitoring.get_tool(tool) == "webhooks":
                 monitoring.set_local_events(tool, code, monitoring.events.NO_EVENTS)
                 monitoring.free_tool_id(tool)
 
         def returned(*_: object) -> None:
-            call_off()
-            start()
+            remove()
+            call()
 
         monitoring.register_callback(tool, monitoring.events.PY_RETURN, returned)
         monitoring.set_local_events(tool, code, monitoring.events.PY_RETURN)
-        return call_off
+        return remove
 
 else:
 
-    def _when_frame_returns(frame: FrameType, start: Callable[[], object]) -> Callable[[], None]:
-        debugger = frame.f_trace
+    def _when_code_returns(code: CodeType, call: Callable[[], object]) -> Callable[[], object]:
+        former = sys.getprofile()
         return_value = dis.opmap["RETURN_VALUE"]
 
-        def switch_on(*_: object) -> None:
-            """Trace no function: that one is set at all makes Python look at `f_trace`."""
+        def profile(frame: FrameType, event: Any, arg: Any) -> None:
+            if former is not None:
+                former(frame, event, arg)
+            # An exception that leaves the frame is a "return", too, but not from a return instruction.
+            if event == "return" and frame.f_code is code and code.co_code[frame.f_lasti] == return_value:
+                remove()
+                call()
 
-        def call_off() -> None:
-            frame.f_trace = debugger
-            if sys.gettrace() is switch_on:
-                sys.settrace(None)
+        def remove() -> None:
+            if sys.getprofile() is profile:
+                sys.setprofile(former)
 
-        def trace(frame: FrameType, event: str, arg: Any) -> Any:
-            if debugger is not None:
-                debugger(frame, event, arg)
-            # An exception that leaves the frame is a "return" too, but not from a return instruction.
-            if event == "return" and frame.f_code.co_code[frame.f_lasti] == return_value:
-                sys.settrace(None)
-                start()
-            return trace
-
-        frame.f_trace = trace
-        if sys.gettrace() is None:
-            sys.settrace(switch_on)
-        return call_off
+        sys.setprofile(profile)
+        return remove

@@ -1,9 +1,11 @@
-"""What the owner reads in the terminal, or in the Space's log."""
+"""What the terminal or the Space's log shows."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .delivery import Delivery
@@ -11,84 +13,109 @@ from .redact import Redactor
 from .settings import Settings
 
 logger = logging.getLogger("webhooks")
-log = logger.log
 
 
-def summary(settings: Settings, paths: Iterable[str], folder: Path, local_url: str, url: str, link: str | None) -> str:
-    """Say what was started: who may call, where, and where to register it; in the words of huggingface_hub's guide
-    (https://huggingface.co/docs/huggingface_hub/guides/webhooks).
+def show(text: str) -> None:
+    """Print a text at once. Characters that the console's encoding lacks are escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def summary(
+    settings: Settings,
+    paths: Iterable[str],
+    folder: Path,
+    local_url: str,
+    url: str,
+    link: str | None,
+    catch_up: str | None,
+) -> str:
+    """Return what was started, in the words of huggingface_hub's guide.
+
+    Source: https://huggingface.co/docs/huggingface_hub/guides/webhooks
+
+    Args:
+        link: to the dashboard, for the owner.
+        catch_up: what is looked at on the Hub, if that is worth a line.
     """
+    is_public = url != local_url
     owner = ["", "See, test and replay deliveries, as the owner (keep this link to yourself):", f"  {link}"]
-    return "\n".join(
-        [
-            "",
-            _secret_state(settings),
-            "",
-            f"Local:     {local_url}",
-            f"Public:    {url if url != local_url else 'none; only this machine reaches the addresses below'}",
-            f"Log:       {folder}",
-            *(owner if link else ()),
-            "",
-            f"Webhooks are {'not yet ready' if settings.closed else 'correctly setup and ready'} to use:",
-            *(f"  - POST {url}{path}" for path in paths),
-            "Go to https://huggingface.co/settings/webhooks to setup your webhooks.",
-            "",
-        ]
-    )
+    lines = [
+        "",
+        _secret_state(settings, is_public),
+        "",
+        f"Local:     {local_url}",
+        f"Public:    {url if is_public else 'none; only this machine reaches the addresses below'}",
+        f"Log:       {folder}{'' if settings.has_lasting_log else ' (lost at each restart: attach a Storage Bucket)'}",
+        *(owner if link else ()),
+        "",
+        f"Webhooks are {'not yet ready' if settings.is_closed else 'correctly setup and ready'} to use:",
+        *(f"  - POST {url}{path}" for path in paths),
+        *([catch_up] if catch_up else ()),
+        "Go to https://huggingface.co/settings/webhooks to setup your webhooks.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
-def _secret_state(settings: Settings) -> str:
+def _secret_state(settings: Settings, is_public: bool) -> str:
     if settings.secrets:
         previous = " The previous one is accepted, too." if len(settings.secrets) > 1 else ""
         return f"Webhook secret is correctly defined.{previous}"
-    if settings.closed:
+    if settings.is_closed:
         return (
             "Webhook secret is not defined. Until it is, every delivery is answered 503: add WEBHOOK_SECRET in the "
             f"settings of this Space, https://huggingface.co/spaces/{settings.space_id}/settings"
         )
-    return (
-        "Webhook secret is not defined. This means your webhook endpoints will be open to everyone.\n"
-        "To close them, set WEBHOOK_SECRET in the environment, or in .env if the script calls load_dotenv()."
-    )
+    lines = [
+        "Webhook secret is not defined. This means your webhook endpoints will be open to everyone.",
+        *(["Jobs are dry runs until then, since anyone can reach the public address."] if is_public else ()),
+        "To close them, put a line such as WEBHOOK_SECRET=<long random text> into .env, and start again.",
+    ]
+    return "\n".join(lines)
 
 
 def escaped(text: str) -> str:
-    """Keep text that a stranger wrote on one line, and what it does to a terminal off."""
+    """Return a stranger's text on one line and without control characters."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def title(delivery: Delivery) -> str:
-    """Name a delivery in a line for the console."""
+    """Return the name of a delivery for a line of the console."""
     repo = delivery.payload.repo if delivery.payload else None
     about = f" ({repo.type} {repo.name})" if repo else ""
     return f"delivery {delivery.id}: {escaped(delivery.endpoint + about)}, attempt {delivery.attempt}"
 
 
-class _Hiding(logging.Filter):
-    """Keeps the secrets of all servers of this process out of the log, whoever writes it."""
+class RedactingFilter(logging.Filter):
+    """Take the secrets of a server out of all that is logged, also by handlers."""
 
-    redact = Redactor()
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__()
+        self._redact = redact
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self.redact(record.getMessage()), ()
+        record.msg, record.args = self._redact(record.getMessage()), ()
+        if record.exc_info:
+            record.exc_text = self._redact(logging.Formatter().formatException(record.exc_info))
         return True
 
 
-_hiding = _Hiding()
-logger.addFilter(_hiding)
-
-
-def never_show(redact: Redactor) -> None:
-    """Keep these secrets out of all that is logged from now on."""
-    _hiding.redact |= redact
-
-
-def show_log() -> None:
-    """Show the log of deliveries on the console, unless the program has set up logging itself."""
-    if not logger.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+@contextlib.contextmanager
+def logging_to_console(redact: Redactor) -> Iterator[None]:
+    """Show the server's messages on the console, unless the program has set up logging itself."""
+    handler, redacting, level = logging.StreamHandler(), RedactingFilter(redact), logger.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addFilter(redacting)
+    if is_first := not logger.hasHandlers():
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeFilter(redacting)
+        if is_first:
+            logger.removeHandler(handler)
+            logger.setLevel(level)

@@ -1,93 +1,96 @@
-"""Gradio serves the webhooks: one launch of a `gr.Blocks`, and the wait for its end."""
+"""Let Gradio serve the webhooks: launch it, guard it, and wait for its end."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .endpoints import PREFIX
-from .gradio_guard import GradioGuard, private_paths
-from .receiver import Aside, Receiver
+from .console import show
+from .receiver import Receiver, WebhookRoute, is_from_web_page, path_of
+from .responses import RefusedError
 from .settings import SetupError
 
 if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
 
-GRACE = 10.0  # seconds that running handlers get when the server stops
+GRACE_SECONDS = 10.0  # for running handlers when the server stops
+MAX_CONNECTIONS = 2000  # at once; uvicorn answers 503 beyond that
 
-# While it serves, all objects are looked at for garbage more rarely than Python does by itself: Gradio has hundreds of
-# thousands of them, and each look stops every thread for a tenth of a second.
-COLLECT_AFTER = (10_000, 50, 20)
-
-# Unless `launch` is given something else.
+# Defaults that the arguments of `launch` override.
 GRADIO_DEFAULTS = {
     "quiet": True,
-    # It acts on the Hub with the token of this machine, for every program on it, and with that of who signed in, for
-    # every page that is open in the same browser (gradio 6.31, history.py).
+    # The run history acts on the Hub with the token of this machine or of the signed-in user, for every page in the
+    # same browser (gradio 6.31, history.py).
     "run_history": False,
-    "enable_monitoring": False,  # strangers print the address of the monitoring page, and choose it
+    "enable_monitoring": False,  # strangers choose the address of the monitoring page, which is printed
 }
+
+PRIVATE = (".env", ".git")  # the settings, and everything that was ever committed
+API = "/gradio_api/"
+USED = ("startup-events", "theme.css", "login_check")  # by a page without functions
+NO_OTHER_ORIGIN = ("/health", "/arrivals")
 
 
 class Stop(BaseException):
-    """Ctrl-C or SIGTERM. Gradio's `block_thread` would answer a `KeyboardInterrupt` itself, and leave no time."""
+    """Ctrl-C or SIGTERM. Gradio's `block_thread` catches a `KeyboardInterrupt` itself, and leaves no time."""
 
 
 def launch(
-    ui: gr.Blocks,
-    receiver: Receiver,
-    options: dict[str, Any],
-    routes: Iterable[BaseRoute],
-    log: Path,
-    ui_is_ours: bool,
+    ui: gr.Blocks, receiver: Receiver, options: dict[str, Any], routes: Iterable[BaseRoute], is_landing_page: bool
 ) -> FastAPI:
     """Launch Gradio, with the webhooks in it from the first moment.
 
+    The program's own middlewares and routes in `app_kwargs` come before the server's.
+
     Args:
-        options: as of `gr.Blocks.launch`.
-        routes: to stand before Gradio's own routes and those in the options.
-        log: the folder of the delivery log.
-        ui_is_ours: strangers need little of what Gradio can do.
+        options: of `gr.Blocks.launch`.
+        routes: of the server, beside the webhooks and `/health`.
+        is_landing_page: the `ui` has no functions that a visitor could call, so Gradio's API is closed.
 
     Raises:
-        SetupError: the port is in use, or the `ui` is shown already.
+        SetupError: the port is in use, the `ui` is shown already, or `app_kwargs` has dependencies.
     """
     if ui.is_running:
-        raise SetupError("Gradio shows this ui already: close() it first, or give this server another one.")
-    settings = receiver.settings
+        raise SetupError("Gradio shows this ui already: close() it first, or give this server another ui.")
     app_kwargs = options.get("app_kwargs") or {}
-    private = private_paths(settings.data_dir, log)
+    if app_kwargs.get("dependencies"):
+        raise SetupError("The dependencies in app_kwargs would not reach the webhooks: put Depends into each handler.")
+    settings = receiver.settings
+    private = private_paths(settings.data_dir, receiver.engine.log.path.parent)
     blocked = options.get("blocked_paths") or filter(None, os.environ.get("GRADIO_BLOCKED_PATHS", "").split(","))
-    other_lifespan = app_kwargs.get("lifespan")
+    user_lifespan = app_kwargs.get("lifespan")
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[Any]:
-        receiver.engine.start()  # on the loop that serves
-        # In front of Gradio's own middlewares: no webhook needs their CORS and compression, a tenth of its time.
-        app.middleware_stack = Aside(app.middleware_stack, PREFIX, receiver)
-        async with other_lifespan(app) if other_lifespan else contextlib.nullcontext() as state:
+        if not (app_kwargs.get("middleware") or app_kwargs.get("routes")):
+            # Only Gradio's CORS and compression are passed by, a tenth of a delivery (gradio 6.31, starlette 1.10).
+            app.middleware_stack = _webhooks_first(app.middleware_stack, webhook_route)
+        async with user_lifespan(app) if user_lifespan else contextlib.nullcontext() as state:
+            receiver.engine.start({"app": app, "state": dict(state or {})})
             yield state
 
+    # With a login of Gradio's, its API is needed, and closed to strangers.
+    is_unused = is_landing_page and not options.get("auth")
+    guard = Middleware(GradioGuard, private=private, is_landing_page=is_unused)
+    webhook_route, health = WebhookRoute(receiver), Route("/health", receiver.health)
     fixed = {
         "prevent_thread_lock": True,
         "app_kwargs": {
             **app_kwargs,
-            "routes": [Route("/health", receiver.health), *routes, *app_kwargs.get("routes", [])],
-            "middleware": [
-                Middleware(GradioGuard, private=private, ui_is_ours=ui_is_ours),
-                *app_kwargs.get("middleware", []),
-            ],
+            "routes": [*app_kwargs.get("routes", []), webhook_route, health, *routes],
+            "middleware": [*app_kwargs.get("middleware", []), guard],
             "lifespan": lifespan,
         },
         # With server-side rendering, which Spaces ask for, a Node server stands in front and forwards Gradio's own
@@ -95,42 +98,36 @@ def launch(
         "ssr_mode": False,
         "blocked_paths": [*map(str, blocked), *map(str, private)],
     }
-    defaults = {**GRADIO_DEFAULTS, "share": settings.gradio_share and not settings.on_space}
+    defaults = {**GRADIO_DEFAULTS, "share": settings.gradio_share and not settings.is_on_space}
     try:
         app, _, _ = ui.launch(**{**defaults, **options, **fixed})
     except OSError as error:
-        if "empty port" not in str(error):
+        if "empty port" not in str(error):  # the words of gradio 6.31, http_server.py
             raise
         port = options.get("server_port")
         raise SetupError(
             f"{f'Port {port} is' if port else 'All the ports that Gradio tries are'} in use by another program. "
             "Stop that program, or choose another port with GRADIO_SERVER_PORT=7870 or launch(server_port=7870)."
         ) from None
-    logging.getLogger("uvicorn.access").handlers.clear()  # Gradio shows none of its lines; now none is composed either
-    for name in ("uvicorn.error", "python_multipart"):  # they warn of each request that makes no sense
-        logging.getLogger(name).setLevel(logging.ERROR)
+    ui.server.config.limit_concurrency = MAX_CONNECTIONS
+    # A request with `Upgrade: websocket` and a body would wait forever (uvicorn 0.54). Gradio 6 uses no WebSockets.
+    ui.server.config.ws_protocol_class = None
     return app
 
 
-_collected_after = gc.get_threshold()
+def _webhooks_first(app: ASGIApp, route: WebhookRoute) -> ASGIApp:
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        is_webhook = route.matches(scope)[0] is Match.FULL
+        await (route.handle if is_webhook else app)(scope, receive, send)
 
-
-def collect_rarely() -> None:
-    global _collected_after
-    _collected_after = gc.get_threshold()
-    if 0 < _collected_after[0] < COLLECT_AFTER[0]:  # not what somebody has chosen: rarer, or never
-        gc.set_threshold(*COLLECT_AFTER)
-
-
-def collect_as_before() -> None:
-    gc.set_threshold(*_collected_after)
+    return call
 
 
 def wait(ui: gr.Blocks, close: Callable[[], bool]) -> None:
     """Wait until the Gradio app is closed, or Ctrl-C or SIGTERM closes the server.
 
     Args:
-        close: closes all of the server, and returns whether every handler ended.
+        close: closes the whole server, and returns whether every handler ended.
     """
     all_ended = True
     with _signals_stop():
@@ -138,34 +135,103 @@ def wait(ui: gr.Blocks, close: Callable[[], bool]) -> None:
             try:
                 ui.block_thread()
                 if not ui.is_running:
-                    close()  # of the server, what is not closed yet
+                    close()
                 return
             except Stop:
-                print(f"Stopping: nothing new is taken, running handlers have {GRACE:g} seconds.", flush=True)
+                show(f"Stopping: nothing new is taken, running handlers have {GRACE_SECONDS:g} seconds.")
                 all_ended = close()
-        except Stop:  # a second one does not want to wait
+        except Stop:  # a second signal ends the wait
             all_ended = False
     if not all_ended:
-        print("Not everything has come to its end. What is unfinished runs again at the next start.", flush=True)
-        os._exit(0)  # a handler that does not end holds threads that Python would wait for without end
+        show("Not every handler has ended. What is unfinished runs again at the next start.")
+        os._exit(0)  # a handler that does not end keeps its thread, for which Python would wait forever
 
 
 @contextlib.contextmanager
 def _signals_stop() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # which gets no signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
+    process = os.getpid()
 
-    def stop(*_: object) -> None:
+    def stop(number: int, _: object) -> None:
+        if os.getpid() != process:  # a child that a handler forked has inherited this function
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         raise Stop
 
     numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is the program's own
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # another function is the program's own
         numbers.append(signal.SIGINT)
     former = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
         for number, handler in former.items():
-            if handler is not None:  # one that Python does not know, and could not put back
+            if handler is not None:  # a handler that was not set by Python cannot be put back
                 signal.signal(number, handler)
+
+
+def private_paths(*folders: Path) -> list[Path]:
+    """Return these folders, and the private files beside and above the script and the working directory.
+
+    `load_dotenv` looks for `.env` there.
+    """
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    starts = [Path.cwd(), *([Path(script).absolute().parent] if script else [])]
+    around = [folder / name for start in starts for folder in (start, *start.parents) for name in PRIVATE]
+    return list(dict.fromkeys(path for found in (*folders, *around) for path in (found.absolute(), found.resolve())))
+
+
+class GradioGuard:
+    """An ASGI middleware that refuses private files, and what the landing page does not need of Gradio.
+
+    Args:
+        private: files and folders that Gradio gives to nobody.
+        is_landing_page: the page has no function that a visitor could call, and takes no file.
+    """
+
+    def __init__(self, app: ASGIApp, private: Iterable[Path], is_landing_page: bool) -> None:
+        self._app, self._is_landing_page = app, is_landing_page
+        self._private = {_real_path(str(path)) for path in private}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._check("/" + path_of(scope).lstrip("/"), scope)
+            except RefusedError as refused:
+                refused.response.headers["connection"] = "close"  # else uvicorn reads the body to its end
+                await refused.response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    def _check(self, path: str, scope: Scope) -> None:
+        if path in NO_OTHER_ORIGIN and is_from_web_page(scope["headers"]):
+            raise RefusedError(403, "This request comes from a page of another origin.")
+        if self._is_private(path.partition(f"{API}file")[2][1:]):
+            raise RefusedError(403, "This file is private.")
+        if not self._is_landing_page:
+            return
+        name = path.removeprefix(API)
+        is_file = name.startswith("file=") and not name.startswith("file=http")
+        is_unused_api = path.startswith(API) and name.rstrip("/") not in USED and not is_file
+        # Gradio has one page here, and fails at any other.
+        is_other_page = path == "/" and b"page" in parse_qs(scope["query_string"], keep_blank_values=True)
+        if is_unused_api or is_other_page or path.rstrip("/") == "/login":
+            raise RefusedError(404, "There is nothing at this address.")
+
+    def _is_private(self, name: str) -> bool:
+        """Return whether a name leads to a private file.
+
+        Gradio turns names into small letters before it follows links (6.31), and so would serve a private file by a
+        link.
+        """
+        try:
+            found = Path(_real_path(name)) if name else None
+        except ValueError:  # no file has such a name
+            return False
+        return found is not None and any(str(path) in self._private for path in (found, *found.parents))
+
+
+def _real_path(path: str) -> str:
+    return os.path.realpath(os.path.abspath(path)).lower()

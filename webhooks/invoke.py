@@ -1,8 +1,4 @@
-"""Runner that FastAPI fills: each is the one route of a small application, which is called in this process.
-
-What a parameter, a dependency or a return annotation means is FastAPI's business. Here it is told what it cannot know:
-what a `Delivery` is, and that the door has read the payload already.
-"""
+"""Call a handler with the arguments that its signature asks for: directly, or through FastAPI."""
 
 from __future__ import annotations
 
@@ -10,86 +6,114 @@ import contextlib
 import dataclasses
 import functools
 import inspect
+import logging
 import types
 import typing
 from collections.abc import Callable, Mapping
 from types import FunctionType, MappingProxyType
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI
-from fastapi.exceptions import RequestValidationError
+from fastapi import APIRouter, Depends
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.params import Depends as Dependency
-from starlette.exceptions import HTTPException
+from fastapi.security.base import SecurityBase
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import compile_path
 from starlette.websockets import WebSocket
 
 from .delivery import Delivery
 from .payload import WebhookPayload
-from .responses import Tell, collected, no_one, succeeded
+from .responses import OnResponse, collect, succeeded
 from .settings import SetupError
+
+logger = logging.getLogger("webhooks")
 
 Handler = Callable[..., Any]
 
-OURS = {"payload": WebhookPayload, "delivery": Delivery, "request": Request}
-_DELIVERY = "webhooks.delivery"  # what a scope has beside the request
+BY_NAME = {"payload": WebhookPayload, "delivery": Delivery, "request": Request}
+
+_DELIVERY = "webhooks.delivery"  # the key of the delivery in the scope of a FastAPI call
+
+
+class PlainInvoker:
+    """Call a handler that takes only payload, delivery and request.
+
+    Args:
+        sources: a name of `BY_NAME` for each parameter.
+    """
+
+    def __init__(self, function: Handler, sources: Mapping[inspect.Parameter, str]) -> None:
+        self.is_async = is_async(function)
+        self.takes_payload = "payload" in sources.values()
+        self.credential_names: frozenset[bytes] = frozenset()
+        self._function = function
+        self._sources = sources
+
+    def call(self, delivery: Delivery, _: OnResponse) -> Any:
+        """Call the handler; an async one returns its coroutine."""
+        positional, named = [], {}
+        for parameter, source in self._sources.items():
+            value = delivery.request() if source == "request" else getattr(delivery, source, delivery)
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                positional.append(value)
+            else:
+                named[parameter.name] = value
+        return self._function(*positional, **named)
 
 
 class FastAPIInvoker:
-    """A handler that FastAPI fills.
+    """Call a handler as the only route of a FastAPI router, so that parameters and results mean what they mean there.
 
     Raises:
-        SetupError: FastAPI refuses it, or a parameter is one that nothing can fill.
+        SetupError: FastAPI refuses the handler, or nothing can fill one of its parameters.
     """
 
-    def __init__(self, function: Handler, signature: inspect.Signature, path: str, is_async: bool) -> None:
-        self.is_async = is_async
+    def __init__(self, function: Handler, signature: inspect.Signature, path: str) -> None:
+        self.is_async = is_async(function)
         self.takes_payload = False
+        self.credential_names: set[bytes] = set()  # headers and query parameters, in small letters
         try:
-            self._app = self._application(function, signature, path)
-            body = getattr(self._app.routes[-1], "body_field", None)  # of the handler and all its dependencies
+            router = self._router(function, signature, path)
+            body = getattr(router.routes[-1], "body_field", None)  # of the handler and all its dependencies
             if body and body.field_info.annotation is WebhookPayload and body.field_info.is_required():
-                self.takes_payload = True  # the door has read it already
-                self._app = self._application(function, signature, path)
+                self.takes_payload = True  # the receiver has validated it: inject it
+                router = self._router(function, signature, path)
         except SetupError:
             raise
         except Exception as error:
             reason = str(error).partition("\n")[0]
             raise SetupError(f"FastAPI cannot fill the webhook handler {_name(function)}(): {reason}") from error
+        self._app = AsyncExitStackMiddleware(router)  # FastAPI's own application adds it, too
 
-    async def call(self, delivery: Delivery, tell: Tell = no_one) -> Response:
-        """Call the handler and return its answer, which `tell` gets before background tasks run."""
+    async def call(self, delivery: Delivery, on_response: OnResponse) -> Response:
+        """Call the handler, and return the complete response. `on_response` gets it before background tasks run."""
         request = delivery.request()
         scope = {**request.scope, _DELIVERY: delivery}
-        scope["path"] = scope["path"].rstrip("/")  # the door is open with a slash at the end, too
-        return await collected(self._app, lambda answer: tell(succeeded(delivery, answer)), scope, request.receive)
+        scope["path"] = scope["path"].rstrip("/")  # the receiver accepts a slash at the end
+        return await collect(
+            self._app, lambda response: on_response(succeeded(delivery, response)), scope, request.receive
+        )
 
-    def _application(self, function: Handler, signature: inspect.Signature, path: str) -> FastAPI:
+    def _router(self, function: Handler, signature: inspect.Signature, path: str) -> APIRouter:
         self._dependencies: dict[int, Handler] = {}
-        # They are raised again, for whoever calls this: FastAPI would make answers of them.
-        raised: dict[Any, Any] = dict.fromkeys((HTTPException, RequestValidationError, Exception), _raise)
-        app = FastAPI(openapi_url=None, exception_handlers=raised)
-        app.add_api_route(path, self._shown(function, signature), methods=["POST"])
-        return app
+        router = APIRouter()
+        router.add_api_route(path, self._with_signature(function, signature), methods=["POST"])
+        return router
 
-    def _shown(self, call: Handler, signature: inspect.Signature) -> Handler:
-        """Return the call with a signature of which FastAPI fills all by name."""
+    def _with_signature(self, call: Handler, signature: inspect.Signature) -> Handler:
+        """Return the call with a signature that FastAPI can fill. Keyword-only parameters may come in any order."""
         parameters = [self._parameter(call, parameter) for parameter in signature.parameters.values()]
-        shown: Any = functools.partial(call)
-        by_name = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
-        shown.__signature__ = signature.replace(parameters=by_name)
-        return typing.cast(Handler, shown)
+        wrapper: Any = functools.partial(call)
+        wrapper.__signature__ = signature.replace(
+            parameters=[parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+        )
+        return typing.cast(Handler, wrapper)
 
     def _parameter(self, call: Handler, parameter: inspect.Parameter) -> inspect.Parameter:
         annotation = getattr(parameter.annotation, "__value__", parameter.annotation)  # of `type Name = ...`
         kind, *marks = typing.get_args(annotation) if typing.get_origin(annotation) is Annotated else [annotation]
-        by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        if not by_name or isinstance(kind, str) or (inspect.isclass(kind) and issubclass(kind, WebSocket)):
-            shown = str(parameter).replace("'", "")
-            raise SetupError(
-                f"{_name(call)}(), for a webhook, has a parameter that nothing can fill: '{shown}'. It needs a name "
-                "of its own, and a type that is there when the program runs."
-            )
+        _check_can_be_filled(call, parameter, kind)
         if depends := [mark for mark in (*marks, parameter.default) if isinstance(mark, Dependency)]:
             old = depends[-1]
             new = dataclasses.replace(old, dependency=self._dependency(old.dependency or kind))
@@ -105,14 +129,72 @@ class FastAPIInvoker:
         return parameter
 
     def _dependency(self, call: Handler) -> Handler:
-        """Return what FastAPI is to call: one object for all that depend on it, since it is called once for them."""
+        """Return the same wrapper for the same dependency: FastAPI calls it once for all that depend on it."""
+        if isinstance(call, SecurityBase) and (name := getattr(call.model, "name", None)):
+            self.credential_names.add(name.lower().encode())
         if id(call) not in self._dependencies:
-            self._dependencies[id(call)] = self._shown(call, signature_of(call))
+            self._dependencies[id(call)] = self._with_signature(call, signature_of(call))
         return self._dependencies[id(call)]
 
 
+Invoker = PlainInvoker | FastAPIInvoker
+
+
+def make_invoker(function: Handler, path: str) -> Invoker:
+    """Return a plain invoker where that is enough, else one that uses FastAPI.
+
+    Raises:
+        SetupError: nothing can fill a parameter.
+    """
+    signature = signature_of(function, BY_NAME)
+    template = compile_path(path)[0].groupindex
+    plain = plain_function(function)
+    streams = inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain)
+    sources = None if template or streams else _plain_sources(signature)
+    if sources is not None:
+        return PlainInvoker(function, sources)
+    invoker = FastAPIInvoker(function, signature, path)
+    for name, parameter in signature.parameters.items():
+        if parameter.annotation is parameter.default is parameter.empty and name not in template:
+            logger.warning(
+                "%s(): its parameter %r has no annotation, so FastAPI looks for it in the query. Is it the payload?",
+                _name(function),
+                name,
+            )
+    return invoker
+
+
+def _plain_sources(signature: inspect.Signature) -> dict[inspect.Parameter, str] | None:
+    """Return the source of each parameter, or `None` where parameters or the result are FastAPI's business."""
+    sources: dict[inspect.Parameter, str] = {}
+    for parameter in signature.parameters.values():
+        source = next((name for name, kind in BY_NAME.items() if parameter.annotation is kind), None)
+        is_variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        is_second_payload = source == "payload" and source in sources.values()
+        if source is None or parameter.default is not parameter.empty or is_variable or is_second_payload:
+            return None
+        sources[parameter] = source
+    returned = signature.return_annotation
+    is_response = inspect.isclass(returned) and issubclass(returned, Response)
+    is_filtered = not is_response and not any(returned is kind for kind in (signature.empty, None, Any))
+    return None if is_filtered else sources
+
+
+def _check_can_be_filled(call: Handler, parameter: inspect.Parameter, kind: Any) -> None:
+    is_variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    if is_named and not isinstance(kind, str) and not (inspect.isclass(kind) and issubclass(kind, WebSocket)):
+        return
+    shown = str(parameter).replace("'", "")
+    hint = "a name of its own, and a type that exists when the program runs"
+    raise SetupError(
+        f"{_name(call)}(), for a webhook, has a parameter that nothing can fill: '{shown}'. It needs {hint}."
+        + (" If a decorator made this function, put @functools.wraps(...) above it there." if is_variable else "")
+    )
+
+
 def plain_function(handler: Handler) -> FunctionType | None:
-    """Return the function that somebody wrote, without what is wrapped around it."""
+    """Return the function below all wrappers, if there is one."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     inner: Any = inspect.unwrap(handler)
@@ -131,16 +213,16 @@ def is_async(function: Handler) -> bool:
 
 
 def signature_of(call: Handler, by_name: Mapping[str, type] = MappingProxyType({})) -> inspect.Signature:
-    """Return a signature in which types are no strings, as far as they exist; where there is none, names decide."""
+    """Return a signature whose annotations are types, where those exist; `by_name` has the missing annotations."""
     try:
         signature = inspect.signature(call, eval_str=True)
-    except Exception:  # such as a name that is there for a type checker only
+    except Exception:  # an annotation that exists for type checkers only
         signature = inspect.signature(call)
-    names = {kind.__name__: kind for kind in OURS.values()} | getattr(plain_function(call), "__globals__", {})
+    names = {kind.__name__: kind for kind in BY_NAME.values()} | getattr(plain_function(call), "__globals__", {})
 
     def evaluated(annotation: Any) -> Any:
         with contextlib.suppress(Exception):
-            for _ in range(2):  # with quotes, where annotations are strings anyway, it is a string of a string
+            for _ in range(2):  # quoted, and under `from __future__ import annotations`: a string in a string
                 if isinstance(annotation, str):
                     annotation = eval(annotation, names)  # noqa: S307 - the user's own code
         return annotation
@@ -162,7 +244,3 @@ async def _delivery(request: Request) -> Any:
 
 async def _payload(request: Request) -> Any:
     return request.scope[_DELIVERY].payload
-
-
-async def _raise(_: Request, error: Exception) -> Response:
-    raise error

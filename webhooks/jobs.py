@@ -1,119 +1,115 @@
-"""Starts Jobs on the Hub (https://huggingface.co/docs/hub/jobs) for a delivery, each one once."""
+"""Start Jobs on the Hub (https://huggingface.co/docs/hub/jobs) for a delivery, each of them once."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import json
-import logging
 import platform
 import re
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent import futures
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 from weakref import WeakValueDictionary
 
-import httpx2
-from huggingface_hub import HfApi, JobInfo
+from huggingface_hub import JobInfo, cancel_job, list_jobs, run_uv_job, whoami
 from huggingface_hub.errors import HfHubHTTPError
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
 
 from .delivery import FINAL, Delivery, GiveUp, StartedJob
 from .settings import Settings, read_settings
 
-logger = logging.getLogger("webhooks")
-
+ANSWER_SECONDS = 120.0  # for one call of the Hub, with the upload of files
+LOOK_AGAIN_SECONDS = (2.0, 4.0, 8.0, 16.0, 30.0)  # between looks for a Job that the Hub may show late
+REFUSALS = {*range(400, 500)} - {408, 429}  # HTTP statuses
 MAX_LABEL = 100  # characters; letters, digits, - and _ (huggingface_hub 2.4.0, update_job_labels)
-ANSWER_WITHIN = 120  # seconds for a call of the Hub, with the upload of files; the client would wait for ever
-LOOK_AGAIN = (2.0, 4.0, 8.0, 16.0, 30.0)  # seconds between looks for a Job that the Hub may show late: a minute in all
-PATIENCE = 60.0  # seconds to wait for an answer of the Hub to somebody else
+SUBJECT = ("webhook-server", "webhook-endpoint", "webhook-repo")  # the labels that commits to one repository share
 
-# What is a label as it is. None that ends in a hash: one that had to be rewritten could be the same.
+# `label` keeps such a text. It rewrites a text that ends in a hash, which could be the rewritten form of another.
 _PLAIN = re.compile(rf"[A-Za-z0-9_-]{{0,{MAX_LABEL}}}(?<!-[0-9a-f]{{8}})")
-_TROUBLE = (httpx2.HTTPError, TimeoutError)
-_T = TypeVar("_T")
+_Text = Annotated[str, BeforeValidator(lambda item: str(item) if isinstance(item, (int, float, Path)) else item)]
 
-_locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # by what is done alone
-
-warnings.filterwarnings("ignore", "'HfApi.run_uv_job' is experimental")
+_locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
 
-class JobRefused(GiveUp):
-    """The Hub does not start this Job, and would not start it later either; the text says why."""
+class JobRefusedError(GiveUp):
+    """The Job cannot be started, and another attempt would not help. The text says why."""
 
 
-class StartUnknown(RuntimeError):
-    """The Hub may have started this Job, and does not show it; the text says how to look for it."""
+class StartUnknownError(RuntimeError):
+    """The Hub may have started the Job, but does not show it. The text says how to look for it."""
 
 
 class Job(BaseModel):
-    """A Job as the Hub was asked for it, or as it would be.
+    """A Job as the Hub was asked for it, or in a dry run as it would be.
 
     `timeout` is a number with its unit: `90s`, `30m`, `2h` or `1d`. `secrets` are names, never values. `id`, `url` and
-    `stage` are the Hub's, and `None` in a dry run, whose `reason` says why it is one.
+    `stage` come from the Hub and are `None` in a dry run. `reason` says why it is a dry run.
     """
 
-    dry_run: bool
+    dry_run: bool = True
     reason: str | None = None
     id: str | None = None
     url: str | None = None
     stage: str | None = None
-    command: str
-    args: list[str]
+    command: _Text
+    args: list[_Text]
     dependencies: list[str]
     flavor: str
-    timeout: str
+    timeout: Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?[smhd]?$")]
     labels: dict[str, str]
-    secrets: list[str]
+    secrets: list[str] = ["HF_TOKEN"]
     namespace: str | None
     cancel_running: bool
 
 
 def launch_job(
     delivery: Delivery,
-    command: str,
-    args: Sequence[str] = (),
+    command: str | Path,
+    args: Iterable[str | float | Path] = (),
     *,
-    dependencies: Sequence[str] = (),
+    dependencies: Iterable[str] = (),
     flavor: str = "cpu-basic",
-    timeout: str = "30m",
+    timeout: str | float = "30m",
     namespace: str | None = None,
     cancel_running: bool = False,
     name: str | None = None,
-) -> Job:
-    """Start the Job that this delivery calls for, unless it has been started before; return it.
+) -> Job | dict[str, str]:
+    """Start the Job of this delivery, unless an earlier attempt has started it, and return it.
 
-    A Job bears the delivery's id. If the handler runs again, after a failure or a crash, the Job is found and
-    returned. It calls the Hub and waits for it, so call it from a `def` handler.
+    The labels of a Job name its delivery, so another attempt finds the Job. The function waits for the Hub: call it
+    from a `def` handler, and give a handler with a `timeout` some minutes. Three things can go wrong:
 
-    If nobody knows how a start has ended (no answer, a cut connection, a 5xx), the list of Jobs is looked at for a
-    minute, and so it is by every attempt but the first before it starts the Job: the one before may have been cut
-    short. A handler with a `timeout` needs some minutes. What remains: a Hub that shows a Job only minutes after its
-    start was in doubt. Then there may be two, and the second costs at most its `timeout` at the price of its `flavor`.
+    - Refused: no credit, no such flavor, no permission. `JobRefusedError` is raised, and the delivery fails at once.
+    - Unknown: the Hub did not say whether it started the Job. The function looks for the Job for a minute, then raises
+      `StartUnknownError`. The next attempt looks for another minute before it starts the Job.
+    - Duplicated: the Hub shows the first Job only after these two minutes. Then both Jobs run. The second costs at
+      most its `timeout` at the price of its `flavor`.
 
-    Without `HF_TOKEN`, or with `DRY_RUN=true`, nothing is started and `dry_run` is true.
+    The result is a dry run, and nothing is started, in three cases: `HF_TOKEN` is not set, `DRY_RUN=true`, or the
+    server has a public address but no `WEBHOOK_SECRET`, so that anyone could post events.
 
     Args:
-        delivery: what the Job is for; its id, endpoint and repository become the Job's labels.
-        command: a program that the dependencies install, such as `trl`.
-        args: its arguments. One that is the path of a file here is uploaded (huggingface_hub's `run_uv_job`).
-        dependencies: what `uv` installs before, as in a requirements file.
+        delivery: the delivery that the Job belongs to.
+        command: a program that the dependencies install, such as `trl`, or the path of a script.
+        args: its arguments. The path of a file is replaced by the uploaded file (huggingface_hub's `run_uv_job`).
+        dependencies: packages that `uv` installs, as in a requirements file.
         flavor: the hardware (https://huggingface.co/docs/hub/jobs-pricing).
-        timeout: when the Hub ends the Job: `90s`, `30m`, `2h`, `1d`.
+        timeout: when the Hub ends the Job: seconds, or `90s`, `30m`, `2h`, `1d`.
         namespace: the user or organization that pays; by default the owner of `HF_TOKEN`.
-        cancel_running: first cancel the unfinished Jobs that earlier deliveries to the same endpoint of this Space (on
-            a laptop, of this `WEBHOOKS_DATA_DIR`) have started for the same repository.
-        name: tells the Jobs of one delivery apart; by default the command.
+        cancel_running: cancel the unfinished Jobs of earlier events about the same repository at the same endpoint of
+            this server. If a later event has a Job, start nothing and return `{"skipped": reason}`. A replay counts as
+            an event of the moment of the replay.
+        name: required for the second and each further Job of a delivery.
 
     Raises:
-        JobRefused: the Hub does not start it: no credit, no such flavor, no permission. The delivery fails at once.
-        StartUnknown: the Hub does not say whether it has started it, and shows none for a minute.
-        HfHubHTTPError, httpx2.HTTPError, TimeoutError: the Hub cannot be reached or is in trouble. The delivery's next
-            attempt, if it has one (`max_attempts`), tries again.
+        JobRefusedError: the Hub or this function refuses the Job.
+        StartUnknownError: the Hub may have started the Job, but has not shown it for a minute.
+        HfHubHTTPError: the Hub is in trouble or limits the rate; another attempt may succeed.
+        TimeoutError: the Hub did not answer for two minutes; another attempt may succeed.
 
     Example:
         ```python
@@ -123,199 +119,194 @@ def launch_job(
         ```
     """
     settings = read_settings(Settings)
-    job = Job(
-        dry_run=True,
-        reason="DRY_RUN is set." if settings.dry_run else "HF_TOKEN is not set.",
+    job = _checked(
+        reason=_why_dry_run(settings, delivery),
         command=command,
-        args=list(args),
-        dependencies=list(dependencies),
+        args=args,
+        dependencies=dependencies,
         flavor=flavor,
-        timeout=timeout,
-        labels=_labels(delivery, name or command, settings),
-        secrets=["HF_TOKEN"],
+        timeout=timeout if isinstance(timeout, str) else f"{timeout}s",
+        labels=_labels(delivery, name or str(command), settings),
         namespace=namespace,
         cancel_running=cancel_running,
     )
-    if settings.hf_token is None or settings.dry_run:
+    token = settings.hf_token.get_secret_value() if settings.hf_token else ""
+    if token and token in job.model_dump_json():
+        raise JobRefusedError("HF_TOKEN is among the arguments of the Job. Remove it: the Job gets it as a secret.")
+    job_name = job.labels["webhook-job"]
+    with _lock(delivery.id):  # An attempt that timed out may still run.
+        if job_name in delivery.job_names or (delivery.job_names and not name):
+            raise JobRefusedError(
+                'This delivery has a Job. Give the next one a name of its own: launch_job(..., name="evaluation").'
+            )
+        launched = job if job.reason else _Launch(job, delivery, token).run()
+        delivery.job_names.add(job_name)
+        return launched
+
+
+def _checked(**fields: Any) -> Job:
+    try:
+        return Job(**fields)
+    except ValidationError as error:
+        problems = [f"{problem['loc'][0]}={problem['input']!r}: {problem['msg']}." for problem in error.errors()]
+        raise JobRefusedError("\n".join(problems)) from None
+
+
+def _lock(key: str) -> threading.Lock:
+    return _locks.setdefault(key, threading.Lock())
+
+
+@dataclass(frozen=True)
+class _Launch:
+    job: Job
+    delivery: Delivery
+    token: str
+
+    def run(self) -> Job | dict[str, str]:
+        """Look, decide, start, look again."""
+        with _lock("whoami"):  # The Hub limits this call to a few a minute, and the client keeps the answer.
+            self.job.namespace = self.job.namespace or _answer(lambda: whoami(self.token, cache=True))["name"]
+        if self.delivery.attempt > 1:
+            # The process may have ended during an earlier start. Give the Hub time to show that Job.
+            self.look(*LOOK_AGAIN_SECONDS)
+        with _lock(str(self.shared_labels())):  # Two commits may come within a second.
+            found = self.look() or self.start()
+        if not _is_of(self.job.labels, found):
+            return {"skipped": f"a newer commit has a Job: {found.url}"}
+        job = self.job.model_copy(update={"dry_run": False, "id": found.id, "url": found.url})
+        job.stage = found.status.stage
+        self.delivery.jobs.append(StartedJob(found.id, str(job.namespace), found.url, job.flavor, job.stage))
         return job
-    token = settings.hf_token.get_secret_value()
-    if token in job.model_dump_json():
-        raise JobRefused("The Hub token is among the arguments of the Job. It gets there by itself, as a secret.")
-    # One attempt of a delivery at a time looks for a Job and starts it: one that timed out may still be at it.
-    with _alone(delivery.id):
+
+    def look(self, *pauses: float, started: Sequence[JobInfo] = ()) -> JobInfo | None:
+        """Return the Job of this delivery, or of a newer one if there is any, and cancel the Jobs that it replaces.
+
+        Args:
+            pauses: seconds to wait before each further look, until the Hub lists the Job of this delivery.
+            started: the Job that this attempt has started, in case the Hub never lists it.
+        """
+        for pause in (0.0, *pauses):
+            time.sleep(pause)
+            listed = self.jobs()
+            if any(_is_of(self.job.labels, info) for info in listed):
+                break
+        found = {info.id: info for info in (*started, *listed)}.values()
+        valid, replaced = _decide(self.job.labels, found)
+        for info in replaced:
+            self.cancel(info)
+        return valid
+
+    def start(self) -> JobInfo:
+        """Start the Job, look again, and return the Job of this delivery or of a newer one."""
+        options = self.job.model_dump(include={"dependencies", "flavor", "timeout", "labels", "namespace"})
+        options |= {"script_args": self.job.args, "secrets": {"HF_TOKEN": self.token}, "token": self.token}
         try:
-            return _start(job, delivery, token)
-        except HfHubHTTPError as error:
-            if _may_pass(error):
+            started: JobInfo = _answer(lambda: run_uv_job(self.job.command, **options))
+        except JobRefusedError:
+            raise
+        except Exception as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code == 429:
                 raise
-            reason = f"{error.response.status_code} {error.server_message or error}"
-            raise JobRefused(f"The Hub refuses this Job: {reason}") from error
-        except FileNotFoundError as error:
-            raise JobRefused(f"An argument looks like a file to upload, and there is none: {error}") from error
-
-
-def _start(job: Job, delivery: Delivery, token: str) -> Job:
-    api = HfApi(token=token)
-    with _alone("whoami", PATIENCE):
-        namespace = job.namespace or _account(token)
-    find = functools.partial(_find, api, namespace, job.labels)
-    # An earlier attempt may have been cut short in the middle of a start, which the Hub then ends a moment later.
-    info = find(LOOK_AGAIN if delivery.attempt > 1 else ())
-    if info is None and job.cancel_running:
-        with _alone(str(_subject(job.labels)), PATIENCE):  # or two commits in a row would not see each other's Jobs
-            _cancel_earlier(api, namespace, job.labels)
-            info = _run(api, namespace, job, token, find)
-    info = info or _run(api, namespace, job, token, find)
-    started = StartedJob(info.id, namespace, info.url, str(info.flavor or job.flavor), _stage(info))
-    delivery.jobs.append(started)
-    update = {"dry_run": False, "reason": None, "id": started.id, "url": started.url, "stage": started.stage}
-    return job.model_copy(update={**update, "namespace": namespace})
-
-
-def _run(
-    api: HfApi, namespace: str, job: Job, token: str, find: Callable[[Sequence[float]], JobInfo | None]
-) -> JobInfo:
-    """Start the Job; if nobody knows whether the Hub did, look whether it shows it."""
-    run = functools.partial(
-        api.run_uv_job,
-        job.command,
-        script_args=job.args,
-        dependencies=job.dependencies or None,
-        flavor=job.flavor,
-        timeout=job.timeout,
-        labels=job.labels,
-        secrets={"HF_TOKEN": token},
-        namespace=namespace,
-    )
-    try:
-        started: JobInfo = _answer(run)
+            with contextlib.suppress(Exception):
+                if found := self.look(*LOOK_AGAIN_SECONDS):
+                    return found
+            labels = f"--namespace {self.job.namespace} --label webhook-delivery={self.delivery.id}"
+            raise StartUnknownError(
+                "The Hub has not said whether it started this Job, and does not show it. The next attempt looks for "
+                f"it again. Before you start it yourself, look: hf jobs ls --all {labels}"
+            ) from error
+        started.labels = self.job.labels
+        with contextlib.suppress(Exception):  # The Job runs, so the delivery must not fail.
+            return self.look(*LOOK_AGAIN_SECONDS, started=[started]) or started
         return started
-    except Exception as error:
-        if not _may_have_started(error):
-            raise
-        with contextlib.suppress(*_TROUBLE):
-            if info := find(LOOK_AGAIN):
-                return info
-        raise StartUnknown(
-            "The Hub has not said whether it started this Job, and has shown none since. Before the Job is started "
-            "again by another attempt, that looks once more; before you do it, look yourself: hf jobs ls --all "
-            f"--namespace {namespace} --label webhook-delivery={job.labels['webhook-delivery']}"
-        ) from error
+
+    def shared_labels(self) -> dict[str, str]:
+        """Return the labels of this Job, with `cancel_running` those of all Jobs for the same repository."""
+        return {key: self.job.labels[key] for key in (SUBJECT if self.job.cancel_running else self.job.labels)}
+
+    def jobs(self) -> list[JobInfo]:
+        labels, namespace, token = self.shared_labels(), self.job.namespace, self.token
+        listed = _answer(lambda: list(list_jobs(labels=labels, namespace=namespace, token=token)))
+        return [info for info in listed if _is_of(labels, info) and _delivery_id(info)]
+
+    def cancel(self, info: JobInfo) -> None:
+        if info.status.stage not in FINAL:
+            with contextlib.suppress(JobRefusedError):  # Most likely the Job has ended since it was listed.
+                _answer(lambda: cancel_job(job_id=info.id, namespace=self.job.namespace, token=self.token))
 
 
-def _find(api: HfApi, namespace: str, labels: dict[str, str], pauses: Sequence[float]) -> JobInfo | None:
-    """Find the Job of this delivery, the oldest that lives; look again after each pause, until there is one."""
-    names = ("webhook-delivery", "webhook-job", "webhook-id")
-    mine = {name: labels[name] for name in names if name in labels}
-    for pause in (*pauses, None):
-        with contextlib.suppress(*(_TROUBLE if pause else ())):
-            if found := _jobs(api, namespace, mine):
-                oldest, *others = sorted(found, key=lambda info: (_stage(info) in FINAL, str(info.created_at)))
-                for info in others:  # of a start that was in doubt, and that the Hub has shown too late
-                    _cancel(api, namespace, info)
-                return oldest
-        time.sleep(pause or 0)
-    return None
+def _decide(labels: Mapping[str, str], found: Collection[JobInfo]) -> tuple[JobInfo | None, list[JobInfo]]:
+    """Return the Job of the delivery with these labels, or of a newer one if there is any, and the Jobs to cancel."""
+    delivery_id = labels["webhook-delivery"]
+    newest = max(found, key=_delivery_id, default=None)
+    if newest and _delivery_id(newest) > delivery_id:
+        return newest, [info for info in found if _delivery_id(info) < _delivery_id(newest)]
+    older = [info for info in found if _delivery_id(info) < delivery_id]
+    # A start without an answer may leave two Jobs of this delivery. Keep the oldest that has not ended.
+    own = [info for info in found if _is_of(labels, info)]
+    own.sort(key=lambda info: (info.status.stage in FINAL, str(info.created_at)))
+    return (own[0] if own else None), [*older, *own[1:]]
 
 
-def _cancel_earlier(api: HfApi, namespace: str, labels: dict[str, str]) -> None:
-    subject = _subject(labels)
-    for info in _jobs(api, namespace, subject):
-        received = (info.labels or {}).get("webhook-received", "")  # anybody in the organization may have written it
-        is_earlier = received.isdecimal() and int(received) < int(labels["webhook-received"])
-        if is_earlier and _subject(info.labels or {}) == subject:
-            _cancel(api, namespace, info)
+def _is_of(labels: Mapping[str, str], info: JobInfo) -> bool:
+    return labels.items() <= (info.labels or {}).items()
 
 
-def _cancel(api: HfApi, namespace: str, info: JobInfo) -> None:
-    try:
-        if _stage(info) not in FINAL:
-            _answer(functools.partial(api.cancel_job, job_id=info.id, namespace=namespace))
-    except HfHubHTTPError as error:
-        if _may_pass(error):
-            raise
-        # Most likely it has ended since it was listed; whatever it is, it is no reason to keep the new one back.
-        logger.warning("The Hub does not cancel the Job %s: it says %d.", info.id, error.response.status_code)
-
-
-@functools.lru_cache(maxsize=1)
-def _account(token: str) -> str:
-    """Ask once whose token it is: the Hub answers this question a few times a minute only."""
-    return str(_answer(HfApi(token=token).whoami)["name"])
-
-
-def _jobs(api: HfApi, namespace: str, labels: dict[str, str]) -> list[JobInfo]:
-    """List the Jobs with all of these labels, whether or not the Hub sorts out the others."""
-    jobs = _answer(lambda: list(api.list_jobs(labels=labels, namespace=namespace, timeout=ANSWER_WITHIN)))
-    return [info for info in jobs if labels.items() <= (info.labels or {}).items()]
-
-
-def _answer(call: Callable[[], _T]) -> _T:
-    """Call the Hub, and wait for it so long: the client has no limit, but for one that all of a program would share.
-
-    Raises:
-        TimeoutError: there was no answer by then. The call goes on, and what becomes of it is not known.
-    """
-    thread = ThreadPoolExecutor(1, "webhooks Hub")
-    future = thread.submit(call)
-    thread.shutdown(wait=False)
-    if not wait((future,), ANSWER_WITHIN).done:
-        raise TimeoutError(f"The Hub has not answered within {ANSWER_WITHIN:g} seconds.")
-    return future.result()
-
-
-def _stage(info: JobInfo) -> str:
-    return str(getattr(info.status.stage, "value", info.status.stage)) if info.status else "UNKNOWN"
+def _delivery_id(info: JobInfo) -> str:
+    """Return the id of a delivery, which grows with the time of its arrival."""
+    return (info.labels or {}).get("webhook-delivery", "")
 
 
 def _labels(delivery: Delivery, name: str, settings: Settings) -> dict[str, str]:
     log = hashlib.sha256(f"{platform.node()} {settings.data_dir.absolute()}".encode()).hexdigest()
-    labels = {
-        "webhook-delivery": delivery.id,
-        "webhook-endpoint": label(delivery.endpoint.removeprefix("/webhooks/")),
-        "webhook-job": label(name),
-        "webhook-received": str(int(delivery.received_at.timestamp() * 1_000_000)),
+    repo = delivery.payload.repo if delivery.payload else None
+    return {
         "webhook-server": label(settings.space_id) if settings.space_id else f"log-{log[:16]}",
+        "webhook-endpoint": label(delivery.endpoint.removeprefix("/webhooks/")),
+        "webhook-repo": label(f"{repo.type}/{repo.name}") if repo else "none",
+        "webhook-delivery": delivery.id,
+        "webhook-job": label(name),
     }
-    if delivery.payload:
-        # Two Spaces may get one event in the same nanosecond, and give it the same id; never from the same webhook.
-        labels["webhook-id"] = label(delivery.payload.webhook.id)
-        labels["webhook-repo"] = label(f"{delivery.payload.repo.type}/{delivery.payload.repo.name}")
-    return labels
-
-
-def _subject(labels: dict[str, str]) -> dict[str, str]:
-    return {name: labels[name] for name in ("webhook-server", "webhook-endpoint", "webhook-repo") if name in labels}
 
 
 def label(text: str) -> str:
-    """Write a name so that a Job's label may hold it: still readable, and never the same for two names."""
+    """Rewrite a text so that a Job's label may hold it: still readable, and never the same for two texts."""
     if _PLAIN.fullmatch(text):
         return text
     plain = re.sub(r"[^A-Za-z0-9_-]", "-", text)
     return f"{plain[: MAX_LABEL - 9]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _may_pass(error: HfHubHTTPError) -> bool:
-    status = error.response.status_code
-    return status in (408, 429) or status >= 500
+def _why_dry_run(settings: Settings, delivery: Delivery) -> str | None:
+    if settings.dry_run:
+        return "DRY_RUN is set."
+    if settings.hf_token is None:
+        return "HF_TOKEN is not set."
+    if not delivery.is_open_to_strangers:
+        return None
+    reason = "No WEBHOOK_SECRET is set and this server has a public address: anyone could start paid Jobs."
+    return f"{reason} Put WEBHOOK_SECRET=... into .env."
 
 
-def _may_have_started(error: Exception) -> bool:
-    if isinstance(error, HfHubHTTPError):
-        return _may_pass(error) and error.response.status_code != 429
-    if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
-        return False
-    return isinstance(error, (*_TROUBLE, json.JSONDecodeError, UnicodeDecodeError, KeyError))  # it was no Job
+def _answer(call: Callable[[], Any]) -> Any:
+    """Return the answer of the Hub. The client's only timeout is process-wide, so wait in a thread.
 
-
-@contextlib.contextmanager
-def _alone(with_what: str, patience: float = -1) -> Iterator[None]:
-    """Let one thread at a time do this; wait for it up to `patience` seconds, and then do it all the same."""
-    lock = _locks.setdefault(with_what, threading.Lock())
-    acquired = lock.acquire(timeout=patience)
+    Raises:
+        JobRefusedError: the Hub refuses, and would refuse again.
+        HfHubHTTPError: the Hub is in trouble, or limits the rate.
+        TimeoutError: the Hub has not answered. The call goes on, and its effect is unknown.
+    """
+    thread = futures.ThreadPoolExecutor(1, "webhooks Hub")
+    future = thread.submit(call)
+    thread.shutdown(wait=False)
     try:
-        yield
-    finally:
-        if acquired:
-            lock.release()
+        return future.result(ANSWER_SECONDS)
+    except futures.TimeoutError:
+        raise TimeoutError(f"The Hub has not answered within {ANSWER_SECONDS:g} seconds.") from None
+    except FileNotFoundError as error:
+        raise JobRefusedError(f"An argument looks like a file to upload, and there is none: {error}") from error
+    except HfHubHTTPError as error:
+        if error.response.status_code not in REFUSALS:
+            raise
+        reason = f"{error.response.status_code} {error.server_message or error}"
+        raise JobRefusedError(f"The Hub refuses this Job: {reason}") from error

@@ -48,6 +48,7 @@ def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_dashboar
     """
     parts = html_parts()
     watched = [item for endpoint in endpoints for item in endpoint.watched]
+    has_catch_up = HAS_CATCH_UP and settings.webhooks_catch_up > 0
     page: gr.Blocks
     with gr.Blocks(title=settings.space_id or "Webhooks") as page:
         top = gr.HTML(js_on_load=JS, elem_classes=["webhooks-card", "webhooks-bare"])
@@ -72,14 +73,14 @@ def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_dashboar
             filled.append((endpoint, address, command))
 
     def fill(base_url: str, is_public: bool) -> None:
-        top.value = parts.top(settings, watched, has_dashboard, is_public, HAS_CATCH_UP)
+        top.value = parts.top(settings, watched, has_dashboard, is_public, has_catch_up)
         for endpoint, address, command in filled:
             address.value = base_url + endpoint.path
             repository = first_repository(endpoint.watched)
             command.value = curl(address.value, settings, shortest(*repository) if repository else None)
         page.config = page.get_config_file()  # Gradio sends this to each visitor
 
-    fill(settings.public_url or "", settings.on_space)
+    fill(settings.public_url or "", settings.is_on_space)
     return page, fill
 
 

@@ -9,6 +9,7 @@ attributes, because a payload that is refused is an event that is lost.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -163,10 +164,10 @@ class WebhookPayload(_Part):
 
 
 def parse_payload(body: bytes) -> WebhookPayload:
-    """Read a payload from the bytes that the Hub sent.
+    """Return the payload in the bytes that the Hub sent.
 
-    Half of a character, as in a title that was cut within an emoji, is legal in JSON (`"\\ud83e"`) and in no Python
-    text. It becomes a question mark, so that the event is not lost for it.
+    Half a character, as in a title that was cut within an emoji, is legal in JSON (`"\\ud83e"`) and in no Python text:
+    it becomes a question mark. A byte order mark, UTF-16 and UTF-32 are taken, too: PowerShell writes them.
 
     Raises:
         pydantic.ValidationError: the bytes are no JSON (its only error is of type `json_invalid`), or no payload.
@@ -174,10 +175,17 @@ def parse_payload(body: bytes) -> WebhookPayload:
     try:
         return WebhookPayload.model_validate_json(body)
     except ValidationError as error:
-        if error.errors(include_url=False)[0]["type"] != "json_invalid" or b"\\u" not in body:
+        if error.errors(include_url=False)[0]["type"] != "json_invalid":
             raise
         try:
             mended = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
         except (ValueError, RecursionError):
             raise error from None
     return WebhookPayload.model_validate_json(mended)
+
+
+def to_body(payload: WebhookPayload | Mapping[str, Any] | bytes) -> bytes:
+    """Return a payload as the body of the Hub's request."""
+    if isinstance(payload, WebhookPayload):
+        return payload.model_dump_json(by_alias=True, exclude_unset=True).encode()
+    return payload if isinstance(payload, bytes) else json.dumps(payload).encode()

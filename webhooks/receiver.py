@@ -1,6 +1,6 @@
-"""The door: who may deliver, what is a delivery, and what the sender is told.
+"""Receive the Hub's requests: who may send, what is a payload, what is the response.
 
-The decisions are functions over headers and bytes that raise `RefusedError`; `Receiver` does the talking.
+The decisions are plain functions that raise `RefusedError`; `Receiver` does the input and output.
 """
 
 from __future__ import annotations
@@ -8,30 +8,26 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
-from pydantic import ValidationError
-from starlette.requests import Request
+from starlette.datastructures import URLPath
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import BaseRoute, Match, NoMatchFound
+from starlette.types import Receive, Scope, Send
 
-from . import responses
 from .deliveries.engine import Engine, NotTakenError
 from .delivery import Delivery
-from .endpoints import Endpoint, find
-from .payload import WebhookPayload, parse_payload
-from .redact import split_credentials
-from .responses import RefusedError
+from .endpoints import PREFIX, Endpoint, find
+from .redact import redact_query, withhold_headers
+from .responses import RefusedError, json_response
 from .settings import Settings
 
-MAX_BODY = 1024 * 1024  # bytes; the Hub's payloads are a few kilobytes, the longest comment is 64 KiB
-BODY_WITHIN = 10.0  # seconds, for all of a webhook's body
-RETRY_AFTER = "30"  # seconds
-
-
-class ClientDisconnect(Exception):
-    """The sender hung up before its request was complete; nobody is there to be answered."""
+MAX_BODY_BYTES = 1024 * 1024  # the Hub's payloads are a few kilobytes, the longest comment is 64 KiB
+BODY_TIMEOUT_SECONDS = 10.0
+RETRY_AFTER_SECONDS = "30"
 
 
 def find_endpoint(endpoints: Mapping[str, Endpoint], path: str, method: str) -> Endpoint:
@@ -44,69 +40,42 @@ def find_endpoint(endpoints: Mapping[str, Endpoint], path: str, method: str) -> 
 
 
 def check_sender(settings: Settings, headers: Iterable[tuple[bytes, bytes]]) -> None:
-    """Let the request pass if it carries a secret of ours, or if none is needed.
+    """Let a request pass that carries the secret, or that needs none.
 
-    The Hub sends the secret as it is in `X-Webhook-Secret`; nothing is signed
+    The Hub sends the secret as it is in `X-Webhook-Secret`, and signs nothing
     (https://huggingface.co/docs/hub/webhooks#webhook-secret).
     """
-    if settings.closed:
+    if settings.is_closed:
         raise RefusedError(
             503,
             "This Space has no WEBHOOK_SECRET yet, so it takes no webhooks. Its owner can add the secret in "
             "the Space's settings, under 'Variables and secrets'.",
         )
     if not settings.secrets:
-        if from_a_page(headers):
+        if is_from_web_page(headers):
             raise RefusedError(
                 403,
-                "This request comes from a web page. Any page that is open in a browser could send one, so that is "
+                "This request comes from a web page. Any page that is open in a browser could send it, so that is "
                 "not allowed as long as no secret is needed: set WEBHOOK_SECRET.",
             )
         return
     sent = next((value for name, value in headers if name.lower() == b"x-webhook-secret"), None)
     if sent is None:
         raise RefusedError(401, "The X-Webhook-Secret header is missing.")
-    # Every secret is compared, in constant time: the answer's delay tells nothing.
+    # Compare with every secret, each in constant time: the delay of the response says nothing.
     if not sum([hmac.compare_digest(sent, secret) for secret in settings.secrets]):
         raise RefusedError(403, "The X-Webhook-Secret header is not the secret of this server.")
 
 
-def from_a_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Tell whether a script or a form of a web page has sent a request; the Hub and curl say none of this.
+def is_from_web_page(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a script or a form of a web page sent a request; the Hub and curl send none of these headers.
 
-    A page of any other site can send one to a server on its reader's own machine, which nobody else can reach
+    A page of any site can send a request to a server on its reader's own machine
     (https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site). `Origin` is not compared with
-    our own address: the name of another site can lead to this machine.
+    the server's own host: the name of another site can lead to this machine.
     """
     sent = dict(headers)
     return b"origin" in sent or sent.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin")
-
-
-def check_payload(body: bytes) -> WebhookPayload:
-    """Read a payload. The refusal names what is wrong and where, and repeats nothing of the body."""
-    try:
-        return parse_payload(body)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-    if problems[0]["type"] == "json_invalid":
-        raise RefusedError(400, "The body is not JSON.")
-    fields = [
-        {"field": ".".join(map(str, problem["loc"])) or "body", "reason": problem["msg"]} for problem in problems
-    ]
-    raise RefusedError(422, "The body is not a webhook payload of the Hub.", fields=fields)
-
-
-class Aside:
-    """An ASGI middleware: what is sent below a path goes to an application of its own, past what is for pages."""
-
-    def __init__(self, app: ASGIApp, path: str, aside: ASGIApp) -> None:
-        self._app = app
-        self._path = path
-        self._aside = aside
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_aside = scope["type"] == "http" and f"{path_of(scope)}/".startswith(self._path)
-        await (self._aside if is_aside else self._app)(scope, receive, send)
 
 
 def path_of(scope: Scope) -> str:
@@ -117,7 +86,7 @@ def path_of(scope: Scope) -> str:
 
 
 def root_of(scope: Scope) -> str:
-    """Return where the whole app is mounted: a path, though a setting may say the whole address, or end with "/"."""
+    """Return the path at which the whole app is mounted; a setting of Gradio's may contain a whole address."""
     return urlsplit(scope.get("root_path", "")).path.rstrip("/")
 
 
@@ -126,10 +95,10 @@ class Receiver:
     """The ASGI application behind `/webhooks/`.
 
     Attributes:
-        endpoints: by path; read at each request, so one that is added later is reachable at once.
+        endpoints: by path; read at each request, so a handler that is added later is reachable at once.
         engine: runs what is accepted.
-        settings: who may deliver.
-        reply_within: seconds that a sender waits for the handler's own answer; after that it gets a 202.
+        settings: say who may send.
+        reply_within: seconds that a sender waits for the handler's own response; afterwards it gets a 202.
     """
 
     endpoints: Mapping[str, Endpoint]
@@ -139,7 +108,7 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            response = await self._answer(scope, receive)
+            response = await self._respond(scope, receive)
         except RefusedError as refused:
             response = refused.response
         except ClientDisconnect:
@@ -147,56 +116,83 @@ class Receiver:
         await response(scope, receive, send)
 
     def health(self, _: Request) -> Response:
-        """Answer a monitor: 200 while deliveries are taken, 503 while they are not, with the counts by status."""
-        taking, counts = self.engine.health()
-        return responses.answer(200 if taking and not self.settings.closed else 503, counts)
+        """Respond to a monitor: 200 while deliveries are taken, else 503, with the counts by status."""
+        is_taking, counts = self.engine.health()
+        return json_response(200 if is_taking and not self.settings.is_closed else 503, counts)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+    async def _respond(self, scope: Scope, receive: Receive) -> Response:
         path = path_of(scope).rstrip("/")
         endpoint = find_endpoint(self.endpoints, path, scope["method"])
         check_sender(self.settings, scope["headers"])
         body = await _read_body(receive)
-        headers, withheld = split_credentials(scope["headers"], is_ours=bool(self.settings.secrets))
-        payload = _payload_for(endpoint, body)
-        # The log keeps the query, and so must not find our secret in it.
-        query = self.settings.redact(scope["query_string"].decode("latin-1")).encode("latin-1")
-        delivery = Delivery(path, payload, query=query, headers=headers, withheld=withheld, body=body)
-        # On a Space only the proxy reaches the server, over plain HTTP; uvicorn believes none on another machine.
-        is_https = self.settings.on_space and (b"x-forwarded-proto", b"https") in scope["headers"]
-        delivery.received_as({**scope, "scheme": "https"} if is_https else scope)
+        delivery = self._delivery(endpoint, path, scope, body)
         try:
             response = await self.engine.take(endpoint, delivery, self.reply_within)
         except NotTakenError as reason:
             error = f"{reason} This delivery was not taken: send it again later."
-            raise RefusedError(503, error, {"Retry-After": RETRY_AFTER}) from None
+            raise RefusedError(503, error, {"Retry-After": RETRY_AFTER_SECONDS}) from None
         response.raw_headers.append((b"x-delivery-id", delivery.id.encode()))
         return response
 
+    def _delivery(self, endpoint: Endpoint, path: str, scope: Scope, body: bytes) -> Delivery:
+        redact, declared = self.settings.redact, endpoint.invoker().credential_names
+        headers, withheld = withhold_headers(
+            scope["headers"], declared, redact, is_verified=bool(self.settings.secrets)
+        )
+        delivery = Delivery(
+            redact(path),
+            endpoint.read_payload(body),
+            query=redact_query(scope["query_string"], declared, redact) if scope["query_string"] else b"",
+            headers=headers,
+            withheld=withheld,
+            body=body,
+        )
+        # A Space's proxy speaks plain HTTP to the server, and uvicorn believes only a proxy on its own machine.
+        is_https = self.settings.is_on_space and (b"x-forwarded-proto", b"https") in scope["headers"]
+        delivery.attach_request({**scope, "scheme": "https"} if is_https else scope)
+        return delivery
 
-def _payload_for(endpoint: Endpoint, body: bytes) -> WebhookPayload | None:
-    """Only where a payload is all that a handler takes must the body be one. Its delivery shows it wherever it is."""
-    try:
-        return check_payload(body)
-    except RefusedError:
-        if endpoint.invoker.takes_payload:
-            raise
-        return None
+
+class WebhookRoute(BaseRoute):
+    """Route POST requests for a registered path to the receiver.
+
+    Other requests below `/webhooks/` match in part only: the receiver responds 404 or 405, unless the program has a
+    route of its own for them.
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        path = path_of(scope).rstrip("/")
+        if scope["type"] != "http" or not f"{path}/".startswith(PREFIX):
+            return Match.NONE, {}
+        is_known = scope["method"] == "POST" and find(self._receiver.endpoints, path) is not None
+        return Match.FULL if is_known else Match.PARTIAL, {}
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        raise NoMatchFound(name, path_params)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._receiver(scope, receive, send)
 
 
 async def _read_body(receive: Receive) -> bytes:
-    with anyio.move_on_after(BODY_WITHIN):  # `asyncio.wait_for` would begin a task for each
-        return await _whole_body(receive)
-    raise RefusedError(408, f"The body was not complete within {BODY_WITHIN:g} seconds.")
+    """Return the whole body.
 
-
-async def _whole_body(receive: Receive) -> bytes:
+    Raises:
+        RefusedError: it is too large, or takes too long.
+        ClientDisconnect: the sender left before it was complete.
+    """
     body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            raise RefusedError(413, f"The body is over {MAX_BODY} bytes.")
-        if not message.get("more_body", False):
-            return bytes(body)
+    with anyio.move_on_after(BODY_TIMEOUT_SECONDS):
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            if len(body) > MAX_BODY_BYTES:
+                raise RefusedError(413, f"The body is over {MAX_BODY_BYTES} bytes.")
+            if not message.get("more_body", False):
+                return bytes(body)
+    raise RefusedError(408, f"The body was not complete within {BODY_TIMEOUT_SECONDS:g} seconds.")

@@ -1,14 +1,14 @@
-"""What the sender gets back: every answer of this server is built here, and each one that is ours is JSON."""
+"""Build every response of the receiver."""
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
+from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError, ValidationException
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope
@@ -16,135 +16,137 @@ from starlette.types import ASGIApp, Message, Receive, Scope
 from .delivery import Delivery
 from .redact import Redactor
 
-Tell = Callable[[Response], object]
-
-_NO_REQUEST: Scope = {"type": "http", "method": "POST", "headers": [], "asgi": {"spec_version": "2.4"}}
+OnResponse = Callable[[Response], object]
 
 
-class RefusedError(Exception):
-    """The request is answered with this status and error, and goes no further."""
+class RefusedError(ValueError):
+    """A request is refused; `response` says why, and so does the text."""
 
-    def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
+    def __init__(self, status: int, error: str, headers: Mapping[str, str] | None = None, **details: Any) -> None:
         super().__init__(error)
-        self.response = answer(status, {"error": error, **more}, headers)
+        self.response = json_response(status, {"error": error, **details}, headers)
 
 
-def no_one(_: Response) -> None:
-    """Nobody waits for an answer."""
-
-
-def answer(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:
-    """Build a JSON answer. Whatever pydantic can serialize may be in it, and NaN becomes null.
+def json_response(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Response:
+    """Return `content` as FastAPI would write it, but for NaN, which becomes null.
 
     Raises:
-        pydantic_core.PydanticSerializationError: `content` has no form in JSON.
+        TypeError: `content` has no form in JSON.
     """
-    body = b"" if status in (204, 304) else to_json(content, inf_nan_mode="null")
+    if status in (204, 304):
+        return Response(None, status, headers)
+    try:
+        body = to_json(jsonable_encoder(content), inf_nan_mode="null")
+    except Exception as error:
+        raise TypeError(f"The result of the handler has no form in JSON: {error}") from None
     return Response(body, status, headers, "application/json")
 
 
-def accepted(id: str, status: str) -> Response:
-    return answer(202, {"delivery": id, "status": status})
+def accepted(delivery_id: str, status: str) -> Response:
+    return json_response(202, {"delivery": delivery_id, "status": status})
 
 
 def succeeded(delivery: Delivery, result: Any) -> Response:
-    """Answer with what the handler returned; a Starlette response has to be `collected` before.
+    """Return what a handler returned. A Starlette response has to be complete.
 
     Raises:
-        TypeError: it has no form in JSON.
+        TypeError: `result` has no form in JSON.
     """
-    if isinstance(result, Response) and result.body != b"null":  # as FastAPI writes it where nothing was returned
+    if isinstance(result, Response) and result.body != b"null":  # FastAPI's body for a handler that returned nothing
         return result
-    try:
-        nothing = result is None or isinstance(result, Response)
-        whole = answer(200, {"delivery": delivery.id, "status": "succeeded"} if nothing else result)
-    except PydanticSerializationError as error:
-        raise TypeError(f"What the handler returned has no form in JSON: {error}") from None
-    if isinstance(result, Response):
-        result.body = whole.body
-        return _sendable(result)
-    return whole
+    is_nothing = result is None or isinstance(result, Response)
+    response = json_response(200, {"delivery": delivery.id, "status": "succeeded"} if is_nothing else result)
+    if isinstance(result, Response):  # it may have headers and a status of its own
+        result.body = response.body
+        return checked(result)
+    return response
 
 
 def failed(delivery: Delivery, error: BaseException, redact: Redactor) -> Response:
-    """Answer for a handler that raised. Only what was written to be sent says why, and nothing repeats the request."""
-    reason = lacks_credentials(delivery, error)
-    whole = abandoned(
+    """Return the response for a handler that raised.
+
+    Only an `HTTPException` says more than that: its detail was written for the sender. The request is never repeated.
+    """
+    reason = missing_credentials_reason(delivery, error)
+    response = not_run(
         delivery.id, f"The handler failed. The server's log has the traceback, under delivery {delivery.id}."
     )
-    with contextlib.suppress(BaseException):  # a detail without a form in JSON, a header that is no text, no status
+    with suppress(Exception):  # a detail without a form in JSON, a header that is no text, an impossible status
         if isinstance(error, HTTPException):
-            reason = reason or (error.detail if isinstance(error.detail, str) else "The handler refuses the delivery.")
-            body = {"detail": error.detail, "error": reason, "delivery": delivery.id}
-            whole = _sendable(answer(error.status_code, body, error.headers))
+            reason = reason or (error.detail if isinstance(error.detail, str) else "The handler refused the delivery.")
+            content = {"detail": error.detail, "error": reason, "delivery": delivery.id}
+            response = checked(json_response(error.status_code, content, error.headers))
         elif isinstance(error, RequestValidationError):
             reason = reason or "The request does not fit the parameters of the handler."
-            whole = answer(422, {"detail": problems(error), "error": reason, "delivery": delivery.id})
-    whole.body = redact(bytes(whole.body).decode("latin-1")).encode("latin-1")  # the text may have one by accident
-    return _sendable(whole)
+            response = json_response(422, {"detail": problems(error), "error": reason, "delivery": delivery.id})
+    response.body = redact.redact_bytes(bytes(response.body))
+    return checked(response)
 
 
-def abandoned(id: str, reason: str) -> Response:
-    return answer(500, {"error": reason, "delivery": id})
+def not_run(delivery_id: str, reason: str) -> Response:
+    return json_response(500, {"error": reason, "delivery": delivery_id})
 
 
 def problems(error: ValidationException) -> list[dict[str, Any]]:
-    """List what is wrong and where, without the input: it may be a credential."""
+    """List the fields and reasons without the input, which may be a credential."""
     return [{name: problem[name] for name in ("type", "loc", "msg") if name in problem} for problem in error.errors()]
 
 
-def lacks_credentials(delivery: Delivery, error: BaseException) -> str | None:
-    """Say which credentials are missing, if an attempt failed that was without them. Another would fail, too."""
+def missing_credentials_reason(delivery: Delivery, error: BaseException) -> str | None:
+    """Return why an attempt failed that ran without the sender's credentials. Another attempt would fail, too."""
     is_refusal = isinstance(error, HTTPException) and error.status_code in (401, 403)
-    if not (is_refusal or isinstance(error, RequestValidationError)) or not (missing := delivery.missing):
+    if not (is_refusal or isinstance(error, RequestValidationError)) or not delivery.missing_credentials:
         return None
     return (
-        "This request was built again from the log, which keeps no credentials. So it is without "
-        f"{', '.join(missing)}, and the handler refuses it: have its sender send it again."
+        "This request was rebuilt from the log, which keeps no credentials. It lacks "
+        f"{', '.join(delivery.missing_credentials)}, and the handler refuses it: have the sender send it again."
     )
 
 
-async def settled(returned: Any, tell: Tell) -> Any:
-    """Wait for what a handler has returned, and run it where the handler ran if it is a response."""
-    if inspect.isawaitable(returned):
+async def settle(returned: Any, on_response: OnResponse) -> Any:
+    """Await what a handler returned. A response is run here, where the handler ran, to collect its body."""
+    if isinstance(returned, Awaitable):
         returned = await returned
     if isinstance(returned, Response):
-        return await collected(returned, tell, dict(_NO_REQUEST), _hung_up)
+        scope: Scope = {"type": "http", "method": "POST", "headers": [], "asgi": {"spec_version": "2.4"}}
+        return await collect(returned, on_response, scope, _disconnected)
     return returned
 
 
-async def _hung_up() -> Message:
+async def _disconnected() -> Message:
     return {"type": "http.disconnect"}
 
 
-async def collected(app: ASGIApp, tell: Tell, scope: Scope, receive: Receive) -> Response:
-    """Run a response or an application, and keep the bytes that it sends, so that none of it runs on the loop that
-    serves. `tell` gets the answer as soon as that is complete; background tasks run after that.
+async def collect(app: ASGIApp, on_response: OnResponse, scope: Scope, receive: Receive) -> Response:
+    """Run an ASGI application, and return its response with the whole body.
+
+    Args:
+        on_response: called with the response as soon as that is complete, before background tasks run.
     """
-    head: Message = {}
+    start: Message = {}
     body = bytearray()
     complete: list[Response] = []
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
-            head.update(message)
+            start.update(message)
             return
         body.extend(message.get("body", b""))
         if not message.get("more_body", False):
-            whole = Response(bytes(body), head["status"])
-            whole.raw_headers = list(head["headers"])
-            complete.append(_sendable(whole))
-            tell(whole)
+            response = Response(bytes(body), start["status"])
+            response.raw_headers = list(start["headers"])
+            complete.append(checked(response))
+            on_response(response)
 
     await app(scope, receive, send)
     return complete[0]
 
 
-def _sendable(response: Response) -> Response:
-    """Make the headers fit the body.
+def checked(response: Response) -> Response:
+    """Make the headers of a response fit its body.
 
     Raises:
-        ValueError: the status or a header is none that HTTP knows.
+        ValueError: HTTP has no such status, or a header has a line break.
     """
     if not (isinstance(response.status_code, int) and 200 <= response.status_code <= 599):
         raise ValueError(f"{response.status_code!r} is not a status of HTTP.")

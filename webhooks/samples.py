@@ -134,7 +134,7 @@ def curl(url: str, settings: Settings, body: str | None = None) -> str:
     """Write the command that posts a payload to an endpoint. It names the secret, and never shows it."""
     # The shell hands the secret over in a file, so it is in no process list. `-g` keeps curl from expanding `{…}`.
     header = '-H @<(echo "X-Webhook-Secret: $WEBHOOK_SECRET")'
-    secret = f"  {header} \\\n" if settings.secrets or settings.closed else ""
+    secret = f"  {header} \\\n" if settings.secrets or settings.is_closed else ""
     first = "# In bash or zsh, after: export WEBHOOK_SECRET=...\n" if secret else ""
     return (
         f"{first}curl -X POST {shlex.quote(url)} \\\n"

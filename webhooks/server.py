@@ -1,49 +1,64 @@
-"""Puts the parts together: handlers, receiver and page become one Gradio app."""
+"""Put the parts together: handlers, receiver and page become one Gradio app."""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from . import console, gradio_app
-from .deliveries.engine import Engine
-from .deliveries.log import DeliveryLog
-from .endpoints import Endpoint
+from .autostart import is_at_prompt, is_called_by_script, launch_at_script_end
+from .deliveries.database import Database
+from .deliveries.engine import Engine, FailureListener
+from .endpoints import PREFIX, Endpoint
 from .invoke import Handler
+from .payload import WebhookPayload, to_body
 from .receiver import Receiver
-from .settings import Settings, SetupError, at_least, read_settings
+from .settings import Settings, SetupError, check_number, read_settings
 
 if TYPE_CHECKING:
     import gradio as gr
     from fastapi import FastAPI
     from starlette.routing import BaseRoute
 
-    from .dashboard.routes import Dashboard
     from .watched import ToWatch, Watched
 
-# One more promise, which can be deleted, like jobs.py: the server takes, keeps and runs deliveries without it.
+    F = TypeVar("F", bound=Callable[..., Any])
+
+# Each of these can be deleted, and the server runs without it.
 HAS_DASHBOARD = Path(__file__).with_name("dashboard").is_dir()
+HAS_CATCH_UP = Path(__file__).with_name("catch_up.py").is_file()
+
+# Gradio has hundreds of thousands of objects. With Python's thresholds, looking at all of them for garbage stops every
+# thread for a tenth of a second, many times a minute.
+GC_THRESHOLDS = (10_000, 50, 20)
+
 RESTART = "Restart the Space for that (or, on your machine, the script)."
+
+_running: set[Path] = set()  # the folders of the logs that are in use
+_shared_server: WebhooksServer | None = None
 
 
 class WebhooksServer:
     """A Gradio app that answers the Hub's webhooks.
 
+    One that the script itself makes and never launches starts when the script ends.
+
     Args:
         ui: a `gr.Blocks` to show instead of the landing page.
         webhook_secret: what the Hub has to send in `X-Webhook-Secret`; by default the environment's
-            `WEBHOOK_SECRET`. While a secret is being changed, `WEBHOOK_SECRET_PREVIOUS` is accepted too.
-        reply_within: seconds that the Hub waits for a handler. One that takes longer goes on after a 202.
-        max_pending: how many deliveries may be unfinished; those above are answered 503.
+            `WEBHOOK_SECRET`. While a secret is being changed, `WEBHOOK_SECRET_PREVIOUS` is accepted, too.
+        reply_within: seconds that the Hub waits for a handler. A handler that takes longer goes on after a 202.
+        max_pending: how many deliveries may be unfinished; further ones are answered 503.
         data_dir: the folder of the delivery log; by default `WEBHOOKS_DATA_DIR`, else `/data/webhooks` on a Space
-            with a Storage Bucket, else `.webhooks`. The second server that a process launches there has its log in
-            the folder `2` inside, and so on: each finds its own again if they are launched in the same order. One
-            with a handler at the same path as one that is closed by then goes on with the log of that one.
+            with a Storage Bucket, else `.webhooks`. A second server of the process has its log in the folder `2`
+            inside, and so on, in the order in which they are launched.
 
     Raises:
         SetupError: a `ValueError` that says which setting is wrong.
@@ -77,21 +92,23 @@ class WebhooksServer:
         if data_dir is not None:
             given["WEBHOOKS_DATA_DIR"] = os.fspath(data_dir)
         self._settings = read_settings(Settings, {**os.environ, **given})
-        console.never_show(self._settings.redact)
         self._has_own_folder = data_dir is not None
         self._endpoints: dict[str, Endpoint] = {}
-        self._max_pending = int(at_least(1, "max_pending", max_pending, whole=True))
-        self._reply_within = at_least(0, "reply_within", reply_within)
+        self._failure_listeners: list[FailureListener] = []
+        self._max_pending = int(check_number("max_pending", max_pending, 1, is_whole=True))
+        self._reply_within = check_number("reply_within", reply_within, 0)
         self._engine: Engine | None = None
-        self._lifecycle = threading.RLock()  # held by whoever launches or closes
-        self._close_ui: Callable[[], None] = lambda: None
+        self._lifecycle = threading.RLock()  # held while launching and closing
+        self._undo = contextlib.ExitStack()  # what a launch has changed in the process
         self._folder: Path | None = None
-        self._log_path = Path()
         self._ui = ui
-        self._ui_is_ours = False
-        self._dashboard: Dashboard | None = None
+        self._is_landing_page = ui is None
+        self._owner_link: str | None = None
+        self._catch_up_line: str | None = None
         self.fastapi_app: FastAPI | None = None
-        self.call_off_autostart: Callable[[], None] = lambda: None
+        self._cancel_autostart: Callable[[], object] = bool
+        if is_called_by_script():
+            self._start_at_script_end()
 
     @property
     def webhook_secret(self) -> str | None:
@@ -106,12 +123,26 @@ class WebhooksServer:
 
     @property
     def watched(self) -> dict[str, tuple[Watched, ...]]:
-        """What the handlers want to hear of on the Hub, by their full path."""
+        """What the handlers watch on the Hub, by their full path."""
         return {path: endpoint.watched for path, endpoint in self._endpoints.items()}
+
+    @overload
+    def add_webhook(self, path: F) -> F: ...
+
+    @overload
+    def add_webhook(
+        self,
+        path: str | None = None,
+        *,
+        max_attempts: int = 1,
+        timeout: float | None = None,
+        debounce: float = 0,
+        watched: ToWatch = None,
+    ) -> Callable[[F], F]: ...
 
     def add_webhook(
         self,
-        path: Handler | str | None = None,
+        path: Any = None,
         *,
         max_attempts: int = 1,
         timeout: float | None = None,
@@ -122,20 +153,21 @@ class WebhooksServer:
 
         The handler is a `def` or an `async def`, and takes whatever a FastAPI path operation takes, and a `Delivery`.
         An annotation says what a parameter is, else its name does: `payload`, `delivery` or `request`. Only where it
-        takes a `WebhookPayload` must the body be one. What it returns is the answer.
+        takes a `WebhookPayload` must the body be one. The result of the handler is the response.
 
         Args:
             path: where to reach it under `/webhooks/`, such as `/hook` or `/hook/{name}`; by default the function's
                 name.
-            max_attempts: how often to run it for one delivery until it does not raise. Between two attempts there
-                is about 1 second at first and up to 5 minutes later.
+            max_attempts: how often to run it for one delivery until it does not raise. The wait before another attempt
+                is about 1 second at first and up to 5 minutes later, or what the error asks for in `Retry-After`.
             timeout: seconds for one attempt, which then counts as failed. An `async def` handler is cancelled; the
-                thread of a `def` handler cannot be stopped and is left behind.
-            debounce: seconds to wait for a newer event of the same kind in the same repository, which then takes the
-                place of this one. A stream that never pauses still runs at least every ten times that long.
-            watched: what on the Hub it wants to hear of, for the owner's page, which creates its webhooks: one or
-                several of `"dataset:me/data"` or `{"type": "dataset", "name": "me/data", "domains": ["repo"]}`. The
-                domains are `repo` and `discussion`, by default both.
+                thread of a `def` handler cannot be stopped and goes on.
+            debounce: seconds to wait for a newer event of the same kind in the same repository, which supersedes this
+                one. A stream that never pauses still runs at least every ten times that long.
+            watched: what the handler watches on the Hub: one or several of `"dataset:me/data"` or
+                `{"type": "dataset", "name": "me/data", "domains": ["repo"]}`. The domains are `repo` and `discussion`,
+                by default both. The dashboard creates webhooks from it, and a commit that the Hub could not deliver
+                is found by it.
 
         Raises:
             SetupError: a `ValueError`: the path is taken or unusable, a parameter cannot be filled, nothing
@@ -146,13 +178,15 @@ class WebhooksServer:
         if not (path is None or isinstance(path, str)):
             raise SetupError(f'The path of a webhook must be text such as "/my-webhook", not {path!r}.')
 
-        def register(function: Handler) -> Handler:
+        def register(function: F) -> F:
             endpoint = Endpoint(
                 function, path, max_attempts=max_attempts, timeout=timeout, debounce=debounce, watched=watched
             )
-            former = next((one for one in self._endpoints.values() if one.shape == endpoint.shape), None)
-            defined_again = former and former.definition == endpoint.definition is not None
-            if former and not (defined_again and (self._engine or at_prompt())):
+            former = next((other for other in self._endpoints.values() if other.shape == endpoint.shape), None)
+            is_same = former is not None and former.definition == endpoint.definition is not None
+            if former and not (
+                is_same and (self._engine or is_at_prompt())
+            ):  # a hot reload, or a cell that runs again
                 raise SetupError(
                     f"There already is a webhook at {endpoint.path}. Rename the function, or give one of the "
                     f'two a path of its own: @...add_webhook("/another-path").'
@@ -164,12 +198,21 @@ class WebhooksServer:
 
         return register
 
+    def on_failure(self, function: F) -> F:
+        """Register a function that is called with each delivery that has failed for good, and its error.
+
+        It is a `def` or an `async def` that takes a `Delivery` and a text: the traceback, as the dashboard shows it.
+        It runs as a handler does, for at most 30 seconds. What it raises is one line in the console.
+        """
+        self._failure_listeners.append(function)
+        return function
+
     def launch(self, prevent_thread_lock: bool = False, **gradio_launch_kwargs: Any) -> None:
         """Start serving, print where, and wait until the server is stopped. A second call only prints.
 
-        It stops at Ctrl-C or SIGTERM: new deliveries are answered 503, running handlers get 10 seconds, and the rest
-        waits in the log for the next start. `close()` does the same from elsewhere, and so does the `close()` of the
-        Gradio app. After that it can be launched again.
+        Ctrl-C or SIGTERM stops it: new deliveries are answered 503, running handlers get 10 seconds, and the rest
+        waits in the log for the next start. `close()` does the same, and so does the `close()` of the Gradio app.
+        Afterwards it can be launched again.
 
         Args:
             prevent_thread_lock: return at once, and leave signals alone; the server goes on as long as the script
@@ -180,83 +223,159 @@ class WebhooksServer:
         Raises:
             SetupError: no handler is registered, the port or the `ui` is in use, or the delivery log cannot be used.
         """
-        self.call_off_autostart()
+        self._cancel_autostart()
         if _is_reloading():
             raise SetupError(f"The server runs, and cannot be launched otherwise while it does. {RESTART}")
         with self._lifecycle:
             if self._engine is None:
                 self._start(gradio_launch_kwargs)
-            link = self._dashboard.access.link(self._url) if self._dashboard else None
-            folder = self._log_path.parent
-            summary = console.summary(self._settings, self._endpoints, folder, self._local_url, self._url, link)
-            # At once, or what a handler prints comes before the end of the line.
-            print(summary, end="\n", flush=True)
-        if not (prevent_thread_lock or at_prompt()):
+            assert self._engine is not None
+            folder, urls = self._engine.log.path.parent, (self._local_url, self._url)
+            lines = (self._owner_link, self._catch_up_line)
+            console.show(console.summary(self._settings, self._endpoints, folder, *urls, *lines))
+        if not (prevent_thread_lock or is_at_prompt()):
             assert self._ui is not None
             gradio_app.wait(self._ui, self.close)
 
     run = launch
 
+    def deliver(self, handler: Handler | str, payload: WebhookPayload | Mapping[str, Any] | bytes) -> str:
+        """Record an event that did not come over HTTP, run its handler, and return the delivery's id.
+
+        Call it from a `def` function.
+
+        Args:
+            handler: the function, or its path, with or without `/webhooks/`.
+            payload: the event, such as `webhooks.testing.event("commit", "dataset", "me/data")`.
+
+        Raises:
+            LookupError: there is no such handler.
+            ValueError: the handler takes a payload, and this is none.
+            NotTakenError: too many deliveries are waiting, or the log cannot be written.
+            SetupError: the server is not running.
+        """
+        paths = [path for path, function in self.registered_webhooks.items() if function == handler]
+        path = paths[0] if paths else PREFIX + str(handler).removeprefix(PREFIX).strip("/")
+        return self._running_engine().deliver(path, to_body(payload))
+
     def replay(self, delivery_id: str) -> str:
         """Run a recorded delivery again, at once and as a new one; return the new one's id.
+
+        Call it from a `def` function.
 
         Raises:
             KeyError: the log has no delivery with this id.
             NotTakenError: too many deliveries are waiting, or the log cannot be written.
             SetupError: the server is not running.
         """
-        if self._engine is None:
-            raise SetupError("Nothing can be replayed before the server runs: launch() it first.")
-        return self._engine.replay(delivery_id)
+        return self._running_engine().replay(delivery_id)
 
-    def close(self, grace: float = gradio_app.GRACE) -> bool:
-        """Stop taking deliveries, wait up to `grace` seconds for running handlers, and stop gradio_app.
+    def close(self, grace: float = gradio_app.GRACE_SECONDS) -> bool:
+        """Stop taking deliveries, wait up to `grace` seconds for running handlers, and stop serving.
 
         Returns:
             Whether every handler ended. What did not end, or was still to run, goes on at the next launch.
         """
-        if self._engine and self._engine.is_on_this_loop():  # to wait here would stop what is waited for
+        if self._engine and self._engine.is_on_serving_loop():  # which must not wait for itself
             threading.Thread(target=self.close, args=(grace,), name="webhooks close").start()
             return False
         with self._lifecycle:
             if self._engine is None:
                 return True
             all_ended = self._engine.stop(grace)
-            self._close_ui()
+            self._undo.close()
             self._engine = self.fastapi_app = None
-            _running.discard(self._log_path.parent)
-            if not _running:
-                gradio_app.collect_as_before()
             return all_ended
 
-    def _start(self, options: dict[str, Any]) -> None:
-        console.show_log()
-        receiver = self.take_deliveries()
-        try:
-            self.fastapi_app = self._launch_gradio(receiver, options)
-        except BaseException:
-            self.close(grace=0)
-            raise
-        receiver.engine.recover()
-
-    def take_deliveries(self, folder: Path | None = None) -> Receiver:
-        """Begin to take deliveries, with the server's log or one in this folder; the caller serves them."""
+    def serve(self, folder: Path | None = None) -> Receiver:
+        """Begin to take deliveries, with the server's log or one in this folder. The caller serves the receiver."""
         if not self._endpoints:
             raise SetupError("No webhook to serve: put @webhook_endpoint or @server.add_webhook above a function.")
         if self._engine:
             raise SetupError("This server is running already: close() it first.")
         settings = self._settings
-        shared_disk = folder is None and settings.on_shared_disk
-        log = DeliveryLog(folder or self._choose_folder(), shared_disk=shared_disk)
-        self._engine = Engine(self._endpoints, log, self._max_pending, settings.redact, settings.secret_to_send)
-        self._log_path = log.path
-        if not _running:
-            gradio_app.collect_rarely()
-        _running.add(log.path.parent)
+        database = Database(folder or self._choose_folder(), on_bucket=folder is None and settings.is_on_bucket)
+        self._engine = Engine(
+            self._endpoints,
+            database,
+            self._max_pending,
+            settings.redact,
+            settings.secret_to_send,
+            self._failure_listeners,
+        )
+        _running.add(database.path.parent)
+        self._undo.callback(_running.discard, database.path.parent)
+        self._undo.enter_context(console.logging_to_console(settings.redact))
         return Receiver(self._endpoints, self._engine, settings, self._reply_within)
 
+    def _start(self, options: dict[str, Any]) -> None:
+        receiver = self.serve()
+        try:
+            self.fastapi_app = self._launch_gradio(receiver, options)
+        except BaseException:
+            self.close(grace=0)
+            raise
+        receiver.engine.is_open_to_strangers = self._has_public_url() and not self._settings.secrets
+        receiver.engine.recover()
+        if HAS_CATCH_UP and self._settings.webhooks_catch_up:
+            self._catch_up(receiver.engine)
+
+    def _catch_up(self, engine: Engine) -> None:
+        from .catch_up import CatchUp
+
+        token = self._settings.hf_token.get_secret_value() if self._settings.hf_token else None
+        seconds = self._settings.webhooks_catch_up * 60
+        catch_up = CatchUp(self._endpoints, engine, token, seconds, self._has_public_url(), self._settings.redact)
+        self._catch_up_line = catch_up.description()
+        self._undo.callback(catch_up.stop)
+        catch_up.start()
+
+    def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
+        from .landing import CSS, THEME, arrivals, landing_page
+
+        routes: list[BaseRoute] = []
+        if self._is_landing_page:
+            self._ui, fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DASHBOARD)
+            # Nothing on this page takes a file, so a stranger cannot fill the disk that the log needs.
+            ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
+            routes = [arrivals(receiver.engine)]
+            options = {**ours, **options, "css": "\n".join([CSS, options.get("css") or ""])}
+        ui = self._ui
+        assert ui is not None
+        if HAS_DASHBOARD:
+            from .dashboard.routes import Dashboard
+
+            dashboard = Dashboard(
+                self._settings, self._endpoints, receiver.engine, lambda: self._url, self._has_public_url
+            )
+            routes += dashboard.routes()
+        if self._settings.is_on_space:  # the Hub's hot reload looks for the page there
+            main = vars(sys.modules["__main__"])
+            if "demo" not in main:
+                main["demo"] = ui
+                self._undo.callback(main.pop, "demo", None)
+        if gc.get_threshold()[0] in range(1, GC_THRESHOLDS[0]):  # leave a choice of the program's alone
+            self._undo.callback(gc.set_threshold, *gc.get_threshold())
+            gc.set_threshold(*GC_THRESHOLDS)
+        app = gradio_app.launch(ui, receiver, options, routes, self._is_landing_page)
+        close = ui.close
+
+        def close_ui() -> None:
+            ui.close = close  # type: ignore[method-assign]
+            close(verbose=False)
+
+        self._undo.callback(close_ui)
+        ui.close = lambda verbose=True: self._close_with_gradio()  # type: ignore[method-assign]
+        if self._is_landing_page:
+            fill(self._url, self._has_public_url())
+        self._owner_link = dashboard.access.link(self._url) if HAS_DASHBOARD else None
+        return app
+
+    def _close_with_gradio(self) -> None:
+        self.close()
+
     def _choose_folder(self) -> Path:
-        """Give each server of this process a log of its own, and the same one at its next launch."""
+        """Return a folder that no other server of this process uses, and the same one at the next launch."""
         first = self._settings.data_dir.absolute()
         if self._has_own_folder and first in _running:
             raise SetupError(
@@ -268,76 +387,87 @@ class WebhooksServer:
             self._folder = next(folder for folder in itertools.chain([first], others) if folder not in _running)
         return self._folder
 
-    def _launch_gradio(self, receiver: Receiver, options: dict[str, Any]) -> FastAPI:
-        from .landing import CSS, THEME, arrivals, landing_page
+    def _running_engine(self) -> Engine:
+        if self._engine is None:
+            raise SetupError("The server is not running: launch() it first.")
+        return self._engine
 
-        routes: list[BaseRoute] = []
-        if ui_is_ours := self._ui is None or self._ui_is_ours:
-            self._ui, fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DASHBOARD)
-            self._ui_is_ours = True
-            # Nothing on our page takes a file, so a stranger cannot fill the disk that the log needs.
-            ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
-            routes = [arrivals(receiver.engine)]
-            options = {**ours, **options, "css": "\n".join([CSS, options.get("css") or ""])}
-        if HAS_DASHBOARD:
-            self._dashboard = self._build_dashboard(receiver.engine)
-            routes += self._dashboard.routes()
-        ui = self._ui
-        assert ui is not None
-        if self._settings.on_space:
-            vars(sys.modules["__main__"]).setdefault("demo", ui)  # where the Hub's hot reload looks for it
-        folder = self._log_path.parent
-        app = gradio_app.launch(ui, receiver, options, routes, folder, ui_is_ours)
-        close = ui.close
+    def _start_at_script_end(self) -> None:
+        def launch(prevent_thread_lock: bool) -> None:
+            if self._endpoints:
+                self.launch(prevent_thread_lock=prevent_thread_lock)
 
-        def close_ui() -> None:
-            ui.close = close  # type: ignore[method-assign]
-            close(verbose=False)
+        self._cancel_autostart()
+        self._cancel_autostart = launch_at_script_end(launch)
 
-        self._close_ui = close_ui
-        ui.close = lambda verbose=True: self._close_from_gradio()  # type: ignore[method-assign]
-        if ui_is_ours:
-            fill(self._url, self._has_public_address)
-        return app
-
-    def _close_from_gradio(self) -> None:
-        """Stand in for `ui.close`, which `gr.close_all` calls, too."""
-        self.close()
-
-    def _build_dashboard(self, engine: Engine) -> Dashboard:
-        from .dashboard.routes import Dashboard
-
-        return Dashboard(
-            self._settings,
-            self._endpoints,
-            engine,
-            public_url=lambda: self._url,
-            has_public_address=lambda: self._has_public_address,
-        )
+    def _has_public_url(self) -> bool:
+        return self._url != self._local_url
 
     @property
     def _local_url(self) -> str:
         return ((self._ui and self._ui.local_url) or "").rstrip("/")
 
     @property
-    def _has_public_address(self) -> bool:
-        return self._url != self._local_url
-
-    @property
     def _url(self) -> str:
-        """The address that the Hub can reach, or else the local one."""
+        """The address that the Hub can reach, else the local one."""
         return (self._settings.public_url or (self._ui and self._ui.share_url) or self._local_url).rstrip("/")
 
 
-def at_prompt() -> bool:
-    """Tell whether somebody sits at a Python prompt or in a notebook, where nothing may block."""
-    return hasattr(sys, "ps1")
+@overload
+def webhook_endpoint(path: F) -> F: ...
+
+
+@overload
+def webhook_endpoint(path: str | None = None, **options: Any) -> Callable[[F], F]: ...
+
+
+def webhook_endpoint(path: Any = None, **options: Any) -> Any:
+    """Register a handler on one shared server, which starts by itself when the script ends.
+
+    Use it as `@webhook_endpoint` or `@webhook_endpoint("/path")`. The function comes back as it was, with
+    `.launch()` and `.run()` to start the server by hand, as in a notebook. If the script raises or exits,
+    nothing starts.
+
+    Args:
+        path: where to reach it under `/webhooks/`; by default the function's name.
+        options: `max_attempts`, `timeout`, `debounce` and `watched`, as in `WebhooksServer.add_webhook`.
+
+    Raises:
+        SetupError: see `WebhooksServer.add_webhook`.
+
+    Example:
+        ```python
+        from webhooks import WebhookPayload, webhook_endpoint
+
+        @webhook_endpoint
+        async def trigger_training(payload: WebhookPayload) -> None:
+            if payload.updates("dataset", "username/my-dataset"):
+                ...
+        ```
+    """
+    if callable(path):
+        return webhook_endpoint()(path)
+    server = shared_server()
+
+    def register(function: Any) -> Any:
+        server.add_webhook(path, **options)(function)
+        with contextlib.suppress(AttributeError):  # a method of an object has no attributes of its own
+            function.launch = function.run = server.launch
+        return function
+
+    return register
+
+
+def shared_server() -> WebhooksServer:
+    """Return the server of `webhook_endpoint`, which starts when the script ends."""
+    global _shared_server
+    if _shared_server is None:
+        _shared_server = WebhooksServer()
+        _shared_server._start_at_script_end()
+    return _shared_server
 
 
 def _is_reloading() -> bool:
-    """Tell whether this thread is bringing an edit into the running process. Gradio's own `launch` asks the same."""
+    """Return whether this thread brings an edit into the running process. Gradio's own `launch` asks the same."""
     reload = sys.modules.get("gradio.cli.commands.reload")
     return reload is not None and getattr(reload.reload_thread, "running_reload", False)
-
-
-_running: set[Path] = set()  # the folders of the logs that are in use

@@ -1,56 +1,40 @@
-"""Every setting of the server, read once from the environment, and the one way to say that one is wrong."""
+"""Read every setting from the environment, and say what is wrong with it."""
 
 from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, TypeVar, overload
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationError, create_model
+from dotenv import dotenv_values, find_dotenv
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, create_model
 
 from .redact import Redactor
 
 BUCKET = Path("/data")  # where a Space's Storage Bucket is attached
 
-MIN_TOKEN = 16  # characters of an owner's token that somebody chose
+MIN_TOKEN_LENGTH = 16  # characters
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class SetupError(ValueError):
-    """A mistake in the set-up: a setting, a handler or a port.
-
-    Left alone it ends the script with its sentence and exit code 1, without a traceback: the mistake is not where that
-    would point.
-    """
+    """A setting, a handler or a port is wrong; the text says what to change."""
 
 
-def _show_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    if issubclass(kind, SetupError):
-        print(error, file=sys.stderr)
-    else:
-        _show_any_other(kind, error, traceback)
-
-
-# Not a `SystemExit`, which would need no hook: raised while pytest imports the app, or while the app is reloaded in
-# place, it ends pytest or the reload without a word.
-_show_any_other, sys.excepthook = sys.excepthook, _show_uncaught
-
-
-def at_least(minimum: float, name: str, value: float, *, whole: bool = False) -> float:
+def check_number(name: str, value: float, minimum: float, *, is_whole: bool = False) -> float:
     """Return a number that was given for a parameter.
 
     Raises:
-        SetupError: it is no number, too small, or not whole where it has to be; the text names parameter and value.
+        SetupError: it is no number, too small, or not whole; the text names parameter and value.
     """
-    kinds = int if whole else (int, float)
+    kinds = int if is_whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not minimum <= value < math.inf:
-        raise SetupError(f"{name} must be a {'whole ' * whole}number of {minimum:g} or more, not {value!r}.")
+        kind = "whole number" if is_whole else "number"
+        raise SetupError(f"{name} must be a {kind} of {minimum:g} or more, not {value!r}.")
     return value
 
 
@@ -65,15 +49,16 @@ def read_settings(**settings: Any) -> Any: ...
 def read_settings(model: Any = None, environ: Mapping[str, str] | None = None, /, **settings: Any) -> Any:
     """Read settings from environment variables with their names, in capitals.
 
-    A variable that is empty counts as not set, the way a line `NAME=` in a `.env` file is meant.
+    An empty variable counts as not set, as a line `NAME=` in a `.env` file is meant.
 
     Args:
         model: a pydantic model that has them as its fields, instead of the following.
-        environ: where to look; by default the environment.
+        environ: the variables; by default the environment.
         settings: each with its default, or with its type and its default: `timeout=(Duration, "2h")`.
 
     Raises:
-        SetupError: one line for each setting that does not fit. It shows no variable's value, which may be a secret.
+        SetupError: one line for each wrong setting, without its value, which may be a secret. Also for a variable that
+            is empty in the environment and so hides its value in `.env`, which `load_dotenv` leaves alone then.
     """
     if model is None:
         fields: dict[str, Any] = {
@@ -82,8 +67,14 @@ def read_settings(model: Any = None, environ: Mapping[str, str] | None = None, /
         }
         model = create_model("Settings", __config__=ConfigDict(validate_default=True), **fields)
     environ = os.environ if environ is None else environ
-    given = {name: environ.get(name.upper(), "").strip() for name in model.model_fields}
-    given = {name: value for name, value in given.items() if value}
+    variables = {name: environ.get(name.upper(), "").strip() for name in model.model_fields}
+    if empty := [name.upper() for name, value in variables.items() if not value and name.upper() in environ]:
+        in_file = dotenv_values(find_dotenv(usecwd=True))
+        if hidden := [name for name in empty if in_file.get(name)]:
+            raise SetupError(
+                f"{', '.join(hidden)}: empty in the environment, which hides the value in .env. Unset it."
+            )
+    given = {name: value for name, value in variables.items() if value}
     try:
         return model.model_validate(given)
     except ValidationError as error:
@@ -107,26 +98,26 @@ def _problem(model: type[BaseModel], name: str, message: str, given: Mapping[str
     return f"{name.upper()} is wrong: {message}." + ("" if default is None else f" Write, for example, {example}.")
 
 
-def _sendable(secret: SecretStr) -> SecretStr:
-    """Refuse a secret that can never arrive: a header carries printable ASCII, and so does the Hub."""
+def _check_secret(secret: SecretStr) -> SecretStr:
+    """Refuse a secret that the Hub cannot send: a header carries printable ASCII only."""
     if not (secret.get_secret_value().isascii() and secret.get_secret_value().isprintable()):
         raise ValueError("the Hub sends only printable ASCII characters in a secret; choose another one")
     return secret
 
 
-def _unguessable(token: SecretStr) -> SecretStr:
-    if len(token.get_secret_value()) < MIN_TOKEN:
-        raise ValueError(f"whoever guesses it sees everything; take at least {MIN_TOKEN} random characters")
+def _check_token(token: SecretStr) -> SecretStr:
+    if len(token.get_secret_value()) < MIN_TOKEN_LENGTH:
+        raise ValueError(f"it can be guessed; take at least {MIN_TOKEN_LENGTH} random characters")
     return token
 
 
-_Secret = Annotated[SecretStr, AfterValidator(_sendable)]
+_Secret = Annotated[SecretStr, AfterValidator(_check_secret)]
 
 
 class Settings(BaseModel):
-    """What the environment says about this server; `.env.example` explains each one.
+    """The environment of this server; `.env.example` explains each variable.
 
-    The last eight are set by the platform: `SYSTEM` and `SPACE_*` on every Space
+    The platform sets the last eight: `SYSTEM` and `SPACE_*` on every Space
     (https://huggingface.co/docs/hub/spaces-overview), the others where the README's front matter says `hf_oauth: true`
     (https://huggingface.co/docs/hub/spaces-oauth).
     """
@@ -136,8 +127,9 @@ class Settings(BaseModel):
     webhook_secret: _Secret | None = None
     webhook_secret_previous: _Secret | None = None
     webhooks_allow_unauthenticated: bool = False
-    webhooks_admin_token: Annotated[SecretStr, AfterValidator(_unguessable)] | None = None
+    webhooks_admin_token: Annotated[SecretStr, AfterValidator(_check_token)] | None = None
     webhooks_data_dir: Path | None = None
+    webhooks_catch_up: Annotated[float, Field(ge=0)] = 15.0  # minutes
     gradio_share: bool = True
     hf_token: SecretStr | None = None
     dry_run: bool = False
@@ -151,43 +143,40 @@ class Settings(BaseModel):
     openid_provider_url: str | None = None
 
     @property
-    def on_space(self) -> bool:
+    def is_on_space(self) -> bool:
         return self.space_id is not None
 
     @cached_property
     def secrets(self) -> tuple[bytes, ...]:
-        """The secrets that a sender may present: the present one, and the last one while it is rotated."""
+        """The secrets that a sender may send: the present one, and the previous one while it is rotated."""
         both = (self.webhook_secret, self.webhook_secret_previous)
         return tuple(secret.get_secret_value().encode() for secret in both if secret)
 
     @property
     def secret_to_send(self) -> str | None:
-        """The secret that a sender of ours presents, and that the Hub is told."""
+        """The secret that this server sends to itself and tells the Hub."""
         return self.secrets[0].decode() if self.secrets else None
 
     @cached_property
     def redact(self) -> Redactor:
-        """Takes our secrets out of a text that is to be shown or kept: `redact(text)`."""
+        """Take the secrets of this server out of a text."""
         return Redactor(value.get_secret_value() for _, value in self if isinstance(value, SecretStr))
 
     @property
-    def oauth(self) -> bool:
-        """Whether people can sign in with Hugging Face.
-
-        All that a Space has must be there: the provider answers to nobody else.
-        """
+    def has_oauth(self) -> bool:
+        """Whether people can sign in with Hugging Face: the provider needs all of a Space's settings."""
         given = (self.oauth_client_id, self.oauth_client_secret, self.oauth_scopes, self.openid_provider_url)
-        return self.system == "spaces" and self.on_space and None not in given
+        return self.system == "spaces" and self.is_on_space and None not in given
 
     @property
-    def closed(self) -> bool:
-        """A Space is public: without a secret it takes nothing, unless it is told to."""
-        return self.on_space and not self.secrets and not self.webhooks_allow_unauthenticated
+    def is_closed(self) -> bool:
+        """Whether every delivery is refused: a Space is public, so it needs a secret unless it is told otherwise."""
+        return self.is_on_space and not self.secrets and not self.webhooks_allow_unauthenticated
 
     @property
     def has_bucket(self) -> bool:
-        """A Space's own disk is empty after each restart; what has to last goes to an attached Storage Bucket."""
-        return self.on_space and BUCKET.is_dir() and os.access(BUCKET, os.W_OK)
+        """Whether a Storage Bucket is attached to the Space, whose own disk is empty after each restart."""
+        return self.is_on_space and BUCKET.is_dir() and os.access(BUCKET, os.W_OK)
 
     @property
     def data_dir(self) -> Path:
@@ -197,9 +186,14 @@ class Settings(BaseModel):
         return BUCKET / "webhooks" if self.has_bucket else Path(".webhooks")
 
     @property
-    def on_shared_disk(self) -> bool:
-        """A bucket's mount knows no memory shared between its clients, which SQLite's WAL needs."""
+    def is_on_bucket(self) -> bool:
+        """Whether the log is in a bucket, whose mount has no shared memory for SQLite's WAL mode."""
         return self.has_bucket and self.data_dir.absolute().is_relative_to(BUCKET)
+
+    @property
+    def has_lasting_log(self) -> bool:
+        """Whether the log survives a restart of the machine."""
+        return self.is_on_bucket or not self.is_on_space
 
     @property
     def space_hosts(self) -> list[str]:
@@ -208,5 +202,5 @@ class Settings(BaseModel):
 
     @property
     def public_url(self) -> str | None:
-        """The Space's own address, under its first name."""
+        """The Space's address, under its first name."""
         return f"https://{self.space_hosts[0]}" if self.space_hosts else None

@@ -30,6 +30,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,18 +39,16 @@ from huggingface_hub import constants
 from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp
 
-from .autostart import shared_server
 from .deliveries.log import Record, find, reading
 from .delivery import FINISHED, Delivery
 from .endpoints import PREFIX, Endpoint
 from .endpoints import find as find_endpoint
 from .invoke import Handler, is_async
-from .payload import WebhookPayload
-from .receiver import Aside, Receiver
+from .payload import WebhookPayload, to_body
+from .receiver import Receiver, WebhookRoute
 from .samples import sample
-from .server import WebhooksServer
+from .server import WebhooksServer, shared_server
 
 if TYPE_CHECKING:
     from httpx2 import Response
@@ -59,7 +58,7 @@ __all__ = ["Client", "Outcome", "Sent", "call", "event", "event_json", "serving"
 Body = WebhookPayload | Mapping[str, Any] | bytes
 
 REPO_ID = "username/my-repo"
-WITHIN = 10.0  # seconds that an outcome is waited for
+WITHIN_SECONDS = 10.0  # to wait for an outcome
 
 
 def event_json(
@@ -131,7 +130,7 @@ def call(handler: Handler, payload: WebhookPayload | Mapping[str, Any] | None = 
         return returned[0]
 
     endpoint = Endpoint(kept_async if is_async(handler) else kept)
-    body = _body(payload)
+    body = to_body(event() if payload is None else payload)
     delivery = Delivery(
         endpoint.path,
         WebhookPayload.model_validate_json(body),
@@ -140,7 +139,7 @@ def call(handler: Handler, payload: WebhookPayload | Mapping[str, Any] | None = 
         body=body,
     )
     with _without_the_hub():
-        answer = endpoint.invoker.call(delivery)
+        answer = endpoint.invoker().call(delivery, lambda _: None)
         if inspect.isawaitable(answer):
             with ThreadPoolExecutor(1) as thread:  # the test may itself run on an event loop
                 answer = thread.submit(lambda: asyncio.run(_awaited(answer))).result()
@@ -200,33 +199,33 @@ def serving(server: WebhooksServer | None = None) -> Iterator[Client]:
     """
     server = server or shared_server()
     with _without_the_hub(), tempfile.TemporaryDirectory(prefix="webhooks-") as folder:
-        receiver = server.take_deliveries(Path(folder))
+        receiver = server.serve(Path(folder))
 
         @contextlib.asynccontextmanager
-        async def lifespan(_: Starlette) -> AsyncIterator[None]:
-            receiver.engine.start()
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            receiver.engine.start({"app": app, "state": {}})
             yield
 
-        pages = Starlette(routes=[Route("/health", receiver.health)], lifespan=lifespan)
+        app = Starlette(routes=[WebhookRoute(receiver), Route("/health", receiver.health)], lifespan=lifespan)
         all_ended = False
         try:
-            with Client(Aside(pages, PREFIX, receiver), server, receiver) as client:
+            with Client(app, server, receiver) as client:
                 try:
                     yield client
                 finally:
-                    all_ended = server.close(WITHIN)  # while its loop still runs
+                    all_ended = server.close(WITHIN_SECONDS)  # while its loop still runs
         finally:
             server.close(0)
         if not all_ended:
-            raise TimeoutError(f"A handler still runs {WITHIN:g} seconds after the end of the test.")
+            raise TimeoutError(f"A handler still runs {WITHIN_SECONDS:g} seconds after the end of the test.")
 
 
 class Client(TestClient):
     """What `serving` gives: Starlette's `TestClient` (`post`, `get`, …) for the webhooks and `/health`, and more."""
 
-    __test__ = False  # whatever its base class is called
+    __test__ = False  # pytest takes a class with this name for a test
 
-    def __init__(self, app: ASGIApp, server: WebhooksServer, receiver: Receiver) -> None:
+    def __init__(self, app: Starlette, server: WebhooksServer, receiver: Receiver) -> None:
         super().__init__(app)
         self._server, self._receiver = server, receiver
 
@@ -247,9 +246,10 @@ class Client(TestClient):
             raise LookupError(f"There is no handler at {path}. Those there are: {those}.")
         secret = self._server.webhook_secret
         options.setdefault("headers", {"X-Webhook-Secret": secret} if secret else {})
-        return Sent(self.post(path, content=_body(payload), **options), self)
+        content = to_body(event() if payload is None else payload)
+        return Sent(self.post(path, content=content, **options), self)
 
-    def outcome(self, delivery_id: str, within: float = WITHIN) -> Outcome:
+    def outcome(self, delivery_id: str, within: float = WITHIN_SECONDS) -> Outcome:
         """Let time pass until a delivery is over: no retry is waited for, and no burst.
 
         Args:
@@ -263,23 +263,14 @@ class Client(TestClient):
         engine = self._receiver.engine
         if not engine.log.path.exists():
             raise RuntimeError("The log is gone: ask for an outcome inside the `with` block.")
-        with contextlib.suppress(asyncio.TimeoutError):
-            engine.hasten(delivery_id, within)
+        with contextlib.suppress(FutureTimeoutError):
+            engine.finish_now(delivery_id, within)
         with reading(engine.log.path) as database:
             record = find(database, delivery_id)
         if record.status not in FINISHED:
             raise TimeoutError(f"Delivery {delivery_id} is still {record.status} after {within:g} seconds.")
         errors = tuple(attempt.error for attempt in record.attempts if attempt.error is not None)
         return Outcome(record.status, len(record.attempts), errors, _result(record))
-
-
-def _body(payload: Body | None) -> bytes:
-    payload = event() if payload is None else payload
-    if isinstance(payload, bytes):
-        return payload
-    if isinstance(payload, WebhookPayload):
-        return payload.model_dump_json(by_alias=True, exclude_unset=True).encode()
-    return json.dumps(payload).encode()
 
 
 def _result(record: Record) -> Any:

@@ -1,28 +1,30 @@
-"""The fixtures of the server's tests."""
+"""Share fixtures, and mark what starts a server or a browser."""
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.fixtures import browser, chromium, prunes_at_once, run, serve, start
 from support.processes import is_setting
+from support.receivers import receiver
+from support.servers import make
 
-__all__ = ["browser", "chromium", "prunes_at_once", "run", "serve", "start"]
+__all__ = ["browser", "chromium", "make", "prunes_at_once", "receiver", "run", "serve", "start"]
 
-
-STARTS_SOMETHING = {"run", "start", "browser"}
+LONG = {Path(__file__).with_name("live"), Path(__file__).with_name("browser")}
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if STARTS_SOMETHING.intersection(getattr(item, "fixturenames", ())) and not item.get_closest_marker("quick"):
+        if LONG.intersection(item.path.parents):
             item.add_marker("long")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_setting_of_yours_decides_a_test() -> Iterator[None]:
-    """Importing app.py, as tests/test_app.py does, has brought what is in .env into this process."""
+def environment_without_settings() -> Iterator[None]:
+    """Remove the settings that tests/test_app.py has loaded from .env into this process."""
     with pytest.MonkeyPatch.context() as patched:
         for name in filter(is_setting, list(os.environ)):
             patched.delenv(name)

@@ -1,11 +1,11 @@
-"""The template's tests use the fixtures of the server's, and are all long: a quick run is about what users edit."""
+"""The template's tests use the fixtures of the server's tests. All of them are long."""
 
 from pathlib import Path
 
 import pytest
-from support.fixtures import browser, chromium, run, serve, start
+from support.fixtures import run, serve
 
-__all__ = ["browser", "chromium", "run", "serve", "start"]
+__all__ = ["run", "serve"]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,12 +1,11 @@
-"""From GitHub to the Space and back: real scripts, real Git over HTTP, a token that must not be seen anywhere."""
+"""The two sync scripts with real Git over HTTP: to the Space, and back to GitHub."""
 
 from __future__ import annotations
 
 import json
 import os
-import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,315 +13,225 @@ import pytest
 from support.git_server import GitServer, commit, git, new_repository
 from support.processes import ROOT
 
-pytestmark = pytest.mark.once
+TOKENS = HF_TOKEN, GH_TOKEN = "hf_" + "synctoken" * 4, "ghs_" + "githubtoken" * 3
+Done = subprocess.CompletedProcess[str]
 
-TOKEN = "hf_" + "synctoken" * 4
-GH_TOKEN = "ghs_" + "githubtoken" * 3
-SPACE = "me/hooks"
-SYNC, BRING_BACK = ROOT / ".github" / "sync-space.sh", ROOT / ".github" / "bring-back.sh"
+
+class Forge:
+    """A clone and two servers: the Hub with a Space, and GitHub with a fork."""
+
+    def __init__(self, folder: Path, hub: GitServer, github: GitServer) -> None:
+        self.folder, self.hub, self.github = folder, hub, github
+        self.space, self.fork = hub.root / "spaces/me/hooks", github.root / "me/fork"
+        for bare in (self.space, self.fork):
+            new_repository(bare, "--bare")
+        self.clone = new_repository(folder / "clone")
+        commit(self.clone, "app.py")
+
+    def run(self, script: str, **environment: str) -> Done:
+        """Run a script in the clone. Check that it leaves no token in its output or in a file."""
+        given = {
+            "PATH": f"{self.folder}:{os.environ['PATH']}",
+            "HOME": str(self.folder / "home"),
+            "SPACE_ID": "me/hooks",
+            "HF_ENDPOINT": self.hub.url,
+            "HF_TOKEN": HF_TOKEN,
+            "GH_TOKEN": GH_TOKEN,
+            "GITHUB_SERVER_URL": self.github.url,
+            "GITHUB_REPOSITORY": "me/fork",
+            **environment,
+        }
+        command = [ROOT / ".github" / script]
+        done = subprocess.run(command, cwd=self.clone, env=given, capture_output=True, text=True, timeout=60)
+        files = [path.read_text(errors="replace") for path in self.folder.rglob("*") if path.is_file()]
+        assert not [token for token in TOKENS for text in (done.stdout, done.stderr, *files) if token in text]
+        return done
+
+    def sync(self, **environment: str) -> Done:
+        return self.run("sync-space.sh", **environment)
+
+    def bring_back(self) -> Done:
+        return self.run("bring-back.sh")
+
+    def edit(self, name: str, message: str | None = None, author: str = "Jo <jo@example.org>") -> str:
+        """Make a commit on the Space, as its browser editor does."""
+        browser = self.folder / f"browser-{name}"
+        git(self.folder, "clone", "--quiet", str(self.space), str(browser))
+        commit(browser, name, message)
+        git(browser, "commit", "--quiet", "--amend", "--no-edit", "--cleanup=verbatim", f"--author={author}")
+        git(browser, "push", "--quiet", "origin", "HEAD:main")
+        return git(browser, "rev-parse", "HEAD")
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[GitServer]:
-    new_repository(tmp_path / "hub" / "spaces" / SPACE, "--bare")
-    with GitServer(tmp_path / "hub", TOKEN) as server:
-        yield server
+def forge(tmp_path: Path) -> Iterator[Forge]:
+    with GitServer(tmp_path / "hub", HF_TOKEN) as hub, GitServer(tmp_path / "github", GH_TOKEN) as github:
+        yield Forge(tmp_path, hub, github)
 
 
-@pytest.fixture
-def space(hub: GitServer) -> Path:
-    """The Space's repository, as the Hub has it."""
-    return hub.root / "spaces" / SPACE
+def head(repository: Path, ref: str = "refs/heads/main") -> str:
+    return git(repository, "rev-parse", ref)
 
 
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """The clone of the fork that Actions checked out."""
-    folder = new_repository(tmp_path / "here")
-    commit(folder, "app.py")
-    return folder
+# --- sync-space.sh
 
 
-def environment(hub: GitServer, **more: str) -> dict[str, str]:
-    home = hub.root.parent / "home"
-    home.mkdir(exist_ok=True)
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
-    return {**kept, "HOME": str(home), "HF_ENDPOINT": hub.url, "SPACE_ID": SPACE, "HF_TOKEN": TOKEN, **more}
+def test_new_commits_are_pushed(forge: Forge) -> None:
+    assert "The Space me/hooks has" in forge.sync().stderr
+    new = commit(forge.clone, "more.py")
+    assert (forge.sync().returncode, head(forge.space)) == (0, new)
+    again = forge.sync()
+    assert (again.returncode, "has this commit already" in again.stderr) == (0, True)
 
 
-def sync(here: Path, hub: GitServer, **more: str) -> subprocess.CompletedProcess[str]:
-    return run(SYNC, here, environment(hub, **more))
+def test_a_browser_edit_is_kept_until_it_is_merged(forge: Forge) -> None:
+    forge.sync()
+    edit = forge.edit("edit.py", "Tune the learning rate")
+    commit(forge.clone, "more.py")
+    done = forge.sync()
+    assert (done.returncode, head(forge.space)) == (1, edit)
+    assert f"    {edit[:7]} Jo: Tune the learning rate\n" in done.stderr
+    assert f"git fetch {forge.hub.url}/spaces/me/hooks main" in done.stderr
+    git(forge.clone, "fetch", "--quiet", str(forge.space), "main")
+    git(forge.clone, "merge", "--quiet", "--no-edit", "FETCH_HEAD")
+    assert forge.sync().returncode == 0
+    assert edit in git(forge.space, "rev-list", "main").split()
 
 
-def run(script: Path, here: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end, and see that it left the token nowhere."""
-    done = subprocess.run([script], cwd=here, env=environment, capture_output=True, text=True, timeout=60)
-    written = [
-        path.read_bytes() for path in [*here.rglob("*"), *Path(environment["HOME"]).rglob("*")] if path.is_file()
-    ]
-    for token in (TOKEN, GH_TOKEN):
-        assert token not in done.stdout + done.stderr
-        assert not any(token.encode() in content for content in written)
-    assert git(here, "remote") == ""
-    return done
-
-
-def edit_in_browser(space: Path, tmp_path: Path, name: str = "edit.py", message: str | None = None) -> str:
-    """Make a commit on the Space, as its browser editor does."""
-    clone = tmp_path / f"browser-{name}"
-    git(tmp_path, "clone", "--quiet", str(space), str(clone))
-    edit = commit(clone, name, message)
-    git(clone, "push", "--quiet", "origin", "HEAD:main")
-    return edit
-
-
-def main_of(repository: Path) -> str:
-    return git(repository, "rev-parse", "refs/heads/main")
-
-
-# --- to the Space
-
-
-def test_the_first_push_to_an_empty_space(here: Path, hub: GitServer, space: Path) -> None:
-    done = sync(here, hub)
-    assert (done.returncode, main_of(space)) == (0, git(here, "rev-parse", "HEAD"))
-    assert f"The Space {SPACE} has" in done.stderr
-
-
-def test_new_commits_are_pushed(here: Path, hub: GitServer, space: Path) -> None:
-    sync(here, hub)
-    new = commit(here, "more.py")
-    assert sync(here, hub).returncode == 0
-    assert main_of(space) == new
-
-
-def test_nothing_new_is_said_and_fine(here: Path, hub: GitServer) -> None:
-    sync(here, hub)
-    done = sync(here, hub)
-    assert (done.returncode, "has this commit already" in done.stderr) == (0, True)
-
-
-@pytest.mark.parametrize("ours", [False, True])
-def test_a_browser_edit_is_never_overwritten(
-    here: Path, hub: GitServer, space: Path, tmp_path: Path, ours: bool
-) -> None:
-    sync(here, hub)
-    edit = edit_in_browser(space, tmp_path, message="Tune the learning rate")
-    if ours:
-        commit(here, "more.py")
-    done = sync(here, hub)
-    assert (done.returncode, main_of(space)) == (1, edit)
-    assert f"{edit[:7]} Jo: Tune the learning rate" in done.stderr
-    assert f"git fetch {hub.url}/spaces/{SPACE} main" in done.stderr
-
-
-def test_the_advice_for_a_browser_edit_is_what_makes_the_next_sync_work(
-    here: Path, hub: GitServer, space: Path, tmp_path: Path
-) -> None:
-    sync(here, hub)
-    edit = edit_in_browser(space, tmp_path)
-    commit(here, "more.py")
-    assert sync(here, hub).returncode == 1
-    git(here, "fetch", str(space), "main")
-    git(here, "merge", "--quiet", "--no-edit", "FETCH_HEAD")
-    assert sync(here, hub).returncode == 0
-    assert edit in git(space, "rev-list", "main").split()
-
-
-def test_force_replaces_what_the_space_has_and_says_what(
-    here: Path, hub: GitServer, space: Path, tmp_path: Path
-) -> None:
-    sync(here, hub)
-    edit = edit_in_browser(space, tmp_path)
-    ours = commit(here, "more.py")
-    done = sync(here, hub, SYNC_FORCE="true")
-    assert (done.returncode, main_of(space)) == (0, ours)
-    assert edit in done.stderr
-
-
-def test_force_does_not_replace_an_edit_that_it_has_not_seen(
-    here: Path, hub: GitServer, space: Path, tmp_path: Path
-) -> None:
-    sync(here, hub)
-    edit_in_browser(space, tmp_path)
-    commit(here, "more.py")
-    unseen: list[str] = []
+def test_force_replaces_only_the_edits_that_it_names(forge: Forge) -> None:
+    forge.sync()
+    forge.edit("edit.py")
+    new = commit(forge.clone, "more.py")
+    late: list[str] = []
 
     def edit_before_the_push(path: str) -> None:
-        if path.endswith("git-receive-pack") and not unseen:
-            unseen.append("")
-            unseen[0] = edit_in_browser(space, tmp_path, "late.py")
+        if path.endswith("git-receive-pack") and not late:
+            late.append(forge.edit("late.py"))
 
-    hub.on_request = edit_before_the_push
-    assert sync(here, hub, SYNC_FORCE="true").returncode == 1
-    assert main_of(space) == unseen[0]
-
-
-def test_a_freshly_created_space_is_explained_and_replaced_by_force(
-    here: Path, hub: GitServer, space: Path, tmp_path: Path
-) -> None:
-    hubs_own = new_repository(tmp_path / "fresh")
-    commit(hubs_own, "README.md", "initial commit")
-    git(hubs_own, "push", "--quiet", str(space), "HEAD:main")
-    done = sync(here, hub)
-    assert (done.returncode, main_of(space)) == (1, git(hubs_own, "rev-parse", "HEAD"))
-    assert "nothing in common" in done.stderr
-    assert "SYNC_FORCE=true" in done.stderr
-    assert sync(here, hub, SYNC_FORCE="true").returncode == 0
-    assert main_of(space) == git(here, "rev-parse", "HEAD")
+    forge.hub.on_request = edit_before_the_push
+    assert forge.sync(SYNC_FORCE="true").returncode == 1
+    assert head(forge.space) == late[0]
+    done = forge.sync(SYNC_FORCE="true")
+    assert (done.returncode, head(forge.space), late[0] in done.stderr) == (0, new, True)
 
 
-def test_a_wrong_token_is_named_and_changes_nothing(here: Path, hub: GitServer, space: Path) -> None:
-    done = sync(here, hub, HF_TOKEN="hf_wrong")
-    assert (done.returncode, "does not take this HF_TOKEN" in done.stderr) == (1, True)
-    assert git(space, "branch", "--list") == ""
+def test_a_new_space_is_replaced_only_by_force(forge: Forge) -> None:
+    new = new_repository(forge.folder / "new")
+    first = commit(new, "README.md")
+    git(new, "push", "--quiet", str(forge.space), "HEAD:main")
+    done = forge.sync()
+    assert (done.returncode, "shares no commit" in done.stderr, head(forge.space)) == (1, True, first)
+    assert forge.bring_back().returncode == 0
+    assert git(forge.fork, "branch", "--list") == ""
+    assert (forge.sync(SYNC_FORCE="true").returncode, head(forge.space)) == (0, head(forge.clone, "HEAD"))
 
 
-def test_a_missing_space_says_how_to_make_one(here: Path, hub: GitServer) -> None:
-    done = sync(here, hub, SPACE_ID="me/other")
-    assert (done.returncode, "new-space" in done.stderr, "Duplicate" in done.stderr) == (1, True, True)
+REFUSALS = {
+    "no token": ({"HF_TOKEN": ""}, "HF_TOKEN must be a token"),
+    "wrong token": ({"HF_TOKEN": "hf_wrong"}, "The Hub refuses this HF_TOKEN"),
+    "no such Space": ({"SPACE_ID": "me/other"}, "/new-space"),
+    "no network, and a name like a status": ({"HF_ENDPOINT": "http://127.0.0.1:9", "SPACE_ID": "me/403"}, "reached"),
+    "a path for a Space": ({"SPACE_ID": "me/../hooks"}, "SPACE_ID must be"),
+    "an option for a Space": ({"SPACE_ID": "--x/y"}, "SPACE_ID must be"),
+}
 
 
-def test_a_hub_that_is_down_is_named(here: Path, hub: GitServer) -> None:
-    hub.stop()
-    done = sync(here, hub)
-    assert (done.returncode, "cannot be reached" in done.stderr) == (1, True)
+@pytest.mark.parametrize(("environment", "reason"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_names_its_reason(forge: Forge, environment: dict[str, str], reason: str) -> None:
+    done = forge.sync(**environment)
+    assert (done.returncode, reason in done.stderr) == (1, True)
+    assert git(forge.space, "branch", "--list") == ""
 
 
-@pytest.mark.parametrize(
-    "id", ["", "hooks", "me/hooks/more", "me/../hooks", "-me/hooks", "me/ho oks", "me/hooks?x", "--x/y"]
-)
-def test_a_space_id_that_is_none_is_refused_before_anything_is_asked(here: Path, hub: GitServer, id: str) -> None:
-    asked: list[str] = []
-    hub.on_request = asked.append
-    done = sync(here, hub, SPACE_ID=id)
-    assert (done.returncode, asked) == (1, [])
-    assert "SPACE_ID must be the name of a Space" in done.stderr
+def test_a_push_that_fails_here_does_not_blame_the_hub(forge: Forge) -> None:
+    hook = forge.clone / ".git/hooks/pre-push"
+    hook.write_text("#!/bin/sh\necho 'Unable to find source for object' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    done = forge.sync()
+    assert (done.returncode, "Hub" in done.stderr) == (1, False)
+    assert "Unable to find source for object" in done.stderr
 
 
-def test_no_token_and_no_history_are_named(here: Path, hub: GitServer, tmp_path: Path) -> None:
-    assert "HF_TOKEN must be" in sync(here, hub, HF_TOKEN="").stderr
-    commit(here, "more.py")
-    git(tmp_path, "clone", "--quiet", "--depth", "1", f"file://{here}", "shallow")
-    git(tmp_path / "shallow", "remote", "remove", "origin")
-    assert "fetch-depth: 0" in sync(tmp_path / "shallow", hub).stderr
+def test_the_token_is_in_no_process_list(forge: Forge) -> None:
+    commands: list[bytes] = []
 
-
-def test_while_it_runs_the_token_is_in_no_process_list(here: Path, hub: GitServer) -> None:
-    lists: list[bytes] = []
-
-    def look(_: str) -> None:
+    def read_process_list(_: str) -> None:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                lists.append(path.read_bytes())
+                commands.append(path.read_bytes())
             except OSError:
                 continue
 
-    hub.on_request = look
-    assert sync(here, hub).returncode == 0
-    assert any(b"receive-pack" in line or b"remote-http" in line for line in lists)
-    assert not any(TOKEN.encode() in line for line in lists)
+    forge.hub.on_request = read_process_list
+    assert forge.sync().returncode == 0
+    assert any(b"remote-http" in command for command in commands)
+    assert not any(HF_TOKEN.encode() in command for command in commands)
 
 
-# --- and back
-
-
-@pytest.fixture
-def github(tmp_path: Path, here: Path) -> Iterator[GitServer]:
-    new_repository(tmp_path / "github" / "me" / "fork", "--bare")
-    with GitServer(tmp_path / "github", GH_TOKEN) as server:
-        git(here, "push", "--quiet", str(tmp_path / "github" / "me" / "fork"), "HEAD:main")
-        yield server
-
+# --- bring-back.sh
 
 GH = """#!/usr/bin/env python3
-import json, os, pathlib, sys
-state = pathlib.Path(os.environ["GH_STATE"])
-calls = json.loads(state.read_text()) if state.exists() else []
-arguments = sys.argv[1:]
-body = pathlib.Path(arguments[arguments.index("--body-file") + 1]).read_text() if "--body-file" in arguments else ""
-calls.append({"arguments": arguments, "body": body, "token": os.environ.get("GH_TOKEN")})
-state.write_text(json.dumps(calls))
-if arguments[:2] == ["pr", "list"] and any(call["arguments"][:2] == ["pr", "create"] for call in calls):
-    print(7)
+import json, pathlib, sys
+calls, arguments = pathlib.Path(__file__).with_name("calls"), sys.argv[2:]
+before = calls.read_text() if calls.exists() else ""
+if arguments[0] == "list":
+    print("7" if before else "")
+else:
+    body = pathlib.Path(arguments[arguments.index("--body-file") + 1]).read_bytes().decode()
+    calls.write_text(before + json.dumps([arguments, body]) + "\\n")
 """
 
 
-def bring_back(here: Path, hub: GitServer, github: GitServer) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
-    """Run the script with a stand-in for `gh`, and return what that was asked."""
-    folder = hub.root.parent / "bin"
-    folder.mkdir(exist_ok=True)
-    (folder / "gh").write_text(GH)
-    (folder / "gh").chmod(stat.S_IRWXU)
-    state = folder / "calls.json"
-    before = len(json.loads(state.read_text())) if state.exists() else 0
-    done = run(
-        BRING_BACK,
-        here,
-        environment(
-            hub,
-            PATH=f"{folder}:{os.environ['PATH']}",
-            GH_TOKEN=GH_TOKEN,
-            GH_STATE=str(state),
-            GITHUB_SERVER_URL=github.url,
-            GITHUB_REPOSITORY="me/fork",
-        ),
-    )
-    return done, json.loads(state.read_text())[before:] if state.exists() else []
+@pytest.fixture
+def pull_requests(forge: Forge) -> Callable[[], list[Any]]:
+    """Put a stand-in for `gh` into PATH. Return a function that reads its calls: arguments and body."""
+    (forge.folder / "gh").write_text(GH)
+    (forge.folder / "gh").chmod(0o755)
+    forge.sync()
+    calls = forge.folder / "calls"
+    return lambda: [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
 
 
-def test_a_browser_edit_becomes_one_pull_request(
-    here: Path, hub: GitServer, space: Path, github: GitServer, tmp_path: Path
-) -> None:
-    sync(here, hub)
-    edit = edit_in_browser(space, tmp_path, message="Tune it @everyone <b>")
-    done, calls = bring_back(here, hub, github)
-    assert done.returncode == 0, done.stderr
-    assert [call["arguments"][:2] for call in calls] == [["pr", "list"], ["pr", "create"]]
-    assert "Bring back 1 commit from the Space" in calls[1]["arguments"]
-    assert f"    {edit[:7]} Jo: Tune it @everyone <b>\n" in calls[1]["body"]
-    assert git(github.root / "me" / "fork", "rev-parse", "space-edits") == edit
+def test_browser_edits_become_one_pull_request(forge: Forge, pull_requests: Any) -> None:
+    assert (forge.bring_back().returncode, pull_requests()) == (0, [])
+    edits = []
+    for name in ("edit.py", "later.py"):
+        edits.append(forge.edit(name, f"Write {name} @everyone <b>"))
+        assert forge.bring_back().returncode == 0
+        assert head(forge.fork, "space-edits") == edits[-1]
+    (created, body), (updated, _) = pull_requests()
+    assert (created[0], created[-3]) == ("create", "Bring back 1 commit from the Space")
+    assert (updated[:2], updated[-3]) == (["edit", "7"], "Bring back 2 commits from the Space")
+    assert f"\n\n    {edits[0][:7]} Jo: Write edit.py @everyone <b>\n" in body
+    git(forge.clone, "merge", "--quiet", "--no-edit", "FETCH_HEAD")
+    assert "GitHub has every commit" in forge.bring_back().stderr
 
 
-def test_another_edit_updates_the_pull_request(
-    here: Path, hub: GitServer, space: Path, github: GitServer, tmp_path: Path
-) -> None:
-    sync(here, hub)
-    edit_in_browser(space, tmp_path)
-    bring_back(here, hub, github)
-    later = edit_in_browser(space, tmp_path, "later.py")
-    _, calls = bring_back(here, hub, github)
-    assert [call["arguments"][:3] for call in calls][1:] == [["pr", "edit", "7"]]
-    assert "Bring back 2 commits from the Space" in calls[1]["arguments"]
-    assert git(github.root / "me" / "fork", "rev-parse", "space-edits") == later
+def test_the_branch_follows_after_a_forced_sync(forge: Forge, pull_requests: Any) -> None:
+    forge.edit("lost.py")
+    forge.bring_back()
+    commit(forge.clone, "more.py")
+    forge.sync(SYNC_FORCE="true")
+    edit = forge.edit("edit.py")
+    assert (forge.bring_back().returncode, head(forge.fork, "space-edits")) == (0, edit)
 
 
-def test_a_merged_pull_request_lets_the_sync_go_on(
-    here: Path, hub: GitServer, space: Path, github: GitServer, tmp_path: Path
-) -> None:
-    sync(here, hub)
-    edit_in_browser(space, tmp_path)
-    commit(here, "more.py")
-    bring_back(here, hub, github)
-    git(here, "fetch", "--quiet", str(github.root / "me" / "fork"), "space-edits")
-    git(here, "merge", "--quiet", "--no-edit", "FETCH_HEAD")
-    assert sync(here, hub).returncode == 0
-    assert bring_back(here, hub, github)[1] == []
+def test_control_characters_leave_neither_code_nor_log(forge: Forge, pull_requests: Any) -> None:
+    forge.edit("edit.py", "Tune\r# Title\x1b[2J\x9b2J\x7f é", author="Jo\rx\x1b[31m <jo@example.org>")
+    line = " Jox[31m: Tune# Title[2J2J é\n"
+    assert line in forge.sync().stderr
+    forge.bring_back()
+    ((_, body),) = pull_requests()
+    assert line in body
+    assert "\r" not in body
 
 
-def test_nothing_to_bring_back_asks_github_nothing(here: Path, hub: GitServer, github: GitServer) -> None:
-    sync(here, hub)
-    commit(here, "more.py")
-    done, calls = bring_back(here, hub, github)
-    assert (done.returncode, calls) == (0, [])
-
-
-def test_a_space_that_was_never_synced_has_nothing_to_bring_back(
-    here: Path, hub: GitServer, space: Path, github: GitServer, tmp_path: Path
-) -> None:
-    fresh = new_repository(tmp_path / "fresh")
-    commit(fresh, "README.md", "initial commit")
-    git(fresh, "push", "--quiet", str(space), "HEAD:main")
-    done, calls = bring_back(here, hub, github)
-    assert (done.returncode, calls) == (0, [])
-    assert "a history of its own" in done.stderr
+def test_a_refusal_of_github_says_what_to_do(forge: Forge, pull_requests: Any) -> None:
+    hook = forge.fork / "hooks/pre-receive"
+    hook.write_text("#!/bin/sh\necho 'GH008: unknown Git LFS objects' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    forge.edit("weights.bin")
+    done = forge.bring_back()
+    assert (done.returncode, pull_requests()) == (1, [])
+    assert "GH008: unknown Git LFS objects" in done.stderr
+    assert f"git lfs push --all {forge.github.url}/me/fork\n" in done.stderr

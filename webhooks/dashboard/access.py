@@ -153,7 +153,7 @@ class Access:
         session, token = self.session(request), self._settings.hf_token
         if session and session.hub_token:
             return session.hub_token
-        return token.get_secret_value() if token and not self._settings.oauth else None
+        return token.get_secret_value() if token and not self._settings.has_oauth else None
 
     # Sign in with Hugging Face (https://huggingface.co/docs/hub/spaces-oauth), by the Hub's OpenID provider.
     # Gradio has a sign-in of its own; its session opens nothing here.
@@ -204,7 +204,7 @@ class Access:
         return response
 
     async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
-        if not self._settings.oauth:
+        if not self._settings.has_oauth:
             raise SignInError
         try:
             return await question(self._provider)
@@ -229,7 +229,7 @@ class Access:
     def _set_cookie(self, request: Request, response: Response, name: str, value: str, **options: Any) -> None:
         public, host = urlsplit(self._public_url()), request.headers.get("host")
         is_over_tls = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
-        secure = is_over_tls or self._settings.on_space or (public.scheme, public.netloc) == ("https", host)
+        secure = is_over_tls or self._settings.is_on_space or (public.scheme, public.netloc) == ("https", host)
         response.set_cookie(name, value, path=base_of(request), httponly=True, secure=secure, **options)
 
 

@@ -186,13 +186,13 @@ class Dashboard:
         try:
             content = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
             return self.redirect(request, "/" + await run_in_threadpool(self.engine.deliver, path, content))
-        except (ValueError, RecursionError) as error:
-            notice = f"This is not JSON: {error}."
         except LookupError:
             notice = "There is no such endpoint."
         except RefusedError as error:
             fields = views.read_json(bytes(error.response.body)).get("fields", ())
             notice = " ".join([str(error), *(f"{field['field']}: {field['reason']}." for field in fields)])
+        except (ValueError, RecursionError) as error:
+            notice = f"This is not JSON: {error}."
         return await run_in_threadpool(self._show_event, request, path, kind, body, self.settings.redact(notice))
 
     def _show_event(self, request: Request, path: str, kind: str = "", body: str = "", notice: str = "") -> Response:
@@ -230,7 +230,7 @@ class Dashboard:
     def create_webhooks(self, request: Request) -> Response:
         """Create the webhook of a row, or all that are missing."""
         try:
-            if self.settings.closed:
+            if self.settings.is_closed:
                 raise hub.HubError("Set WEBHOOK_SECRET first: without it this Space answers every call with 503.")
             hub.ask(partial(self._webhooks_of(request).create, request.query_params.get("row")))
         except hub.HubError as reason:
@@ -242,7 +242,7 @@ class Dashboard:
         if not self.has_public_address():
             raise hub.HubError("The Hub cannot reach this machine, so no webhook can call it.")
         if token is None:
-            how = "Sign in with Hugging Face" if self.settings.oauth else "Set HF_TOKEN and start again"
+            how = "Sign in with Hugging Face" if self.settings.has_oauth else "Set HF_TOKEN and start again"
             raise hub.HubError(f"{how} to see and create your webhooks.")
         hosts = [urlsplit(public).netloc, *self.settings.space_hosts]
         return hub.Webhooks(HfApi(token=token), public, hosts, self.endpoints, self.settings.secret_to_send)

@@ -1,9 +1,8 @@
-"""The life of a delivery: `Engine._live`, which is read from top to bottom.
+"""See each delivery through. `Engine._process` is its whole life, read from top to bottom.
 
-Everything here runs on the loop that serves, and nothing of a user's does. What a delivery waits for is a commit, its
-handler, or time. It is in the log before its handler runs or its sender is answered, so nothing happens that a crash
-could undo, but for one thing: a success is answered as soon as it is known, and written down right after. A crash in
-between makes the handler run again, which it may at any time.
+Everything here runs on the serving loop, and nothing of a user's does. A delivery is in the log before its handler
+runs and before its sender gets a response. A success is sent first and written right afterwards: after a crash in
+between, the handler runs again, as it may at any time.
 """
 
 from __future__ import annotations
@@ -11,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping
-from concurrent.futures import CancelledError, TimeoutError
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Scope
@@ -27,355 +28,402 @@ from .. import responses
 from ..console import escaped, title
 from ..delivery import FINISHED, UNFINISHED, Delivery, continue_after
 from ..endpoints import Endpoint, find
-from ..redact import Redactor
+from ..redact import REDACTED, Redactor
 from . import timing
+from .database import STUCK_SECONDS, Database, NotWrittenError
 from .log import DeliveryLog, counts, reading
-from .runner import Ended, Runner, quoted_traceback
-from .writer import STUCK_AFTER, NotWrittenError, Writer
+from .runner import Result, Runner, quoted_traceback
 
 logger = logging.getLogger("webhooks")
 
-LINGER = 0.01  # seconds that a success waits for others
-LAST_WRITES = 1.0  # seconds that what is to be written gets at the end, before all else is let go
-MAX_INTERRUPTIONS = 5  # times that the process may end during a delivery's attempts
-PRUNE_EVERY = 60.0  # seconds
+LAST_WRITES_SECONDS = 1.0  # for what is still to be written when the server stops
+MAX_INTERRUPTIONS = 5  # deaths of the process during the attempts of one delivery
+PRUNE_SECONDS = 60.0
+LOG_SECONDS = 0.05  # from a success to its line in the console
 
-_SUCCESSES = "successes"
-_SUCCEEDED = "%s: succeeded in %.2f s"
-_STOPPING = "The server is stopping."
-_TOO_MANY = "Too many deliveries are waiting."
-_UNWRITABLE = "The delivery log cannot be written."
+STOPPING = "The server is stopping."
+TOO_MANY = "Too many deliveries are waiting."
+UNWRITABLE = "The delivery log cannot be written."
 
-Call = tuple[Endpoint, Delivery, int]  # a handler, what it is called with, and how often that has failed before
+FailureListener = Callable[[Delivery, str], Any]
+Call = tuple[Endpoint, Delivery, int]  # a handler, its delivery, and how often that has failed before
+T = TypeVar("T")
 
 
 class NotTakenError(Exception):
     """A delivery was neither recorded nor run; the text says why."""
 
 
+def _future() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
+
+
 @dataclass(eq=False)
-class Life:
-    """A delivery that is not over: where it stands, and what its sender waits for.
+class Pending:
+    """A delivery that is not finished.
 
     Attributes:
         path: of its endpoint.
-        status: what the log says, or `arriving`.
-        subject: what it is about, while a newer one about the same may take its place.
-        due_at: when it runs, in seconds since 1970, if it has to wait for that.
-        scope: the request as it came, with what the log does not keep; `None` where another process took it.
-        recorded: done once it is in the log, or will never be.
-        answer: what its sender is told, as soon as that is known; or that it was not taken.
+        status: the one in the log, or `arriving`.
+        debounce_key: set while a newer delivery may supersede this one.
+        due_at: when its next attempt begins, in seconds since 1970.
+        scope: the request as it came, with credentials; `None` where another process received it.
+        also: what is written in the same commit as the delivery itself.
+        is_late: the sender gets a 202 as soon as the delivery is recorded.
+        recorded: done once it is in the log, or refused.
+        response: done once the response for its sender is known.
     """
 
     id: str
     path: str
     status: str = "queued"
-    subject: str | None = None
+    debounce_key: str | None = None
     due_at: float = 0.0
     scope: Scope | None = None
-    recorded: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    answer: asyncio.Future[Response] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    also: Callable[[], object] = bool
+    is_late: bool = False
+    recorded: asyncio.Future[None] = field(default_factory=_future)
+    response: asyncio.Future[Response] = field(default_factory=_future)
     task: asyncio.Task[None] | None = None
 
-    def tell(self, answer: Response) -> None:
-        if not self.answer.done():
-            self.answer.set_result(answer)
+    def respond(self, response: Response) -> None:
+        if not self.response.done():
+            self.response.set_result(response)
+
+    def respond_early(self) -> None:
+        """Respond before the handler has ended, as soon as the delivery is recorded."""
+        self.is_late = True
+        if self.recorded.done():
+            self.respond(responses.accepted(self.id, self.status))
 
     def refuse(self, reason: str) -> None:
+        """End the wait of the sender, if the delivery has not been recorded."""
         if not self.recorded.done():
             self.recorded.set_result(None)
-            if not self.answer.done():
-                self.answer.set_exception(NotTakenError(reason))
-                self.answer.exception()  # nobody may be there to hear it, of which asyncio would complain
+            if not self.response.done():
+                self.response.set_exception(NotTakenError(reason))
+                self.response.exception()  # asyncio complains of an exception that nobody looks at
 
 
 class Engine:
-    """Takes deliveries and sees them through.
+    """Take deliveries, and see each one through.
 
     Args:
         endpoints: by path.
-        log: where all is written down; the engine closes it when it stops.
-        max_pending: how many deliveries may be unfinished at once.
-        redact: takes the server's secrets out of what is logged, recorded and answered.
-        secret: the server's own, which requests that carried it carry again.
+        database: where the log is; the engine closes it when it stops.
+        max_pending: the number of deliveries that may be unfinished.
+        redact: takes the server's secrets out of everything that is logged, stored or sent.
+        secret: the server's own, for requests that are rebuilt from the log.
+        failure_listeners: told of each delivery that has failed for good.
     """
 
     def __init__(
         self,
         endpoints: Mapping[str, Endpoint],
-        log: DeliveryLog,
+        database: Database,
         max_pending: int,
         redact: Redactor,
         secret: str | None = None,
+        failure_listeners: Sequence[FailureListener] = (),
     ) -> None:
-        self.log, self.writer = log, Writer(log.transaction)
+        self.log, self.database = DeliveryLog(database.connection, database.path), database
+        self.is_open_to_strangers = False
         self._endpoints, self._max_pending, self._redact, self._secret = endpoints, max_pending, redact, secret
+        self._failure_listeners = failure_listeners
         self._runner = Runner(redact)
-        self._lives: dict[str, Life] = {}  # those that are not over
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # what is under way, also to write down what is over
-        self._told: list[tuple[Delivery, Ended, float]] = []  # successes that are still to be written down
+        self._pending: dict[str, Pending] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # of pending deliveries, pruning, recovery, notifications
+        self._successes: list[str] = []  # to be logged
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._hurry = asyncio.Event()  # nobody sleeps
-        self._stopping = self._has_taken_over = False
-        self._stop_once = threading.Lock()
-        self._all_ended: bool | None = None  # known when it has stopped
-        continue_after(log.last_number)
+        self._context: Mapping[str, Any] = {}
+        self._skip_waits = asyncio.Event()
+        self._is_stopping = self._has_taken_over = False
+        self._stop_lock = threading.Lock()
+        self._all_ended: bool | None = None  # known once it has stopped
+        continue_after(self.log.last_number)
 
-    # For everybody else
+    # For the server
 
-    def start(self) -> None:
-        """Begin to take deliveries, on the loop that runs now; a second one, of a test client, changes nothing."""
+    def start(self, context: Mapping[str, Any] | None = None) -> None:
+        """Begin to take deliveries, on the loop that runs now. A second call changes nothing.
+
+        Args:
+            context: `app` and `state` for the requests that are rebuilt from the log.
+        """
         if not self._loop:
             self._loop = asyncio.get_running_loop()
+            self._context = context or {}
             self._begin("pruning", self._prune())
 
     def recover(self) -> None:
-        """Go on with everything that the last process left unfinished. From any thread, after the start."""
+        """Go on with everything that the last process left unfinished. From any thread, after `start`."""
         assert self._loop
         self._loop.call_soon_threadsafe(lambda: self._begin("recovery", self._recover()))
 
     async def take(self, endpoint: Endpoint, delivery: Delivery, reply_within: float) -> Response:
-        """Record a delivery, have its handler run, and return what its sender is told.
+        """Record a delivery, run its handler, and return the response for its sender.
 
         Args:
-            reply_within: seconds to wait for the handler; after that the answer is a 202.
+            reply_within: seconds to wait for the handler; afterwards the response is a 202.
 
         Raises:
             NotTakenError: it was neither recorded nor run.
         """
         assert self._loop
-        if not self.is_on_this_loop():  # a test client has a loop for each request
+        if not self.is_on_serving_loop():  # a test client has a loop for each request
             taken = asyncio.run_coroutine_threadsafe(self.take(endpoint, delivery, reply_within), self._loop)
             return await asyncio.wrap_future(taken)
-        subject = timing.subject(delivery.endpoint, delivery.payload) if endpoint.debounce else None
-        if reason := self._refusal(subject):
-            raise NotTakenError(reason)
-        life = Life(delivery.id, delivery.endpoint, "arriving", subject, scope=delivery.scope)
-        self._bear(life, (endpoint, delivery, 0))
-        await asyncio.wait((life.answer,), timeout=reply_within)  # whoever stops to wait for the answer stops nothing
-        if not life.answer.done():
-            await asyncio.wait((life.recorded,))
-        return life.answer.result() if life.answer.done() else responses.accepted(life.id, life.status)
+        pending = self._accept(endpoint, delivery)
+        timer = self._loop.call_later(reply_within, pending.respond_early)
+        try:
+            return await pending.response  # a sender that leaves cancels only this
+        finally:
+            timer.cancel()
 
-    def is_on_this_loop(self) -> bool:
-        """Tell whether the caller runs on the loop that serves."""
-        with suppress(RuntimeError):  # none runs in this thread
-            return asyncio.get_running_loop() is self._loop
-        return False
+    def deliver(self, path: str, body: bytes, source: str = "code", also: Callable[[], object] = bool) -> str:
+        """Record an event that did not come over HTTP, run its handler, and return the delivery's id.
 
-    def replay(self, id: str) -> str:
-        """Run a recorded delivery again as a new one; return the new one's id. From any thread.
+        Args:
+            path: where the event would be posted to.
+            body: the payload as JSON.
+            source: what the log says about its origin, `code` or `catch_up`.
+            also: a step to be written in the same commit.
 
         Raises:
-            KeyError: there is none with this id.
-            NotTakenError: nothing more can be taken now.
+            LookupError: no handler is registered at the path.
+            RefusedError: the handler takes a payload, and the body is none.
+            NotTakenError: too many deliveries are waiting, or the log cannot be written.
+        """
+        endpoint = find(self._endpoints, path)
+        if endpoint is None:
+            raise LookupError(f"There is no handler at {path}. There are: {', '.join(self._endpoints)}.")
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        if self._secret is not None:
+            headers.append((b"x-webhook-secret", REDACTED.encode()))
+        payload = endpoint.read_payload(body)
+        delivery = Delivery(path, payload, headers=tuple(headers), body=body, source=source)
+        delivery.rebuild_request(self._secret, self._context)
+        return self._wait_for(self._deliver(endpoint, delivery, also))
+
+    def replay(self, delivery_id: str) -> str:
+        """Run a recorded delivery again as a new one, and return the new one's id.
+
+        Raises:
+            KeyError: the log has none with this id.
+            NotTakenError: too many deliveries are waiting, or the log cannot be written.
         """
         if reason := self._refusal():
             raise NotTakenError(reason)
-        assert self._loop
-        replay = asyncio.run_coroutine_threadsafe(self._replay(id), self._loop)
-        try:
-            return replay.result(STUCK_AFTER)
-        except NotWrittenError as error:
-            raise NotTakenError(f"{_UNWRITABLE} ({error})") from error
-        except (TimeoutError, CancelledError):
-            raise NotTakenError(
-                "The delivery log does not answer. If it does so later, this replay runs then."
-            ) from None
+        return self._wait_for(self._replay(delivery_id))
 
     def set_stage(self, job_id: str, stage: str) -> None:
-        """Write down the present stage of a Job. From any thread; if it cannot be written, it is asked for again."""
-        if self._loop and not self._stopping:
-            write = self.writer.written(lambda: self.log.set_stage(job_id, stage))
-            asyncio.run_coroutine_threadsafe(write, self._loop)
+        """Write down the stage of a Job. From any thread; a stage that is not written is asked for again."""
+        self.write_soon(lambda: self.log.set_stage(job_id, stage))
 
-    def deliver(self, path: str, body: bytes) -> str:
-        """Record an event that did not come over HTTP, and run its handler; return the delivery's id.
+    def write_soon(self, step: Callable[[], object]) -> None:
+        """Write a step to the log. From any thread; nobody waits for it."""
+        if self._loop and not self._is_stopping:
+            asyncio.run_coroutine_threadsafe(self.database.write(step), self._loop)
 
-        Raises:
-            LookupError: there is no endpoint at this path.
-            RefusedError: the endpoint does not take this body.
-            NotTakenError: nothing more can be taken now.
-        """
-        from ..receiver import _payload_for
-
-        endpoint = find(self._endpoints, path)
-        if endpoint is None:
-            raise LookupError(path)
-        assert self._loop
-        json_header = (b"content-type", b"application/json")
-        delivery = Delivery(path, _payload_for(endpoint, body), headers=(json_header,), body=body)
-        asyncio.run_coroutine_threadsafe(self.take(endpoint, delivery, 0), self._loop).result(STUCK_AFTER)
-        write = self.writer.written(
-            lambda: self.log._execute("UPDATE deliveries SET source = 'code' WHERE id = ?", [delivery.id])
-        )
-        asyncio.run_coroutine_threadsafe(write, self._loop).result(STUCK_AFTER)
-        return delivery.id
-
-    def hasten(self, id: str, within: float) -> None:
-        """Let time pass until a delivery is over, as tests want it to. From another thread.
+    def finish_now(self, delivery_id: str, within: float) -> None:
+        """Skip backoff and debounce until a delivery is finished, for tests. From another thread.
 
         Raises:
             TimeoutError: its handler takes longer than `within` seconds.
         """
         assert self._loop
-        asyncio.run_coroutine_threadsafe(asyncio.wait_for(self._outlive(id), within), self._loop).result()
+        finishing = asyncio.run_coroutine_threadsafe(self._finish(delivery_id), self._loop)
+        try:
+            finishing.result(within)
+        finally:
+            finishing.cancel()
 
     def health(self) -> tuple[bool, dict[str, int]]:
-        """Tell whether deliveries are taken, and how many there are by status. From any thread."""
-        is_taking = self._refusal() is None and not self.writer.is_failing and self.log.is_in_place()
-        if self.writer.is_failing and self._loop and not self._stopping:  # the next one may be told otherwise
-            asyncio.run_coroutine_threadsafe(self.writer.written(self.log.probe), self._loop)
+        """Return whether deliveries are taken, and the number of deliveries by status. From any thread."""
+        if self.database.is_failing:  # the next call may find room on the disk again
+            self.write_soon(self.database.probe)
+        is_taking = self._refusal() is None and not self.database.is_failing and self.database.is_in_place()
         counted: Counter[str] = Counter()
-        if self.log.is_in_place():  # SQLite would delete what belongs to it beside an empty file in its place
-            with reading(self.log.path) as database:
-                counted = counts(database)
+        with suppress(OSError, sqlite3.Error), reading(self.log.path) as database:
+            counted = counts(database)
         return is_taking, {status: counted[status] for status in (*UNFINISHED, *FINISHED)}
 
     def has_room(self) -> bool:
-        """Tell whether many replays may go on: half of the room is for the Hub, which does not send again."""
-        return self._refusal() is None and len(self._lives) < self._max_pending / 2
+        """Return whether many replays may go on: half of the room is for the Hub, which does not send again."""
+        return self._refusal() is None and len(self._pending) < self._max_pending / 2
+
+    def is_on_serving_loop(self) -> bool:
+        """Return whether the caller runs on the loop that serves, and so must not wait for the engine."""
+        with suppress(RuntimeError):  # no loop runs in this thread
+            return asyncio.get_running_loop() is self._loop
+        return False
 
     def stop(self, grace: float) -> bool:
         """Take nothing more, wait up to `grace` seconds for running handlers, and close the log. From another thread.
 
         Returns:
-            Whether all of them ended. The others, and all that waits, go on at the next start.
+            Whether all handlers ended. What is unfinished goes on at the next start.
         """
-        with self._stop_once:
+        with self._stop_lock:
             if self._all_ended is None:
                 self._all_ended = self._stop(grace)
             return self._all_ended
 
     # The life of a delivery
 
-    async def _live(self, life: Life, call: Call | None) -> None:
-        """See a delivery through: from its arrival with its first call, or from where the log has it."""
+    async def _process(self, pending: Pending, call: Call | None) -> None:
+        """Write a delivery down, run its handler, write down how that ended, and if need be wait and run it again.
+
+        Args:
+            call: the first attempt of a delivery that has just arrived; `None` for one that is in the log.
+        """
         if call:
-            call = await self._record(life, *call)
-        while not self._stopping and life.status in UNFINISHED:
-            if call is None:  # what waits is read again from the log: a thousand long bodies need not stay here
-                await self._sleep(life.due_at)
-                call = await self._next_attempt(life)
-            if call is None or self._stopping:
-                return  # a newer one has replaced it, or it cannot run, or it does so at the next start
-            await self._attempt(life, *call)
+            call = await self._record(pending, *call)
+        while not self._is_stopping and pending.status in UNFINISHED:
+            if call is None:  # read from the log again: the bodies of waiting deliveries need not stay in memory
+                await self._sleep_until(pending.due_at)
+                call = await self._start_attempt(pending)
+            if call is None or self._is_stopping:
+                return  # it is superseded, it cannot run, or it runs at the next start
+            await self._run(pending, *call)
             call = None
 
-    async def _attempt(self, life: Life, endpoint: Endpoint, delivery: Delivery, failures: int) -> None:
-        """Run the handler once, and write down how it ended, and when it is tried again."""
-        began = time.monotonic()
-        ended = await self._runner.run(endpoint, delivery, life.tell)
-        seconds, error = time.monotonic() - began, ended.error
-        is_over = error is None or ended.is_final or failures + 1 >= endpoint.max_attempts
-        wait = 0.0 if is_over else timing.backoff(failures + 1)
-        status = "succeeded" if error is None else "failed" if is_over else "scheduled"
-        life.due_at = time.time() + wait
-        if error is None:
-            life.tell(ended.answer)
-            self._lives.pop(life.id, None)  # whoever was told so may send the next one
-            if not delivery.jobs:
-                life.status = status
-                self._told.append((delivery, ended, seconds))
-                if len(self._told) == 1:
-                    self._begin(_SUCCESSES, self._write_successes())
-                return
+    async def _record(self, pending: Pending, endpoint: Endpoint, delivery: Delivery, failures: int) -> Call | None:
+        """Write down what has arrived. Return its first attempt, unless it has to wait."""
+        key = pending.debounce_key
 
-        def write() -> None:
-            if error is not None:
-                self.log.fail_attempt(life.id, error)
-            if is_over:
-                self.log.finish(life.id, status, ended.answer.status_code, ended.kept)
-            else:
-                self.log.schedule(life.id, life.due_at)
-            self.log.add_jobs(life.id, delivery.jobs)
+        def step() -> tuple[str | None, float]:
+            pending.also()
+            if key is not None:
+                return self.log.add_debounced(delivery, key, endpoint.debounce)
+            self.log.add(delivery, "running")
+            return None, 0.0
 
-        await self.writer.surely(write)
-        life.status = status
-        life.tell(ended.answer if is_over else responses.accepted(life.id, status))
-        if error is None:
-            logger.info(_SUCCEEDED, title(delivery), seconds)
-        else:
-            then = "for good" if is_over else f"again in {wait:.1f} s"
-            logger.error("%s: failed after %.2f s, %s\n%s", title(delivery), seconds, then, error)
-
-    async def _write_successes(self) -> None:
-        """Write down, and log, the successes of a moment at once: nobody waits for them, and half of the commits and
-        most of the lines are saved.
-        """
-        while self._told:
-            await asyncio.sleep(LINGER)
-            told = self._told[:]
-
-            def write(told: list[tuple[Delivery, Ended, float]] = told) -> None:
-                for delivery, ended, _ in told:
-                    self.log.finish(delivery.id, "succeeded", ended.answer.status_code, ended.kept)
-
-            await self.writer.surely(write)
-            logger.info("%s", "\n".join(_SUCCEEDED % (title(delivery), seconds) for delivery, _, seconds in told))
-            del self._told[: len(told)]
-
-    async def _record(self, life: Life, endpoint: Endpoint, delivery: Delivery, failures: int) -> Call | None:
-        """Write down what has arrived; return how to run it, unless it has to wait."""
-        replaced, subject = None, life.subject
         try:
-            if subject is None:
-                await self.writer.written(lambda: self.log.add(delivery, "running"))
-            else:
-                burst = functools.partial(self.log.add_to_burst, delivery, subject, endpoint.debounce)
-                replaced, life.due_at = await self.writer.written(burst)
+            superseded, pending.due_at = await self.database.write(step)
         except NotWrittenError:
-            life.refuse(_UNWRITABLE)
+            pending.refuse(UNWRITABLE)
             return None
-        life.status = "running" if subject is None else "scheduled"
-        if not life.recorded.done():
-            life.recorded.set_result(None)
-        if replaced and (earlier := self._lives.get(replaced)) and earlier.task:
-            earlier.task.cancel()
-        if subject is None:
+        pending.status = "running" if key is None else "scheduled"
+        if not pending.recorded.done():
+            pending.recorded.set_result(None)
+        if pending.is_late:
+            pending.respond_early()
+        if key is None:
             return endpoint, delivery, failures
-        life.tell(responses.accepted(life.id, life.status))
+        if superseded and (earlier := self._pending.get(superseded)) and earlier.task:
+            earlier.task.cancel()
+        pending.respond(_accepted(pending))
         return None
 
-    async def _sleep(self, due_at: float) -> None:
+    async def _run(self, pending: Pending, endpoint: Endpoint, delivery: Delivery, failures: int) -> None:
+        """Run the handler once, write down how it ended, and respond."""
+        delivery.is_open_to_strangers = self.is_open_to_strangers
+        result = await self._runner.run(endpoint, delivery, pending.respond)
+        if result.error is None and not delivery.jobs:  # the most frequent end, and nobody has to wait for its commit
+            pending.status = "succeeded"
+            self._pending.pop(pending.id, None)  # the sender may send the next one as soon as it has the response
+            pending.respond(result.response)
+            self.database.write_later(functools.partial(self._finish_log, delivery, "succeeded", result))
+            self._log_success(delivery, result)
+            return
+        is_over = result.error is None or result.is_final or failures + 1 >= endpoint.max_attempts
+        wait = 0.0 if is_over else max(timing.backoff(failures + 1), result.retry_after)
+        status = "succeeded" if result.error is None else "failed" if is_over else "scheduled"
+        pending.due_at = time.time() + wait
+
+        def step() -> None:
+            if result.error is not None:
+                self.log.fail_attempt(delivery.id, result.error)
+            if is_over:
+                self._finish_log(delivery, status, result)
+            else:
+                self.log.schedule(delivery.id, pending.due_at)
+            self.log.add_jobs(delivery.id, delivery.jobs)
+
+        await self.database.write_with_retry(step)
+        pending.status = status
+        pending.respond(result.response if is_over else _accepted(pending))
+        if result.error is None:
+            self._log_success(delivery, result)
+            return
+        then = "for good" if is_over else f"again in {wait:.1f} s"
+        logger.error("%s: failed after %.2f s, %s\n%s", title(delivery), result.seconds, then, result.error)
+        if is_over:
+            self._notify(delivery, result.error)
+
+    def _finish_log(self, delivery: Delivery, status: str, result: Result) -> None:
+        self.log.finish(delivery.id, status, result.response.status_code, result.stored)
+
+    def _log_success(self, delivery: Delivery, result: Result) -> None:
+        """Log the successes of a moment as one record: a record for each would cost a tenth of the rate."""
+        assert self._loop
+        self._successes.append(f"{title(delivery)}: succeeded in {result.seconds:.2f} s")
+        if len(self._successes) == 1:
+            self._loop.call_later(LOG_SECONDS, self._log_successes)
+
+    def _log_successes(self) -> None:
+        if self._successes:
+            logger.info("%s", "\n".join(self._successes))
+            self._successes.clear()
+
+    async def _sleep_until(self, due_at: float) -> None:
         if (seconds := due_at - time.time()) > 0:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), seconds)
+                await asyncio.wait_for(self._skip_waits.wait(), seconds)
 
-    async def _next_attempt(self, life: Life) -> Call | None:
-        """Begin an attempt after a wait; return `None` if the delivery is over."""
+    async def _start_attempt(self, pending: Pending) -> Call | None:
+        """Begin an attempt after a wait; `None` if the delivery is over."""
         try:
-            record = await self.writer.surely(lambda: self.log.start_attempt(life.id))
-        except KeyError:  # a newer one has replaced it in the same moment
+            record = await self.database.write_with_retry(lambda: self.log.start_attempt(pending.id))
+        except KeyError:  # superseded at the same moment
             return None
         except ValueError as error:
-            await self._abandon(life, f"This delivery cannot be read any more: {error}.")
+            await self._fail(pending, f"This delivery cannot be read any more: {error}.")
             return None
-        life.status, life.subject = "running", None
-        delivery = record.delivery.received_before(life.scope, self._secret)
-        endpoint = find(self._endpoints, life.path)
+        pending.status, pending.debounce_key = "running", None
+        delivery = record.delivery
+        if pending.scope is None:
+            delivery.rebuild_request(self._secret, self._context)
+        else:
+            delivery.attach_request(pending.scope)
+        endpoint = find(self._endpoints, pending.path)
         if endpoint is None:
-            await self._abandon(life, f"No handler is registered at {life.path} any more.")
-        elif endpoint.invoker.takes_payload and delivery.payload is None:
-            reason = f"The handler at {life.path} takes a payload now, and the body of this delivery is none."
-            await self._abandon(life, reason)
+            await self._fail(pending, f"No handler is registered at {pending.path} any more.", delivery)
+        elif endpoint.invoker().takes_payload and delivery.payload is None:
+            reason = f"The handler at {pending.path} takes a payload now, and the body of this delivery is none."
+            await self._fail(pending, reason, delivery)
         else:
             return endpoint, delivery, record.failures
         return None
 
-    async def _abandon(self, life: Life, reason: str) -> None:
+    async def _fail(self, pending: Pending, reason: str, delivery: Delivery | None = None) -> None:
         """Fail a delivery that cannot run."""
-        answer = responses.abandoned(life.id, reason)
-        kept = bytes(answer.body)
-        await self.writer.surely(lambda: self.log.finish(life.id, "failed", answer.status_code, kept))
-        life.status = "failed"
-        logger.error("delivery %s: %s failed: %s", life.id, escaped(life.path), escaped(reason))
+        response = responses.not_run(pending.id, reason)
+        body = bytes(response.body)
+        await self.database.write_with_retry(lambda: self.log.finish(pending.id, "failed", response.status_code, body))
+        pending.status = "failed"
+        logger.error("delivery %s: %s failed: %s", pending.id, escaped(pending.path), escaped(reason))
+        self._notify(delivery or Delivery(pending.path, None, pending.id), reason)
 
-    # Where a life begins and ends
+    def _notify(self, delivery: Delivery, error: str) -> None:
+        for number, listener in enumerate(self._failure_listeners):
+            notification = self._runner.notify(listener, delivery, error)
+            self._begin(f"notification {number} of {delivery.id}", notification)
 
-    def _bear(self, life: Life, call: Call | None = None) -> None:
-        self._lives[life.id] = life
-        life.task = self._begin(life.id, self._live(life, call))
+    # Begin and end
+
+    def _accept(self, endpoint: Endpoint, delivery: Delivery, also: Callable[[], object] = bool) -> Pending:
+        key = timing.debounce_key(delivery.endpoint, delivery.payload) if endpoint.debounce else None
+        if reason := self._refusal(key):
+            raise NotTakenError(reason)
+        pending = Pending(delivery.id, delivery.endpoint, "arriving", key, scope=delivery.scope, also=also)
+        self._track(pending, (endpoint, delivery, 0))
+        return pending
+
+    def _track(self, pending: Pending, call: Call | None = None) -> None:
+        self._pending[pending.id] = pending
+        pending.task = self._begin(pending.id, self._process(pending, call))
 
     def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._loop
@@ -386,94 +434,115 @@ class Engine:
     def _has_ended(self, name: str, task: asyncio.Task[None]) -> None:
         if self._tasks[name] is task:
             del self._tasks[name]
-        if not task.cancelled() and (error := task.exception()):  # a fault of ours: the log still has everything
-            logger.error("%s: bookkeeping has failed\n%s", name, quoted_traceback(error, self._redact))
-        if life := self._lives.pop(name, None):
-            life.refuse(_STOPPING if self._stopping else "The server itself has failed; its log has the traceback.")
-            life.tell(responses.accepted(life.id, life.status))
+        if not task.cancelled() and (error := task.exception()):  # a bug of the server; the log still has everything
+            logger.error("%s: the server itself has failed\n%s", name, quoted_traceback(error, self._redact))
+        if pending := self._pending.pop(name, None):
+            pending.refuse(STOPPING if self._is_stopping else "The server itself has failed; its log says why.")
+            pending.respond(_accepted(pending))
 
-    async def _replay(self, id: str) -> str:
-        replay = await self.writer.written(lambda: self.log.add_replay(id))
-        self._bear(Life(replay.id, replay.endpoint))
+    async def _deliver(self, endpoint: Endpoint, delivery: Delivery, also: Callable[[], object]) -> str:
+        pending = self._accept(endpoint, delivery, also)
+        await asyncio.wait((pending.recorded,))
+        if pending.status == "arriving":
+            pending.response.result()  # raises what has refused it
+        return pending.id
+
+    async def _replay(self, delivery_id: str) -> str:
+        replay = await self.database.write(lambda: self.log.add_replay(delivery_id))
+        self._track(Pending(replay.id, replay.endpoint))
         return replay.id
 
+    def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        if self.is_on_serving_loop() or not self._loop:
+            work.close()
+            raise RuntimeError("Call this from a `def` function: an `async def` of a page runs on the serving loop.")
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop).result(STUCK_SECONDS)
+        except NotWrittenError as error:
+            raise NotTakenError(f"{UNWRITABLE} ({error})") from error
+        except (FutureTimeoutError, CancelledError):
+            raise NotTakenError("The delivery log does not respond. What it still writes will run.") from None
+
     async def _recover(self) -> None:
-        left = await self.writer.surely(self.log.take_over)
+        left = await self.database.write_with_retry(self.log.take_over)
         self._has_taken_over = True
         if left:
             logger.info("%d unfinished deliveries go on.", len(left))
-        for one in left:
-            life = Life(one["id"], one["endpoint"], one["status"], one["subject"])
-            endpoint = find(self._endpoints, life.path)
-            if one["interruptions"] >= MAX_INTERRUPTIONS:
+        for row in left:
+            pending = Pending(row["id"], row["endpoint"], row["status"], row["subject"])
+            endpoint = find(self._endpoints, pending.path)
+            if row["interruptions"] >= MAX_INTERRUPTIONS:
                 reason = f"The process has ended {MAX_INTERRUPTIONS} times while this delivery's handler ran."
-                await self._abandon(life, f"{reason} Does the handler end it, or use up the memory?")
+                await self._fail(pending, f"{reason} Does the handler end it, or use up the memory?")
                 continue
-            if one["due_at"] is not None:  # the clock may have been wrong when that was written
-                longest = endpoint.debounce if endpoint and life.subject else timing.MAX_BACKOFF
-                life.due_at = min(one["due_at"], time.time() + longest)
-            elif one["interruptions"]:
-                life.due_at = time.time() + timing.backoff(one["interruptions"])
-            self._bear(life)
+            if row["due_at"] is not None:  # the clock may have been wrong when it was written
+                longest = endpoint.debounce if endpoint and pending.debounce_key else timing.MAX_RETRY_AFTER_SECONDS
+                pending.due_at = min(row["due_at"], time.time() + longest)
+            elif row["interruptions"]:
+                pending.due_at = time.time() + timing.backoff(row["interruptions"])
+            self._track(pending)
 
     async def _prune(self) -> None:
         while True:
-            await self.writer.surely(self.log.prune)
-            await asyncio.sleep(PRUNE_EVERY)
+            await self.database.write_with_retry(self.log.prune)
+            await asyncio.sleep(PRUNE_SECONDS)
 
-    async def _outlive(self, id: str) -> None:
-        self._hurry.set()
+    async def _finish(self, delivery_id: str) -> None:
+        self._skip_waits.set()
         try:
-            for name in (id, _SUCCESSES):
-                if task := self._tasks.get(name):
-                    await asyncio.wait((task,))
+            if task := self._tasks.get(delivery_id):
+                await asyncio.wait((task,))
+            await self.database.write(bool)  # with it everything that nobody waits for
         finally:
-            self._hurry.clear()
+            self._skip_waits.clear()
 
     def _stop(self, grace: float) -> bool:
-        self._stopping = True
-        all_ended = not self._lives
+        self._is_stopping = True
+        all_ended = not self._pending
         if self._loop and self._loop.is_running():
             ending = asyncio.run_coroutine_threadsafe(self._end(grace), self._loop)
-            with suppress(TimeoutError, CancelledError):  # the loop has ended meanwhile
-                all_ended = ending.result(grace + 3 * LAST_WRITES)
-        self.writer.close(self._put_back)
+            with suppress(FutureTimeoutError, CancelledError):  # the loop has ended meanwhile
+                all_ended = ending.result(grace + 3 * LAST_WRITES_SECONDS)
+        self.database.close(self._put_back)
         self._runner.stop()
-        if not self.writer.wait():
-            return False
-        self.log.close()
-        return all_ended
+        return self.database.wait() and all_ended
 
     async def _end(self, grace: float) -> bool:
-        """Wait for what runs, let go of what does not end, and have the rest written down."""
+        """Wait for what runs, cancel what does not end, and write down the rest."""
         self._tasks["pruning"].cancel()
-        for life in self._lives.values():
-            if life.status in ("queued", "scheduled") and life.task:
-                life.task.cancel()
-        await self._wait(grace)
-        all_ended = self._runner.let_go()
-        await self._wait(LAST_WRITES)
-        for life in self._lives.values():
-            if life.status == "arriving" and life.task:
-                life.task.cancel()  # it is told that it was not taken, and so must not be written
-        self.writer.close(self._put_back)
+        for pending in self._pending.values():
+            if pending.status in ("queued", "scheduled") and pending.task:
+                pending.task.cancel()
+        await self._wait_for_tasks(grace)
+        all_ended = not self._runner.calls
+        for delivery_id in self._runner.calls.values():
+            if (late := self._pending.get(delivery_id)) and late.task:
+                late.task.cancel()
+        await self._wait_for_tasks(LAST_WRITES_SECONDS)
+        for pending in self._pending.values():
+            if pending.status == "arriving" and pending.task:
+                pending.task.cancel()  # its sender is told that it was not taken, so it must not be written
+        self._log_successes()
+        self.database.close(self._put_back)
         return all_ended
 
-    async def _wait(self, seconds: float) -> None:
-        waits: list[asyncio.Future[Any]] = [*self._tasks.values(), *map(asyncio.wrap_future, self._runner.out)]
+    async def _wait_for_tasks(self, seconds: float) -> None:
+        waits: list[asyncio.Future[Any]] = [*self._tasks.values(), *self._runner.calls]
         if waits:
             await asyncio.wait(waits, timeout=seconds)
 
     def _put_back(self) -> None:
         self.log.put_back(0 if self._has_taken_over else self.log.last_number)
 
-    def _refusal(self, subject: str | None = None) -> str | None:
-        if self._stopping:
-            return _STOPPING
-        if self.writer.is_stuck:
-            return _UNWRITABLE
-        # One that takes the place of another is taken all the same: else the older one would run.
-        has_room = len(self._lives) < self._max_pending or (
-            subject is not None and any(life.subject == subject for life in self._lives.values())
-        )
-        return None if has_room else _TOO_MANY
+    def _refusal(self, debounce_key: str | None = None) -> str | None:
+        if self._is_stopping:
+            return STOPPING
+        if self.database.is_stuck:
+            return UNWRITABLE
+        # At capacity, still accept a delivery that supersedes a waiting one: else the older one would run.
+        supersedes = debounce_key is not None and any(p.debounce_key == debounce_key for p in self._pending.values())
+        return None if supersedes or len(self._pending) < self._max_pending else TOO_MANY
+
+
+def _accepted(pending: Pending) -> Response:
+    return responses.accepted(pending.id, pending.status)

@@ -1,213 +1,312 @@
-"""Runs handlers where they block no delivery on its way in: async ones share a loop, each other one has a thread."""
+"""Run handlers where they block nothing else: `async def` on a loop of their own, `def` in threads."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import functools
-import inspect
 import logging
 import math
 import os
 import sysconfig
 import threading
+import time
 import traceback
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import anyio.to_thread
 from fastapi.exceptions import RequestValidationError, ValidationException
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from .. import responses
 from ..console import escaped
 from ..delivery import Delivery, GiveUp
-from ..endpoints import Endpoint, Invoker
+from ..endpoints import Endpoint
+from ..invoke import FastAPIInvoker, Invoker, is_async
 from ..redact import Redactor
+from ..responses import OnResponse
+from . import timing
+
+try:
+    import uvloop as loops
+except ImportError:  # Windows
+    import asyncio as loops  # type: ignore[no-redef]
 
 logger = logging.getLogger("webhooks")
 
-MAX_THREADS = 10_000  # more than may wait, and each is used again
-MAX_ERROR = 32 * 1024  # characters of a traceback that are kept
-MAX_ANSWER = 64 * 1024  # bytes of an answer that are kept
+SHORT_CALL_SECONDS = 0.002
+MAX_THREADS = 10_000  # more than may wait; each is used again
+MAX_ERROR_LENGTH = 32 * 1024  # characters of a traceback that the log keeps
+MAX_RESPONSE_SIZE = 64 * 1024  # bytes of a response that the log keeps
+NOTIFY_SECONDS = 30.0  # for a function that is told of a failure
+THREAD_RETRY_SECONDS = 0.5  # when the machine gives no more threads
 
-# Where a traceback does not begin: in this package, and in what it calls a handler through.
+# Frames at the start of a traceback that are not the user's: this package, and what it calls a handler through.
 _PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _MACHINERY = (_PACKAGE, *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
 
 @dataclass(frozen=True)
-class Ended:
+class Result:
     """How an attempt ended.
 
     Attributes:
-        answer: for its sender.
-        kept: what the log keeps of the answer.
-        error: the traceback, if it failed.
+        response: for the sender.
+        stored: the part of the response's body that the log keeps.
+        seconds: that the handler took.
+        error: the traceback, if the attempt failed.
         is_final: another attempt would not help.
+        retry_after: seconds that the error asks to wait.
     """
 
-    answer: Response
-    kept: bytes
+    response: Response
+    stored: bytes
+    seconds: float
     error: str | None = None
     is_final: bool = False
+    retry_after: float = 0.0
+
+
+OnEnd = Callable[[Result], object]
+
+
+class HandlerLoop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self, name: str) -> None:
+        self.loop: asyncio.AbstractEventLoop = loops.new_event_loop()
+        self._stopped = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps only weak references
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
+        """Run a coroutine on the loop, and return a function that cancels it. From any thread."""
+        begun: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            begun.append(task := self.loop.create_task(work))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        self._call(begin)
+        return lambda: self._call(lambda: [task.cancel() for task in begun])
+
+    def stop(self) -> None:
+        """Cancel what still runs on the loop, and end it. From any thread."""
+        self._call(self._stopped.set)
+
+    def _call(self, function: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(function)
+
+    def _run(self) -> None:
+        serving = self.loop.create_task(self._serve())
+        while not serving.done():
+            try:
+                self.loop.run_until_complete(serving)
+            except BaseException as error:  # sys.exit() in a task that a handler left behind
+                logger.error("A task that a handler started has failed\n%s", quoted_traceback(error, Redactor()))
+        if tasks := asyncio.all_tasks(self.loop):
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.wait(tasks))
+        self.loop.close()
+
+    async def _serve(self) -> None:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = math.inf  # for FastAPI's `def` functions
+        await self._stopped.wait()
 
 
 class Runner:
-    """Runs handlers for the loop that serves.
+    """Run handlers for the serving loop.
 
     Args:
-        redact: takes the server's secrets out of what is logged, recorded and answered.
+        redact: takes the server's secrets out of everything that is logged, stored or sent.
+
+    Attributes:
+        calls: a future for each call that has not returned, even if nobody waits for it, with the delivery's id.
     """
 
     def __init__(self, redact: Redactor) -> None:
+        self.calls: dict[asyncio.Future[Result], str] = {}
         self._redact = redact
-        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="webhook handler")
-        self._loop: asyncio.AbstractEventLoop | None = None  # of the async ones
-        self.out: set[Future[Ended]] = set()  # calls that have not come back, though they may be awaited no more
-        self._awaited: set[asyncio.Future[Ended]] = set()
+        self._threads = ThreadPoolExecutor(MAX_THREADS, "webhook handler")
+        self._threads.submit(bool)  # a thread that can take calls when the machine gives no more
+        self._short_calls: deque[Callable[[], object]] = deque()
+        self._is_thread_free = False
+        self._async_loop = HandlerLoop("webhook async handlers")
+        # FastAPI runs `def` handlers in threads, from a loop that no `async def` handler can block.
+        self._sync_loop = HandlerLoop("webhook sync handlers")
 
-    async def run(self, endpoint: Endpoint, delivery: Delivery, answered: responses.Tell) -> Ended:
-        """Run a handler once, whatever it does. What it does after its timeout changes nothing any more.
+    async def run(self, endpoint: Endpoint, delivery: Delivery, on_response: OnResponse) -> Result:
+        """Run a handler once. After its timeout the handler may go on, and its result is ignored.
 
         Args:
-            answered: called with the answer, on this loop, if that is complete while the attempt goes on.
+            on_response: called on this loop with the response if that is complete before the attempt has ended.
         """
-        here = asyncio.get_running_loop()
-        way = endpoint.invoker  # now: a reload may change it while the handler runs
+        began, serving_loop = time.monotonic(), asyncio.get_running_loop()
+        returned: asyncio.Future[Result] = serving_loop.create_future()
+        self.calls[returned] = delivery.id
 
-        def tell(answer: Response) -> None:
+        def call_back(function: Callable[[Any], object], value: object) -> None:
             with suppress(RuntimeError):  # the server is closed
-                here.call_soon_threadsafe(answered, answer)
+                serving_loop.call_soon_threadsafe(function, value)
 
-        if way.is_async:
-            out = asyncio.run_coroutine_threadsafe(self._await(way, delivery, tell), self._handlers_loop())
+        def finish(result: Result) -> None:
+            self.calls.pop(returned, None)
+            if not returned.done():
+                returned.set_result(result)
+
+        invoker = endpoint.invoker()
+        respond, end = functools.partial(call_back, on_response), functools.partial(call_back, finish)
+        cancel: Callable[[], object] = bool  # a thread cannot be stopped
+        if invoker.is_async or isinstance(invoker, FastAPIInvoker):
+            handler_loop = self._async_loop if invoker.is_async else self._sync_loop
+            cancel = handler_loop.start(self._run_on_loop(invoker, delivery, respond, end))
         else:
-            out = Future()
-            call = functools.partial(self._call, out, way, delivery, tell)
-            with suppress(RuntimeError):  # the machine gives no more threads: the next one that is free takes it
-                self._threads.submit(contextvars.copy_context().run, call)
-        self.out.add(out)
-        ended: asyncio.Future[Ended] = here.create_future()
-        out.add_done_callback(functools.partial(self._has_come_back, ended))
-        self._awaited.add(ended)
+            call = functools.partial(self._run_in_thread, invoker, delivery, respond, end)
+            self._short_calls.append(functools.partial(contextvars.copy_context().run, call))
+            if not self._is_thread_free:
+                self._use_another_thread()
         try:
-            return await asyncio.wait_for(ended, endpoint.timeout)
-        except asyncio.TimeoutError:
-            late = TimeoutError(f"The handler took longer than its timeout of {endpoint.timeout:g} seconds.")
-            return self._failure(delivery, late)
-        finally:
-            out.cancel()  # what is over, or runs in a thread, cannot be
-            self._awaited.discard(ended)
+            if endpoint.timeout is None:
+                return await returned
+            await asyncio.wait((returned,), timeout=endpoint.timeout)
+        except asyncio.CancelledError:
+            cancel()
+            raise
+        if returned.done():
+            return returned.result()
+        cancel()
+        timeout = TimeoutError(f"The handler took longer than its timeout of {endpoint.timeout:g} seconds.")
+        return self._failure(delivery, timeout, began)
 
-    def _has_come_back(self, ended: asyncio.Future[Ended], out: Future[Ended]) -> None:
-        """Do in fewer steps what `asyncio.wrap_future` does, in the thread of the handler."""
-        self.out.discard(out)
-        if not out.cancelled():
-            with suppress(RuntimeError):  # the server is closed
-                ended.get_loop().call_soon_threadsafe(_set, ended, out.result())
+    async def notify(self, function: Callable[..., Any], delivery: Delivery, error: str) -> None:
+        """Call a function with a failed delivery and its error. What the function raises is one line in the log."""
 
-    def let_go(self) -> bool:
-        """Wait no longer: each `run` ends as cancelled. Return whether every call had come back by then."""
-        all_back = not self.out
-        for ended in list(self._awaited):
-            ended.cancel()
-        return all_back
+        async def called() -> None:
+            if isinstance(returned := function(delivery, error), Awaitable):
+                await returned
+
+        call: asyncio.Future[Any]
+        if is_async(function):
+            call = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(called(), self._async_loop.loop))
+        else:
+            call = asyncio.get_running_loop().run_in_executor(self._threads, function, delivery, error)
+        try:
+            await asyncio.wait_for(call, NOTIFY_SECONDS)
+        except Exception as problem:
+            name = getattr(function, "__name__", type(function).__name__)
+            text = escaped(self._redact(f"{type(problem).__name__}: {problem}"))
+            logger.error("delivery %s: %s(), for failures, has failed: %s", delivery.id, name, text)
 
     def stop(self) -> None:
-        """Cancel the async handlers that still run, and end their loop. From any thread."""
+        """Cancel the async handlers that still run, and end the loops. From any thread."""
         self._threads.shutdown(wait=False)
-        if self._loop:
-            self._loop.call_soon_threadsafe(self._over.set)
+        self._async_loop.stop()
+        self._sync_loop.stop()
 
-    # In a thread: a `def` handler
+    def _use_another_thread(self) -> None:
+        """Let a thread take calls one after the other, and look soon whether one of them blocks it.
 
-    def _call(self, out: Future[Ended], way: Invoker, delivery: Delivery, tell: responses.Tell) -> None:
-        if not out.set_running_or_notify_cancel():
-            return
+        A thread for each call would wake so many threads that an empty handler takes twice as long.
+        """
+        if self._short_calls or not self._is_thread_free:
+            with suppress(RuntimeError):  # the machine gives no more threads: the next free thread takes the call
+                self._is_thread_free = True
+                self._threads.submit(self._take_calls)
+            asyncio.get_running_loop().call_later(SHORT_CALL_SECONDS, self._look_at_threads)
+
+    def _take_calls(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._short_calls.popleft()()
+        self._is_thread_free = False
+
+    def _look_at_threads(self) -> None:
+        self._is_thread_free = False
+        if self._short_calls:
+            self._use_another_thread()
+
+    def _run_in_thread(self, invoker: Invoker, delivery: Delivery, respond: OnResponse, end: OnEnd) -> None:
+        began = time.monotonic()
         try:
-            returned = way.call(delivery, tell)
-            if inspect.isawaitable(returned) or isinstance(returned, Response):
-                returned = asyncio.run(responses.settled(returned, tell))
-            out.set_result(self._success(delivery, returned))
+            returned = invoker.call(delivery, respond)
+            if isinstance(returned, (Awaitable, Response)):
+                settled = asyncio.run_coroutine_threadsafe(responses.settle(returned, respond), self._sync_loop.loop)
+                returned = settled.result()
+            end(self._success(delivery, returned, began))
         except BaseException as error:  # sys.exit() in a handler ends the handler, not the server
-            out.set_result(self._failure(delivery, error))
+            end(self._failure(delivery, error, began))
 
-    # On the handlers' loop: an `async def` handler
-
-    async def _await(self, way: Invoker, delivery: Delivery, tell: responses.Tell) -> Ended:
-        try:
-            return self._success(delivery, await responses.settled(way.call(delivery, tell), tell))
-        except BaseException as error:
-            return self._failure(delivery, error)
-
-    def _handlers_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._over = asyncio.Event()
-            threading.Thread(target=self._run_loop, args=(self._loop,), name="webhooks", daemon=True).start()
-        return self._loop
-
-    def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        serving = loop.create_task(self._serve())
-        while not serving.done():
+    async def _run_on_loop(self, invoker: Invoker, delivery: Delivery, respond: OnResponse, end: OnEnd) -> None:
+        began = time.monotonic()
+        while True:
             try:
-                loop.run_until_complete(serving)
-            except BaseException as error:  # sys.exit() in a task that a handler left behind
-                logger.error("A task that a handler started has failed\n%s", quoted_traceback(error, self._redact))
-        if tasks := asyncio.all_tasks(loop):
-            for task in tasks:
-                task.cancel()
-            loop.run_until_complete(asyncio.wait(tasks))
-        loop.close()
+                returned = await responses.settle(invoker.call(delivery, respond), respond)
+                end(self._success(delivery, returned, began))
+                return
+            except BaseException as error:
+                if not (isinstance(error, RuntimeError) and "can't start new thread" in str(error)):
+                    end(self._failure(delivery, error, began))
+                    return
+            await asyncio.sleep(THREAD_RETRY_SECONDS)  # FastAPI had no thread for the handler, which has not run
 
-    async def _serve(self) -> None:
-        anyio.to_thread.current_default_thread_limiter().total_tokens = math.inf  # of FastAPI's `def` dependencies
-        await self._over.wait()
+    def _success(self, delivery: Delivery, returned: object, began: float) -> Result:
+        response = responses.succeeded(delivery, returned)
+        return Result(response, _stored(response, self._redactor(delivery)), time.monotonic() - began)
 
-    # How it ended
-
-    def _success(self, delivery: Delivery, returned: object) -> Ended:
-        answer = responses.succeeded(delivery, returned)
-        return Ended(answer, _kept(answer, self._redact_all(delivery)))
-
-    def _failure(self, delivery: Delivery, error: BaseException) -> Ended:
-        """Describe an error where it was raised: its `__str__` is the user's code too, and may block or raise."""
-        answer, redact = responses.failed(delivery, error, self._redact), self._redact_all(delivery)
+    def _failure(self, delivery: Delivery, error: BaseException, began: float) -> Result:
+        """Describe an error in the thread of the handler: its `__str__` is the user's code, and may block or raise."""
+        response, redact = responses.failed(delivery, error, self._redact), self._redactor(delivery)
+        reason = responses.missing_credentials_reason(delivery, error)
         try:
             text = quoted_traceback(error, redact)
-            if reason := responses.lacks_credentials(delivery, error):
-                text = f"{_quoted(reason)}\n{text}"
         except BaseException as another:
             text = f"    | {type(error).__name__}, which cannot be shown ({type(another).__name__})"
-        is_refused = responses.lacks_credentials(delivery, error) is not None
-        is_final = is_refused or isinstance(error, (GiveUp, RequestValidationError))
-        return Ended(answer, _kept(answer, redact), text, is_final)
+        return Result(
+            response,
+            _stored(response, redact),
+            time.monotonic() - began,
+            f"{_quoted(reason)}\n{text}" if reason else text,
+            is_final=reason is not None
+            or isinstance(error, (GiveUp, RequestValidationError))
+            or _is_unparsable(error),
+            retry_after=timing.retry_after(error),
+        )
 
-    def _redact_all(self, delivery: Delivery) -> Redactor:
-        """Redactor the sender's credentials, too. At once with ours: either may be a part of the other."""
+    def _redactor(self, delivery: Delivery) -> Redactor:
+        """Return a redactor for the sender's credentials and the server's secrets; one may contain the other."""
         return self._redact | Redactor(delivery.credentials)
 
 
-def _set(ended: asyncio.Future[Ended], result: Ended) -> None:
-    if not ended.done():
-        ended.set_result(result)
+def _is_unparsable(error: BaseException) -> bool:
+    """Return whether FastAPI or Starlette refuses the body: a handler's own `HTTPException` ends in another frame."""
+    if not (isinstance(error, HTTPException) and error.status_code == 400 and error.__traceback__):
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).split(".")[0] in ("fastapi", "starlette")
 
 
 def quoted_traceback(error: BaseException, redact: Redactor) -> str:
-    """Write a traceback from the handler on, behind bars, so that no text in it can pass for a line of the log."""
+    """Return a traceback from the handler on, with a bar before each line, so that no text in it can forge a line."""
     begin = error.__traceback__
     while begin and begin.tb_frame.f_code.co_filename.startswith(_MACHINERY):
         begin = begin.tb_next
-    if isinstance(error, ValidationException):  # whose own text repeats what it is about
-        problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in responses.problems(error))
-        text = redact("\n".join([type(error).__name__, *problems]))
+    if isinstance(error, ValidationException):  # its own text repeats the input
+        lines = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in responses.problems(error)]
+        text = redact("\n".join([type(error).__name__, *lines]))
     else:
         text = redact("".join(traceback.format_exception(type(error), error, begin)))
-    if len(text) > MAX_ERROR:
-        half = MAX_ERROR // 2
-        text = f"{text[:half]}\n... {len(text) - MAX_ERROR} characters ...\n{text[-half:]}"
+    if len(text) > MAX_ERROR_LENGTH:
+        half = MAX_ERROR_LENGTH // 2
+        text = f"{text[:half]}\n... {len(text) - MAX_ERROR_LENGTH} characters ...\n{text[-half:]}"
     return _quoted(text)
 
 
@@ -215,5 +314,5 @@ def _quoted(text: str) -> str:
     return "\n".join(f"    | {escaped(line)}" for line in text.split("\n") if line)
 
 
-def _kept(answer: Response, redact: Redactor) -> bytes:
-    return redact(bytes(answer.body).decode("latin-1")).encode("latin-1")[:MAX_ANSWER]
+def _stored(response: Response, redact: Redactor) -> bytes:
+    return redact.redact_bytes(bytes(response.body))[:MAX_RESPONSE_SIZE]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from support.browsers import CONTRASTS, LOOKS
-from support.dispatching import wait_until
+from support.engines import wait_until
 from support.payloads import load
 from support.processes import Process, Start
 

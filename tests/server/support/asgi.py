@@ -1,4 +1,4 @@
-"""A client without a network: calls an ASGI application and keeps what it sends."""
+"""Call an ASGI application without a network, and keep its response."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 def wait_until_written(seconds: float) -> bool:
-    """What is logged is written at once."""
+    """Return at once: the console is written without a thread of its own."""
     return True
 
 
 @dataclass
 class Exchange:
-    """One request and its answer. `received` counts how often the application asked for a piece of the body."""
+    """One request and its response. `received` counts the pieces of the body that the application read."""
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
@@ -43,7 +43,7 @@ async def exchange(
     headers: Mapping[str, str | bytes] | None = None,
     query: bytes = b"",
 ) -> Exchange:
-    """Send a request in pieces. A `None` among them is a sender that hangs up; none at all, one that stalls."""
+    """Send a request in pieces. `None` stands for a sender that hangs up, no piece for one that stalls."""
     result = Exchange()
     pieces = list(chunks)
 
@@ -58,7 +58,7 @@ async def exchange(
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
-            assert result.status is None, "two answers to one request"
+            assert result.status is None, "two responses to one request"
             result.status = message["status"]
             result.headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in message["headers"]}
         else:
@@ -77,19 +77,13 @@ async def exchange(
     return result
 
 
-def post(app: ASGIApp, path: str, *chunks: bytes | None, **options: Any) -> Exchange:
-    answer = on_loop(exchange, app, path, chunks or (b"",), **options)
-    assert wait_until_written(10)  # so that a test can look at what was logged
-    return answer
-
-
 def on_loop(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any) -> T:
-    """Run a coroutine function on the loop that serves all tests of this process, and wait for it."""
+    """Run a coroutine function on the loop of all tests in this process, and return its result."""
     return soon(function, *args, **options).result()
 
 
 def soon(function: Callable[..., Coroutine[Any, Any, T]], *args: Any, **options: Any) -> Future[T]:
-    """Begin to run a coroutine function there."""
+    """Start a coroutine function on that loop."""
     return asyncio.run_coroutine_threadsafe(function(*args, **options), _loop())
 
 

@@ -7,6 +7,7 @@ import re
 import sqlite3
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timezone
 from html import unescape
@@ -16,13 +17,13 @@ from unittest.mock import Mock
 from urllib.parse import urlencode
 
 from support.asgi import Exchange, exchange, on_loop
-from support.dispatching import start
+from support.engines import start
 from support.payloads import load
 from webhooks import Delivery, read_settings
 from webhooks.dashboard.access import PAGE
 from webhooks.dashboard.routes import Dashboard
+from webhooks.deliveries.database import Database
 from webhooks.deliveries.engine import Engine
-from webhooks.deliveries.log import DeliveryLog
 from webhooks.delivery import StartedJob
 from webhooks.endpoints import Endpoint
 from webhooks.payload import parse_payload
@@ -62,8 +63,9 @@ class PagesHarness:
     def __init__(self, *handlers: Endpoint, max_pending: int = 1000, **environ: str) -> None:
         self.settings = read_settings(Settings, environ)
         self.endpoints = {endpoint.path: endpoint for endpoint in handlers}
-        self.log = DeliveryLog(Path(tempfile.mkdtemp(dir=_folders.name)))
-        self.engine = Engine(self.endpoints, self.log, max_pending, redact=self.settings.redact)
+        database = Database(Path(tempfile.mkdtemp(dir=_folders.name)))
+        self.engine = Engine(self.endpoints, database, max_pending, self.settings.redact)
+        self.log = self.engine.log
         self.looked_at: list[StartedJob] = []
         self.is_public = "SPACE_HOST" in environ
         self.url = f"https://{environ['SPACE_HOST']}" if self.is_public else f"http://{HOST}"
@@ -75,7 +77,7 @@ class PagesHarness:
         self.host = self.url.partition("://")[2]
 
     def run(self) -> PagesHarness:
-        """Run deliveries from now on. Only the engine writes to the log then: `put` no longer works."""
+        """Run deliveries from now on."""
         on_loop(start, self.engine)
         return self
 
@@ -84,20 +86,23 @@ class PagesHarness:
 
     def put(self, delivery: Delivery, status: str = "succeeded", answer: bytes = b"", **what: Any) -> str:
         """Record a delivery as it is after it has run."""
-        error, source = what.get("error"), what.get("source")
-        with self.log.transaction():
-            if status in ("queued", "running"):
-                self.log.add(delivery, status, source=source)
-                return delivery.id
-            self.log.add(delivery, "running", source=source)
-            if error:
-                self.log.fail_attempt(delivery.id, error)
+
+        def step() -> None:
+            self.log.add(delivery, status if status in ("queued", "running") else "running")
+            if "error" in what:
+                self.log.fail_attempt(delivery.id, what["error"])
             self.log.add_jobs(delivery.id, what.get("jobs", ()))
             if status == "scheduled":
                 self.log.schedule(delivery.id, what["due_at"])
-            else:
+            elif status not in ("queued", "running"):
                 self.log.finish(delivery.id, status, what.get("answer_status", 200), answer)
+
+        self.write(step)
         return delivery.id
+
+    def write(self, step: Callable[[], object]) -> None:
+        """Write to the log as the engine does."""
+        on_loop(self.engine.database.write, step)
 
     def execute(self, query: str, *values: Any) -> None:
         """Change the log as the pages cannot."""
@@ -153,12 +158,3 @@ def textarea(answer: Exchange) -> str:
     found = re.search(r"<textarea[^>]*>\n(.*?)</textarea>", answer.body.decode(), re.DOTALL)
     assert found
     return unescape(found[1])
-
-
-def delivery_page(log: Path, id: str) -> str:
-    """Return the page of a delivery in the log of another server."""
-    pages = PagesHarness()
-    pages.log.path = log
-    answer = pages.owner().get(f"/{id}")
-    assert answer.status == 200
-    return answer.body.decode()

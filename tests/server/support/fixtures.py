@@ -16,7 +16,7 @@ import webhooks.deliveries.engine
 from support.browsers import CHROMIUM_ARGUMENTS
 from support.processes import Process, Run, Start
 
-# No deadline, since the disk may take its time; the same examples at every run where a run decides something.
+# Without a deadline, since a disk can be slow. CI runs the same examples each time.
 hypothesis.settings.register_profile("webhooks", deadline=None, derandomize=os.environ.get("CI") == "true")
 hypothesis.settings.load_profile("webhooks")
 
@@ -45,7 +45,7 @@ def serve(run: Run) -> Run:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Start a server that every test of a module may look at; further arguments are its environment."""
+    """Start a server for all tests of a module. Further arguments are its environment."""
     processes: list[Process] = []
 
     def start(source: str, **environment: str) -> Process:
@@ -68,7 +68,7 @@ def chromium() -> str:
     mac = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
     if mac.exists():
         return str(mac)
-    message = "no Chromium or Google Chrome is installed, so no page can be looked at"
+    message = "no Chromium or Google Chrome is installed"
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
@@ -77,7 +77,7 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        expect.set_options(timeout=15_000)  # ms; the machine may have other things to do
+        expect.set_options(timeout=15_000)  # ms; the machine may be busy
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()

@@ -1,4 +1,4 @@
-"""Git over HTTP, as the Hub and GitHub speak it: `git http-backend` behind a door that demands the token."""
+"""Git over HTTP, as the Hub and GitHub serve it: `git http-backend` behind a check of the token."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class GitServer:
     """Serves the bare repositories below a folder; use it in a `with` block.
 
     Attributes:
-        url: where it serves, without a final slash.
-        token: the password that it wants, with any user name; `None` for none.
-        on_request: called with the path at each request, before it is answered.
+        url: the address, without a final slash.
+        token: the password that a request must have, with any user name.
+        on_request: a function that is called with the path of each request, before the response.
     """
 
-    def __init__(self, root: Path, token: str | None) -> None:
+    def __init__(self, root: Path, token: str) -> None:
         self.root = root
         self.token = token
         self.on_request = lambda path: None
@@ -43,7 +43,7 @@ def _handler(git: GitServer) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             git.on_request(self.path)
             path, _, query = self.path.partition("?")
-            if not self._knows_token():
+            if not self._has_token():
                 self.send_response(401)
                 self.send_header("WWW-Authenticate", 'Basic realm="git"')
                 self.end_headers()
@@ -62,8 +62,8 @@ def _handler(git: GitServer) -> type[BaseHTTPRequestHandler]:
                 "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
             }
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            answer = subprocess.run(["git", "http-backend"], env=environment, input=body, stdout=subprocess.PIPE)
-            head, _, content = answer.stdout.partition(b"\r\n\r\n")
+            response = subprocess.run(["git", "http-backend"], env=environment, input=body, stdout=subprocess.PIPE)
+            head, _, content = response.stdout.partition(b"\r\n\r\n")
             headers = [line.split(": ", 1) for line in head.decode().splitlines()]
             self.send_response(int(dict(headers).get("Status", "200").split()[0]))
             for name, value in headers:
@@ -73,10 +73,10 @@ def _handler(git: GitServer) -> type[BaseHTTPRequestHandler]:
 
         do_POST = do_GET
 
-        def _knows_token(self) -> bool:
+        def _has_token(self) -> bool:
             kind, _, given = self.headers.get("Authorization", "").partition(" ")
             password = base64.b64decode(given).decode().partition(":")[2] if kind == "Basic" else None
-            return git.token is None or password == git.token
+            return password == git.token
 
         def log_message(self, *_: object) -> None: ...
 

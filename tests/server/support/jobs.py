@@ -1,66 +1,34 @@
-"""Deliveries that start Jobs, on a stand-in Hub."""
+"""Deliveries that start Jobs on the stand-in Hub, in this process or in a process that a test can kill."""
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
+import os
 import threading
-from collections.abc import Callable
-from pathlib import Path
+import time
+from multiprocessing.connection import Connection
+from types import SimpleNamespace
 from typing import Any
 
-from starlette.responses import Response
+import huggingface_hub.utils._http
+from huggingface_hub import hf_api
 
-from support.asgi import on_loop
-from support.dispatching import BODY, WAIT, Dashboard, wait_until
-from support.hub import Held, Hub
-from support.hub import Job as HubJob
+import webhooks.jobs
 from support.payloads import load
-from webhooks import Delivery, WebhookPayload
-from webhooks.dashboard import queries
-from webhooks.deliveries.log import Record, find, reading
-from webhooks.delivery import FINISHED, StartedJob
+from webhooks import Delivery, GiveUp, WebhookPayload
 from webhooks.jobs import Job, launch_job
 
 TOKEN = "hf_" + "token" * 7
-WHOAMI, JOBS = ("GET", "/api/whoami-v2"), "/api/jobs/julien"
-START, LOOK_UP, CANCEL = ("POST", JOBS), ("GET", JOBS), ("POST", JOBS + "/*/cancel")
+JOBS = "/api/jobs/julien"
+WHOAMI, LOOK, START, CANCEL = ("GET", "/api/whoami-v2"), ("GET", JOBS), ("POST", JOBS), ("POST", JOBS + "/*/cancel")
 
 
-class Naps:
-    """What passes for the time while `launch_job` waits: none passes, and what is due meanwhile is done.
-
-    Attributes:
-        seconds: that were waited, all in all.
-        due: what is done after so many seconds.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.due: list[tuple[float, Callable[[], object]]] = []
-        self._lock = threading.Lock()
-
-    def sleep(self, seconds: float) -> None:
-        with self._lock:
-            self.seconds += seconds
-            now = [action for due, action in self.due if due <= self.seconds]
-            self.due = [(due, action) for due, action in self.due if due > self.seconds]
-        for action in now:
-            action()
-
-    def make(self, late: Held, after: float) -> None:
-        """Let the Hub do after so many seconds what it was asked for."""
-
-        def make() -> None:
-            late.released.set()
-            assert late.arrived.wait(WAIT)
-
-        self.due.append((after, make))
+def arrived(endpoint: str = "/webhooks/train", repo: str = "username/my-dataset", **fields: Any) -> Delivery:
+    return Delivery(endpoint, WebhookPayload.model_validate(commit_to(repo)), **fields)
 
 
-def arrived(endpoint: str = "/webhooks/train", repo: str = "username/my-dataset") -> Delivery:
-    return Delivery(endpoint, WebhookPayload.model_validate(commit_to(repo)))
-
-
-def train(delivery: Delivery, **options: Any) -> Job:
+def train(delivery: Delivery, **options: Any) -> Job | dict[str, str]:
     return launch_job(delivery, "trl", ["sft", "--push_to_hub"], dependencies=["trl"], flavor="t4-small", **options)
 
 
@@ -70,46 +38,69 @@ def commit_to(repo: str) -> dict[str, Any]:
     return payload
 
 
-def old_job(hub: Hub, **labels: str) -> HubJob:
-    stage = labels.pop("stage", "RUNNING")
-    spec: dict[str, Any] = {"image": "i", "command": ["c"], "arguments": [], "environment": {}, "secrets": {}}
-    hub.jobs.append(
-        HubJob(f"{len(hub.jobs):024x}", "julien", **spec, flavor="f", timeout=1, labels=labels, stage=stage)
-    )
-    return hub.jobs[-1]
+class Trainer:
+    """A process that trains for each delivery and retries like the engine. It can be killed and started again."""
+
+    def __init__(self, hub_url: str) -> None:
+        self._hub_url = hub_url
+        self.outcomes: dict[str, str | None] = {}  # by delivery; `None` until there is one
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["support.jobs"])
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_train_for_all, args=(theirs, self._hub_url), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def deliver(self) -> str:
+        """Deliver a commit, and return the id of the delivery. A dead process gets it when it starts again."""
+        id = arrived().id
+        self.outcomes[id] = None
+        self._send(id, 1)
+        return id
+
+    def _send(self, id: str, attempt: int) -> None:
+        with contextlib.suppress(OSError):  # the process is dead
+            self._pipe.send((id, attempt))
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def wait(self) -> None:
+        """Wait for all outcomes. After a kill, start again and make another attempt at each open delivery."""
+        while None in self.outcomes.values():
+            try:
+                assert self._pipe.poll(30)
+                id, outcome = self._pipe.recv()
+                self.outcomes[id] = outcome
+            except (EOFError, ConnectionResetError):
+                self._start()
+                for id in [id for id, outcome in self.outcomes.items() if outcome is None]:
+                    self._send(id, 2)
 
 
-class Office(Dashboard):
-    """An engine whose handler starts Jobs, and what its page would read."""
+def _train_for_all(pipe: Connection, hub_url: str) -> None:
+    hf_api.api.endpoint = hub_url
+    os.environ["HF_TOKEN"] = TOKEN
+    webhooks.jobs.LOOK_AGAIN_SECONDS, webhooks.jobs.ANSWER_SECONDS = (0.02,) * 6, 0.5
+    # The client repeats a failed list up to 5 times, and would sleep up to 8 seconds before each.
+    huggingface_hub.utils._http.time = SimpleNamespace(time=time.time, sleep=lambda seconds: None)
+    while True:
+        threading.Thread(target=_train_for, args=(pipe, *pipe.recv()), daemon=True).start()
 
-    def add_training(self, **options: Any) -> Any:
-        def handler(delivery: Delivery) -> Job:
-            return train(delivery)
 
-        return self.add(handler, **{"path": "/train", "max_attempts": 5, **options})
-
-    def take(self, endpoint: Any, body: Any = BODY, reply_within: float = 0) -> tuple[str, Response]:
-        """Deliver; return the delivery's id and what the sender is told."""
-        assert self.engine
-        delivery = self.delivery(endpoint, body)
-        return delivery.id, on_loop(self.engine.take, endpoint, delivery, reply_within)
-
-    def begin(self, endpoint: Any, body: Any = BODY) -> str:
-        """Deliver, wait until it is in the log, and return its id."""
-        return self.take(endpoint, body)[0]
-
-    def wait_until_finished(self, *ids: str) -> list[Record]:
-        def records() -> list[Record]:
-            with reading(self.log_path) as database:
-                return [find(database, id) for id in ids]
-
-        wait_until(lambda: all(record.status in FINISHED for record in records()))
-        return records()
-
-    def jobs(self, id: str) -> list[StartedJob]:
-        with reading(self.log_path) as database:
-            return list(queries.row(database, id).jobs)
-
-    @property
-    def log_path(self) -> Path:
-        return self.folder / "deliveries.db"
+def _train_for(pipe: Connection, id: str, attempt: int) -> None:
+    while True:
+        try:
+            launched = train(arrived(id=id, attempt=attempt), cancel_running=True)
+            pipe.send((id, "started" if isinstance(launched, Job) else "skipped"))
+            return
+        except GiveUp:
+            pipe.send((id, "refused"))
+            return
+        except Exception:
+            attempt += 1
+            time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Scripts that really run as servers, each in a process of its own."""
+"""Run scripts as servers, each in its own process."""
 
 from __future__ import annotations
 
@@ -20,20 +20,8 @@ import httpx
 ROOT = Path(__file__).parents[3]
 STARTUP = Path(__file__).parent / "startup"
 
-# What a server script may find in the environment of whoever runs the tests must not decide a test.
-_SETTINGS = (
-    "WEBHOOK",
-    "WEBHOOKS_",
-    "SPACE_",
-    "HF_",
-    "OAUTH_",
-    "GRADIO_",
-    "DRY_RUN",
-    "TRAIN",
-    "EVALUATION_",
-    "SYSTEM",
-    "OPENID_",
-)
+# The environment of the test run must not decide a test.
+_SETTINGS = ("WEBHOOK", "SPACE_", "HF_", "OAUTH_", "GRADIO_", "DRY_RUN", "TRAIN", "EVALUATION_", "SYSTEM", "OPENID_")
 
 
 def is_setting(name: str) -> bool:
@@ -58,12 +46,12 @@ def free_port() -> int:
 
 
 class Process:
-    """A script in a Python process of its own. Its output is read as it comes, so nothing has to be polled.
+    """A script in its own Python process.
 
     Attributes:
-        url: where it serves, if it does.
-        output: what it has printed so far, standard output and error in one.
-        folder: where the script lies and runs.
+        url: the address of its server.
+        output: the text that it has printed so far, standard output and error together.
+        folder: the folder of the script, which is its working directory.
     """
 
     READY = "Go to https://huggingface.co/settings/webhooks to setup your webhooks."
@@ -87,7 +75,7 @@ class Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # so that what it starts itself can be stopped, too
+            start_new_session=True,  # so that `stop` reaches its child processes
         )
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -98,7 +86,7 @@ class Process:
         self._lines.put(None)
 
     def wait_for(self, text: str, timeout: float = 60) -> str:
-        """Wait for a line with this text and return it; fail with all the output if it never comes."""
+        """Return the first line with this text, or fail with all the output."""
         while True:
             line = self._lines.get(timeout=timeout)
             assert line is not None, f"ended before printing {text!r}:\n{self.output}"
@@ -107,7 +95,7 @@ class Process:
                 return line
 
     def unread(self) -> str:
-        """Return what has been printed since the last line that was waited for."""
+        """Return the output since the last line that `wait_for` returned."""
         lines = []
         with contextlib.suppress(queue.Empty):
             while line := self._lines.get_nowait():
@@ -120,7 +108,7 @@ class Process:
         return self
 
     def wait_for_exit(self, timeout: float = 60) -> int:
-        """Wait for the end of the process; `output` is complete then."""
+        """Wait for the end of the process, and return its exit code. `output` is complete then."""
         code = self.popen.wait(timeout)
         while (line := self._lines.get(timeout=timeout)) is not None:
             self.output += line

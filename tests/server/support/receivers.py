@@ -1,26 +1,42 @@
-"""A receiver with its engine and log, called without a network."""
+"""A server without a network, which gets its requests in pieces."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from support.asgi import on_loop
-from support.dispatching import start
-from webhooks.deliveries.engine import Engine
-from webhooks.deliveries.log import DeliveryLog
-from webhooks.endpoints import Endpoint
-from webhooks.receiver import Receiver
-from webhooks.redact import Redactor
-from webhooks.settings import Settings
+import pytest
 
-_folders = tempfile.TemporaryDirectory()
+from support.asgi import Exchange, exchange
+from webhooks import WebhooksServer
+from webhooks.testing import Client, serving
+
+Receiver = Callable[..., Client]
 
 
-def receiver(*handlers: Any, reply_within: float = 5, max_pending: int = 1000, **settings: Any) -> Receiver:
-    endpoints = {endpoint.path: endpoint for endpoint in map(Endpoint, handlers)}
-    log = DeliveryLog(Path(tempfile.mkdtemp(dir=_folders.name)))
-    engine = Engine(endpoints, log, max_pending, redact=Redactor())
-    on_loop(start, engine)
-    return Receiver(endpoints, engine, Settings(**settings), reply_within)
+@contextlib.contextmanager
+def receiving(*handlers: Any, reply_within: float = 5, max_pending: int = 1000, **settings: str) -> Iterator[Client]:
+    """Serve handlers. Further arguments are the settings of the environment, in small letters."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in settings.items():
+            patched.setenv(name.upper(), value)
+        server = WebhooksServer(reply_within=reply_within, max_pending=max_pending)
+    for handler in handlers:
+        server.add_webhook(handler)
+    with serving(server) as client:
+        yield client
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Serve handlers until the end of the test, like `receiving`."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *handlers, **options: stack.enter_context(receiving(*handlers, **options))
+
+
+def post(client: Client, path: str, *chunks: bytes | None, **options: Any) -> Exchange:
+    """Send a request in pieces, on the loop that serves the client."""
+    assert client.portal is not None
+    return client.portal.call(functools.partial(exchange, client.app, path, chunks or (b"",), **options))

@@ -1,4 +1,4 @@
-"""Python runs this first in every server that a test starts, and changes two modules when they are imported."""
+"""Change two modules in each server that a test starts. Python imports this file first."""
 
 import os
 import sys
@@ -9,16 +9,13 @@ from typing import Any
 
 
 def write_no_stubs(component_meta: Any) -> None:
-    """Spare each server what takes nearly as long as the rest of Gradio's import, and changes nothing that is tested.
-
-    At each import it parses the source of all its components and writes `.pyi` files beside them (6.31).
-    """
+    """Write no `.pyi` files: they take nearly half of Gradio's import (6.31), and no test needs them."""
     assert callable(component_meta.create_or_modify_pyi)
     component_meta.create_or_modify_pyi = lambda *_: None
 
 
 def serve_on_another_port(reloading: Any) -> None:
-    """Let several Spaces run on one machine: each has a reload server, and Gradio chooses the same port for all."""
+    """Choose the port of the reload server: Gradio takes the same port for all Spaces."""
     reloading.start_reload_server.__defaults__ = (int(os.environ.get("RELOAD_PORT", "0")),)
 
 
@@ -29,7 +26,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {
 
 
 class Changed:
-    """Finds these modules where they are, and has them changed after they are loaded."""
+    """Find these modules as usual, and change them once they are loaded."""
 
     @staticmethod
     def find_spec(name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 import pytest
 from support.asgi import Exchange
 from support.dashboard import Client, PagesHarness, arrived, text, textarea
-from support.dispatching import wait_until
+from support.engines import wait_until
 
 from webhooks import WebhookPayload
 from webhooks.deliveries.log import find, reading
@@ -91,28 +91,30 @@ def test_failed_delivery_says_its_error_once(pages: PagesHarness, owner: Client)
 
 def test_retried_delivery_was_answered_202(pages: PagesHarness, owner: Client) -> None:
     delivery = arrived()
-    with pages.log.transaction():
+
+    def step() -> None:
         pages.log.add(delivery, "running")
         pages.log.fail_attempt(delivery.id, ERROR)
         pages.log.schedule(delivery.id, 0)
         pages.log.start_attempt(delivery.id)
         pages.log.finish(delivery.id, "succeeded", 200, b"{}")
+
+    pages.write(step)
     page = owner.get(f"/{delivery.id}")
     assert "Answered the Hub202" in text(page)
     assert box(page, "Error of attempt 1").endswith("KeyError: 'split'")
 
 
 def test_delivery_without_http_answered_nobody(pages: PagesHarness, owner: Client) -> None:
-    page = text(owner.get(f"/{pages.put(arrived(), answer=b'{}', source='catch_up')}"))
+    page = text(owner.get(f"/{pages.put(arrived(source='catch_up'), answer=b'{}')}"))
     assert "found by looking" in page
     assert "Answered the Hub" not in page
 
 
 def test_superseded_deliveries_are_linked(pages: PagesHarness, owner: Client) -> None:
     deliveries = [arrived("/webhooks/report") for _ in range(3)]
-    with pages.log.transaction():
-        for delivery in deliveries:
-            pages.log.add_to_burst(delivery, "subject", 60)
+    for delivery in deliveries:
+        pages.write(lambda delivery=delivery: pages.log.add_debounced(delivery, "key", 60))
     first, second, last = (delivery.id for delivery in deliveries)
     assert f"Supersedes{second} {first} Id" in text(owner.get(f"/{last}"))
     assert f"Superseded by{second} Id" in text(owner.get(f"/{first}"))
@@ -391,10 +393,10 @@ def test_text_of_strangers_is_inert_on_every_page(pages: PagesHarness, owner: Cl
         pages.put(delivery, "failed", raw, error=f"    | {HOSTILE}", jobs=[job]),
         pages.put(arrived(body=raw), answer=b'{"skipped":' + json.dumps(HOSTILE).encode() + b"}"),
         pages.put(arrived(body=raw), answer=json.dumps({HOSTILE: HOSTILE}).encode()),
-        pages.put(arrived(body=raw), answer=raw, jobs=[job], source=HOSTILE),
+        pages.put(arrived(body=raw, source=HOSTILE), answer=raw, jobs=[job]),
         pages.put(arrived(f"/webhooks/{HOSTILE}"), "scheduled", error=HOSTILE, due_at=1.0),
     ]
-    pages.execute("INSERT INTO marks (endpoint, repo, revision, problem) VALUES (?, ?, ?, ?)", *[HOSTILE] * 4)
+    pages.write(lambda: pages.log.set_mark(HOSTILE, HOSTILE, HOSTILE, HOSTILE))
     names = ("q", "endpoint", "repo", "event", "outcome", "before", "kind", "of", "replayed")
     queries = [{name: HOSTILE} for name in names]
     answers = [owner.get(f"/{id}") for id in ids]

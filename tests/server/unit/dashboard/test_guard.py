@@ -12,7 +12,7 @@ import pytest
 from starlette.routing import Mount, Route
 from support.asgi import Exchange
 from support.dashboard import Client, PagesHarness
-from support.dispatching import wait_until
+from support.engines import wait_until
 from support.payloads import load
 
 import webhooks.dashboard.access
@@ -55,7 +55,7 @@ def pages(request: pytest.FixtureRequest) -> Iterator[PagesHarness]:
     pages.put(
         delivery, "failed", b'{"error": "zq-answer"}', error="    | File zq-file\n    | ValueError: zq", jobs=[job]
     )
-    pages.execute("INSERT INTO marks (endpoint, repo) VALUES ('/webhooks/zq-handler', 'dataset/me/zq-data')")
+    pages.write(lambda: pages.log.set_mark("/webhooks/zq-handler", "dataset/me/zq-data", "zq-commit"))
     pages.run()
     yield pages
     pages.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 from unittest.mock import Mock
@@ -182,9 +183,8 @@ def test_closed_space_creates_nothing() -> None:
 
 def test_page_shows_when_each_repository_was_looked_at() -> None:
     pages = pages_of(DATA)
-    add = "INSERT INTO marks (endpoint, repo, revision, looked_at, problem) VALUES ('/webhooks/f0', ?, ?, ?, ?)"
-    pages.execute(add, "dataset/me/data", "575db8b7aa", 60, None)
-    pages.execute(add, "gone", None, None, "The Hub does not know it.")
+    pages.write(lambda: pages.log.set_mark("/webhooks/f0", "dataset/me/data", "575db8b7aa"))
+    pages.write(lambda: pages.log.set_mark("/webhooks/f0", "model/me/gone", None, "The Hub does not know it."))
     page = text(pages.owner().get("/hub"))
-    assert "dataset me/data for f0: commit 575db8b7, 1970-01-01 00:01:00 UTC" in page
-    assert "gone for f0: The Hub does not know it." in page
+    assert re.search(r"dataset me/data for f0: commit 575db8b7, 20\S+ \S+ UTC", page)
+    assert re.search(r"model me/gone for f0: looked at 20\S+ \S+ UTC The Hub does not know it\.", page)

@@ -65,9 +65,8 @@ def test_row_says_what_came_of_a_delivery(
 
 
 def test_row_says_how_many_it_supersedes(pages: PagesHarness, owner: Client) -> None:
-    with pages.log.transaction():
-        for _ in range(5):
-            pages.log.add_to_burst(arrived("/webhooks/report"), "subject", 60)
+    for _ in range(5):
+        pages.write(lambda: pages.log.add_debounced(arrived("/webhooks/report"), "key", 60))
     page = owner.get()
     assert re.search(r"runs 20\S+ \S+ UTC, unless a newer event supersedes it supersedes 4 older", text(page))
     assert len(ids_of(page)) == 1
@@ -76,7 +75,7 @@ def test_row_says_how_many_it_supersedes(pages: PagesHarness, owner: Client) -> 
 
 def test_row_says_where_a_delivery_came_from(pages: PagesHarness, owner: Client) -> None:
     for source in ("catch_up", "code", None):
-        pages.put(arrived(), answer=b'"x"', source=source)
+        pages.put(arrived(source=source), answer=b'"x"')
     assert re.findall(r"x (found by looking|sent from here)? ?dataset", text(owner.get())) == [
         "",
         "sent from here",
@@ -86,13 +85,16 @@ def test_row_says_where_a_delivery_came_from(pages: PagesHarness, owner: Client)
 
 def test_row_shows_attempts_and_duration(pages: PagesHarness, owner: Client) -> None:
     delivery = arrived()
-    with pages.log.transaction():
+
+    def step() -> None:
         pages.log.add(delivery, "queued")
         for _ in range(3):
             pages.log.start_attempt(delivery.id)
             pages.log.fail_attempt(delivery.id, TRACEBACK)
             pages.log.schedule(delivery.id, 0)
         pages.log.finish(delivery.id, "failed", 500, b"")
+
+    pages.write(step)
     pages.execute("UPDATE attempts SET ended_at = started_at + 1.25 WHERE attempt = 3")
     assert "train 3 attempts, 1.2 s" in text(owner.get())
 

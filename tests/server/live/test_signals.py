@@ -1,0 +1,77 @@
+"""Signals belong to the program, except while `launch` waits."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from support.processes import Run
+
+HOST = """
+import os, signal, threading
+import gradio as gr
+from webhooks import WebhooksServer
+
+class Page(gr.Blocks):
+    def block_thread(self):
+        print("waits", flush=True)
+        super().block_thread()
+
+def of_the_host(number, frame):
+    print("the host got", signal.Signals(number).name, flush=True)
+
+NUMBERS = signal.SIGINT, signal.SIGTERM
+for number in NUMBERS:
+    signal.signal(number, of_the_host)
+
+def are_the_hosts():
+    return [signal.getsignal(number) is of_the_host for number in NUMBERS]
+
+with Page() as page:
+    pass
+
+server = WebhooksServer(page)
+
+@server.add_webhook
+def stop():
+    threading.Thread(target=server.close).start()
+"""
+
+
+def test_sigterm_is_the_programs_again_after_the_wait(run: Run) -> None:
+    process = run(HOST + "server.launch()\nprint(are_the_hosts(), flush=True)\nserver.launch()\nprint('end')\n")
+    process.wait_for("waits")
+    process.interrupt()  # the host handles SIGINT itself
+    process.wait_for("the host got SIGINT")
+    process.post("stop")
+    process.wait_for("[True, True]")
+    process.wait_for("waits")
+    process.popen.terminate()
+    assert process.wait_for_exit() == 0
+    assert "the host got SIGTERM" not in process.output
+    assert process.output.endswith("end\n")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_waits_for_no_handler(run: Run, sent: signal.Signals) -> None:
+    process = run("""
+        import threading
+        from webhooks import WebhooksServer
+
+        server = WebhooksServer(reply_within=0)
+
+        @server.add_webhook
+        def endless():
+            threading.Event().wait()
+
+        server.launch()
+        print("the script goes on", flush=True)
+    """).wait_until_ready()  # fmt: skip
+    assert process.post("endless").status_code == 202
+    process.popen.send_signal(sent)
+    process.wait_for("Stopping")
+    process.popen.send_signal(sent)
+    assert process.wait_for_exit(timeout=8) == 0  # less than the ten seconds that handlers have
+    assert "runs again at the next start" in process.output
+    assert "the script goes on" not in process.output
+    assert "Traceback" not in process.output

@@ -1,0 +1,158 @@
+"""The expectations of huggingface_hub's own tests, asked of its class and of this one.
+
+They are from `tests/test_webhooks_server.py` of its repository, at commit 0f4c606.
+"""
+
+import importlib
+import inspect
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import httpx
+import pytest
+from support.payloads import load
+from support.processes import free_port
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is experimental:UserWarning")
+
+UPSTREAM, VENDORED = "huggingface_hub", "webhooks"
+EVENT = load("discussion-create")
+SECRET = "my_webhook_secret"
+SIGNED = {"x-webhook-secret": SECRET}
+
+
+@pytest.fixture(scope="module", params=[UPSTREAM, VENDORED])
+def package(request: Any) -> ModuleType:
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+
+
+@pytest.fixture
+def ui() -> Iterator[Any]:
+    import gradio as gr
+
+    with gr.Blocks() as ui:
+        gr.Markdown("Hello World!")
+    yield ui
+    ui.close(verbose=False)
+
+
+@pytest.fixture
+def app(package: ModuleType, ui: Any) -> Any:
+    return server(package, ui, SECRET)
+
+
+def server(package: ModuleType, ui: Any = None, secret: str | None = None) -> Any:
+    app = package.WebhooksServer(ui=ui, webhook_secret=secret)
+    WebhookPayload = package.WebhookPayload
+
+    @app.add_webhook
+    async def report(payload: WebhookPayload) -> None:
+        return {"scope": payload.event.scope}  # as theirs does, despite its annotation
+
+    @app.add_webhook("/named")
+    def answer() -> dict[str, str]:
+        return {"message": "hello"}
+
+    return app
+
+
+def launch(app: Any, **options: Any) -> str:
+    port = free_port()
+    app.launch(prevent_thread_lock=True, server_port=port, share=False, **options)
+    return f"http://127.0.0.1:{port}"
+
+
+# --- without a launch
+
+
+@pytest.mark.parametrize("path", [None, "/hook", "hook", "hook/"])
+def test_every_path_is_below_webhooks(package: ModuleType, path: str | None) -> None:
+    app = package.WebhooksServer()
+
+    @app.add_webhook(path=path)
+    async def hook() -> None: ...
+
+    assert list(app.registered_webhooks) == ["/webhooks/hook"]
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "expected"), [("given", "set", "given"), (None, "set", "set"), (None, None, None)]
+)
+def test_the_secret_is_an_attribute(
+    package: ModuleType, given: str | None, environment: str | None, expected: str | None, monkeypatch: Any
+) -> None:
+    if environment is not None:
+        monkeypatch.setenv("WEBHOOK_SECRET", environment)
+    app = package.WebhooksServer(webhook_secret=given)
+    assert app.webhook_secret == expected
+    if expected:
+        assert expected not in repr(app) + str(app)
+
+
+def test_every_name_and_parameter_of_upstream_is_there() -> None:
+    theirs, ours = (importlib.import_module(name) for name in (UPSTREAM, VENDORED))
+
+    def names(package: ModuleType) -> set[str]:
+        return {name for name in dir(package.WebhooksServer()) if not name.startswith("_")}
+
+    def parameters(function: Callable[..., Any]) -> list[str]:
+        return [p.name for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
+
+    assert names(theirs) <= names(ours)
+    for method in ("__init__", "add_webhook", "launch"):
+        expected = parameters(getattr(theirs.WebhooksServer, method))
+        assert parameters(getattr(ours.WebhooksServer, method))[: len(expected)] == expected
+    assert parameters(ours.webhook_endpoint) == parameters(theirs.webhook_endpoint)
+
+
+# --- after a launch
+
+
+def test_a_patched_block_thread_ends_the_launch(package: ModuleType, app: Any, ui: Any) -> None:
+    from fastapi.testclient import TestClient
+
+    port = free_port()
+    for _ in range(2):  # a launched app can be run again
+        with patch.object(ui, "block_thread") as waits:
+            getattr(app, "run", app.launch)(server_port=port, share=False)
+        waits.assert_called_once_with()
+    for post, url in ((TestClient(app.fastapi_app).post, ""), (httpx.post, f"http://127.0.0.1:{port}")):
+        answer = post(f"{url}/webhooks/report", headers=SIGNED, json=EVENT)
+        assert (answer.status_code, answer.json()) == (200, {"scope": "discussion"})
+        assert post(f"{url}/webhooks/named", headers=SIGNED).json() == {"message": "hello"}
+        assert post(f"{url}/webhooks/report", json=EVENT).status_code == 401
+        wrong = {"x-webhook-secret": "another"}
+        assert post(f"{url}/webhooks/report", headers=wrong, json=EVENT).status_code == 403
+        if package.__name__ == VENDORED:  # theirs at 2.4.0 reads the body first, and answers 422
+            assert post(f"{url}/webhooks/report").status_code == 401
+
+
+def test_a_launch_without_lock_leaves_signals_alone(app: Any, ui: Any) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with patch.object(ui, "block_thread") as waits:
+        launch(app)
+    waits.assert_not_called()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_the_guides_lines_are_printed_once(package: ModuleType, ui: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    url = launch(server(package, ui))
+    expected = [
+        "Webhook secret is not defined. This means your webhook endpoints will be open to everyone.",
+        "Webhooks are correctly setup and ready to use:",
+        f"  - POST {url}/webhooks/report",
+        f"  - POST {url}/webhooks/named",
+        "Go to https://huggingface.co/settings/webhooks to setup your webhooks.",
+    ]
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line in expected] == expected

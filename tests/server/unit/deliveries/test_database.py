@@ -1,0 +1,220 @@
+"""The file of the log, and the thread that writes to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from pathlib import Path
+
+import pytest
+from support.asgi import on_loop, soon
+from support.disks import full_disk
+from support.engines import WAIT, execute, rows, wait_until
+from support.processes import ROOT
+
+from webhooks import Delivery, SetupError
+from webhooks.deliveries import database as module
+from webhooks.deliveries.database import Database, NotWrittenError
+from webhooks.deliveries.log import DeliveryLog
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    with opened(tmp_path / "log") as database:
+        yield database
+
+
+@contextlib.contextmanager
+def opened(folder: Path, **options: bool) -> Iterator[Database]:
+    database = Database(folder, **options)
+    yield database
+    database.close(bool)
+    assert database.wait()
+
+
+def add(database: Database, size: int = 10) -> None:
+    """Add a delivery with a body of so many bytes. A step."""
+    DeliveryLog(database.connection, database.path).add(Delivery("/webhooks/f", None, body=b"x" * size), "running")
+
+
+async def write_later(database: Database, step: Callable[[], None], within: float = 0) -> None:
+    database.write_later(step, within)
+
+
+def count(folder: Path) -> int:
+    return rows(folder, "SELECT count(*) FROM deliveries")[0][0]
+
+
+# Write
+
+
+def test_failing_step_does_not_fail_its_batch(database: Database) -> None:
+    busy = threading.Event()
+
+    def add_and_fail() -> None:
+        add(database)
+        raise ValueError
+
+    first = soon(database.write, lambda: busy.wait(WAIT))
+    writes = [soon(database.write, step) for step in (lambda: add(database), add_and_fail, lambda: add(database))]
+    busy.set()
+    wait([first, *writes], WAIT)
+    assert [type(write.exception()) for write in writes] == [type(None), ValueError, type(None)]
+    assert count(database.path.parent) == 2
+
+
+def test_writes_that_wait_share_a_commit(database: Database) -> None:
+    busy, statements = threading.Event(), []
+    database.connection.set_trace_callback(statements.append)
+    first = soon(database.write, lambda: busy.wait(WAIT))
+    wait_until(lambda: statements)
+    writes = [soon(database.write, lambda: add(database)) for _ in range(50)]
+    on_loop(write_later, database, lambda: add(database), 3600)  # afterwards each write is in the queue
+    busy.set()
+    wait([first, *writes], WAIT)
+    assert statements.count("COMMIT") == 2
+    assert count(database.path.parent) == 51
+
+
+def test_full_disk_delays_what_must_be_written(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+
+    def add_large() -> None:
+        add(database, 1_000_000)
+
+    with full_disk(database.path.parent):
+        with pytest.raises(NotWrittenError):
+            on_loop(database.write, add_large)
+        assert database.is_failing
+        retried = soon(database.write_with_retry, add_large)
+        on_loop(write_later, database, add_large)
+        assert count(database.path.parent) == 0
+    retried.result(WAIT)
+    wait_until(lambda: count(database.path.parent) == 2)
+    assert not database.is_failing
+
+
+# Open
+
+
+@pytest.mark.parametrize(("on_bucket", "mode"), [(False, "wal"), (True, "delete")])
+def test_commits_survive_a_loss_of_power(tmp_path: Path, on_bucket: bool, mode: str) -> None:
+    with opened(tmp_path, on_bucket=on_bucket) as database:
+        assert rows(tmp_path, "PRAGMA journal_mode") == [(mode,)]
+        assert tuple(database.connection.execute("PRAGMA synchronous").fetchone()) == (2,)  # FULL
+
+
+@pytest.mark.parametrize("on_bucket", [False, True])
+def test_log_opens_on_a_full_disk(tmp_path: Path, on_bucket: bool) -> None:
+    with opened(tmp_path, on_bucket=on_bucket) as database:
+        on_loop(database.write, lambda: add(database))
+    with full_disk(tmp_path), opened(tmp_path, on_bucket=on_bucket) as database:
+        assert count(tmp_path) == 1
+        with pytest.raises(NotWrittenError):
+            on_loop(database.write, lambda: add(database, 1_000_000))
+
+
+def test_unusable_folder_is_a_setup_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SetupError, match="WEBHOOKS_DATA_DIR"):
+        Database(tmp_path / "file")
+
+
+def open_in_another_process(folder: Path) -> subprocess.CompletedProcess[str]:
+    program = (
+        "import sys, pathlib, webhooks.deliveries.database as database; database.Database(pathlib.Path(sys.argv[1]))"
+    )
+    return subprocess.run([sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_second_user_of_a_folder_is_refused(tmp_path: Path, is_emptied: bool) -> None:
+    with opened(tmp_path):
+        if is_emptied:
+            for path in tmp_path.iterdir():
+                path.unlink()
+        with pytest.raises(SetupError, match="Another process already works with the delivery log"):
+            Database(tmp_path)
+        second = open_in_another_process(tmp_path)
+        assert second.returncode == 1
+        assert "Another process already works with the delivery log" in second.stderr
+    assert open_in_another_process(tmp_path).returncode == 0
+
+
+# Damage
+
+
+def replace_by_another_database(path: Path) -> None:
+    path.unlink()
+    execute(path, "PRAGMA user_version = 6", "CREATE TABLE deliveries (parcel TEXT)")
+
+
+def overwrite(path: Path, position: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(position)
+        file.write(content)
+
+
+DAMAGES = {
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "random bytes": lambda path: path.write_bytes(os.urandom(20_000)),
+    "random bytes inside": lambda path: overwrite(path, 4096, os.urandom(8192)),
+    "another program's database": replace_by_another_database,
+    "older than 0.1.0": lambda path: execute(path, "PRAGMA user_version = 4"),
+    "unsupported file format": lambda path: overwrite(path, 47, b"\xff"),
+    "readonly database": lambda path: overwrite(path, 18, b"\xff"),
+    "missing table": lambda path: execute(path, "DROP TABLE attempts"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_log_is_renamed_loudly(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(tmp_path) as database:
+        for _ in range(20):
+            on_loop(database.write, lambda: add(database))
+    DAMAGES[damage](database.path)
+    damaged = database.path.read_bytes()
+    with opened(tmp_path) as database:
+        on_loop(database.write, lambda: add(database))
+        assert count(tmp_path) == 1
+    (renamed,) = tmp_path.glob("deliveries.db.damaged-*[0-9]")
+    assert renamed.read_bytes() == damaged
+    (error,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert "DAMAGED" in error
+    assert str(renamed) in error
+    assert "\n" not in error
+
+
+def test_log_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    with opened(tmp_path) as database:
+        on_loop(database.write, lambda: add(database))
+    execute(database.path, "PRAGMA user_version = 99")
+    before = database.path.read_bytes()
+    with pytest.raises(SetupError, match="newer version"):
+        Database(tmp_path)
+    assert database.path.read_bytes() == before
+    assert not list(tmp_path.glob("*damaged*"))
+
+
+@pytest.mark.parametrize("on_bucket", [False, True])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_nothing_is_written_after_the_file_is_moved(tmp_path: Path, on_bucket: bool, is_replaced: bool) -> None:
+    with opened(tmp_path / "other"):
+        pass
+    with opened(tmp_path / "log", on_bucket=on_bucket) as database:
+        on_loop(database.write, lambda: add(database))
+        database.path.rename(tmp_path / "moved")
+        if is_replaced:
+            shutil.copy(tmp_path / "other" / "deliveries.db", database.path)
+        assert not database.is_in_place()
+        with pytest.raises(NotWrittenError, match="was deleted or replaced"):
+            on_loop(database.write, lambda: add(database))
+        os.replace(tmp_path / "moved", database.path)
+        on_loop(database.write, lambda: add(database))
+        assert count(tmp_path / "log") == 2

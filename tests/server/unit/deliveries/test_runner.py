@@ -1,0 +1,138 @@
+"""How handlers run: threads, loops, timeouts, and the errors that they raise."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import HTTPException
+from support.engines import WAIT, EngineHarness
+
+
+@pytest.mark.parametrize("kind", ["awaiting", "blocking def", "blocking async def"])
+def test_timeout_fails_the_attempt(harness: EngineHarness, kind: str) -> None:
+    end, ended = threading.Event(), threading.Event()
+
+    def block() -> str:
+        end.wait(WAIT)
+        ended.set()
+        return "too late"
+
+    async def block_the_loop() -> str:
+        return block()
+
+    async def wait() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    handlers: dict[str, Callable[[], Any]] = {
+        "awaiting": wait,
+        "blocking def": block,
+        "blocking async def": block_the_loop,
+    }
+    assert harness.start().deliver(harness.add(handlers[kind], timeout=0.05)).status_code == 500
+    if kind != "awaiting":  # that one is cancelled
+        end.set()
+    assert ended.wait(WAIT)
+    (record,) = harness.records()
+    assert (record.status, len(record.attempts)) == ("failed", 1)
+    assert "TimeoutError: The handler took longer than its timeout of 0.05 seconds." in record.attempts[0].error
+
+
+def test_blocking_handlers_delay_no_others(harness: EngineHarness) -> None:
+    end, running = threading.Event(), threading.Semaphore(0)
+
+    def block() -> None:
+        running.release()
+        end.wait(WAIT)
+
+    def block_by_fastapi(n: int = 0) -> None:
+        block()
+
+    async def block_the_loop() -> None:
+        block()
+
+    def quick() -> None: ...
+    def quick_by_fastapi(n: int = 0) -> None: ...
+    async def quick_async() -> None: ...
+
+    blocking = [harness.add(handler) for handler in (block, block_by_fastapi)]
+    others = [harness.add(handler) for handler in (quick, quick_by_fastapi, quick_async)]
+    harness.start()
+    sent = [harness.send(endpoint) for endpoint in blocking * 50]
+    assert [harness.deliver(endpoint).status_code for endpoint in others] == [200] * 3
+    sent.append(harness.send(harness.add(block_the_loop)))
+    for _ in sent:
+        assert running.acquire(timeout=WAIT)
+    assert [harness.deliver(endpoint).status_code for endpoint in others[:2]] == [200] * 2
+    end.set()
+    assert [response.result(WAIT).status_code for response in sent] == [200] * 101
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(SystemExit(1), id="sys.exit"),
+        pytest.param(KeyboardInterrupt(), id="Ctrl-C"),
+        pytest.param(asyncio.CancelledError(), id="cancelled"),
+        pytest.param(UnprintableError(), id="unprintable"),
+        pytest.param(HTTPException("404", "text"), id="status that is text"),
+        pytest.param(HTTPException(404, "text", {"X-Title": "a\r\nSet-Cookie: b"}), id="header with a line break"),
+        pytest.param(ValueError("y" * 5_000_000), id="5 MB of text"),
+    ],
+)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_any_error_fails_the_delivery(harness: EngineHarness, error: BaseException, is_async: bool) -> None:
+    def handler() -> None:
+        raise error
+
+    async def async_handler() -> None:
+        raise error
+
+    assert harness.start().deliver(harness.add(async_handler if is_async else handler)).status_code == 500
+    assert harness.deliver(harness.add(async_handler if is_async else handler, path="/again")).status_code == 500
+    for record in harness.records():
+        assert (record.status, record.failures) == ("failed", 1)
+        assert 0 < len(record.attempts[0].error) < 200_000
+
+
+@pytest.mark.parametrize("by_fastapi", [False, True])
+def test_handler_runs_once_there_is_a_thread(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, by_fastapi: bool
+) -> None:
+    monkeypatch.setattr("webhooks.deliveries.runner.THREAD_RETRY_SECONDS", 0.05)
+    tried = threading.Event()
+
+    def start(thread: threading.Thread) -> None:
+        tried.set()
+        raise RuntimeError("can't start new thread")
+
+    handlers = {False: lambda delivery: delivery.attempt, True: lambda n=1: n}
+    endpoint = harness.add(handlers[by_fastapi], path="/f")
+    harness.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        sent = [harness.send(endpoint) for _ in range(3)]
+        assert tried.wait(WAIT)
+    assert [response.result(WAIT).body for response in sent] == [b"1"] * 3
+    assert [record.failures for record in harness.records()] == [0] * 3
+
+
+@pytest.mark.parametrize("place", [64 * 1024 - 6, 64 * 1024 - 3, 64 * 1024])
+def test_log_has_no_secret_of_a_response(harness: EngineHarness, place: int) -> None:
+    text = "s3cret" * 10 + "x" * (place - 60) + "s3cret" + "y" * 200_000
+    response = harness.start().deliver(harness.add(lambda: text, path="/f"))
+    assert response.body == f'"{text}"'.encode()
+    stored = harness.records()[0].answer
+    assert 0 < len(stored) <= 64 * 1024
+    assert b"s3" not in stored

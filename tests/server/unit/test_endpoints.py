@@ -1,0 +1,225 @@
+"""Which handlers can be registered, and at which path."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Annotated, Any
+
+import fastapi
+import pytest
+import starlette.requests
+from fastapi import Depends
+
+from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer, webhook_endpoint
+from webhooks.endpoints import Endpoint
+from webhooks.testing import call, event, serving
+
+if TYPE_CHECKING:
+    from webhooks import WebhookPayload as OnlyForTypeCheckers
+
+KINDS = (WebhookPayload, Delivery, fastapi.Request)
+
+
+def by_annotation(a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
+    return type(a), type(b), type(c)
+
+
+def by_starlette_annotation(a: WebhookPayload, b: Delivery, c: starlette.requests.Request) -> Any:
+    return type(a), type(b), type(c)
+
+
+def by_name(payload, delivery, request):  # type: ignore[no-untyped-def]
+    return type(payload), type(delivery), type(request)
+
+
+def positional_only(a: WebhookPayload, b: Delivery, /, *, c: fastapi.Request) -> Any:
+    return type(a), type(b), type(c)
+
+
+async def coroutine(a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
+    return type(a), type(b), type(c)
+
+
+class Callable:
+    def __call__(self, a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
+        return type(a), type(b), type(c)
+
+    def method(self, a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
+        return type(a), type(b), type(c)
+
+
+class Async:
+    async def __call__(self, a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
+        return type(a), type(b), type(c)
+
+
+HANDLERS = {
+    "annotation": by_annotation,
+    "Starlette's": by_starlette_annotation,
+    "name": by_name,
+    "positional only": positional_only,
+    "object": Callable(),
+    "method": Callable().method,
+    "partial": functools.partial(by_annotation),
+    "async def": coroutine,
+    "async partial": functools.partial(coroutine),
+    "async object": Async(),
+}
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+def test_a_handler_gets_what_it_asks_for(name: str) -> None:
+    kinds = call(HANDLERS[name])
+    assert all(issubclass(kind, expected) for kind, expected in zip(kinds, KINDS, strict=True))
+
+
+def test_a_type_for_type_checkers_is_refused() -> None:
+    def handler(payload: OnlyForTypeCheckers) -> Any: ...
+
+    with pytest.raises(SetupError, match=r"handler\(\).*'payload: OnlyForTypeCheckers'"):
+        Endpoint(handler)
+
+
+def test_an_annotation_in_quotes_wins_over_the_name() -> None:
+    def handler(payload: "fastapi.Request", other: "Delivery") -> Any:  # noqa: UP037
+        return payload.url.path, other.endpoint
+
+    assert call(handler) == ("/webhooks/handler", "/webhooks/handler")
+
+
+def test_the_request_can_be_read_twice() -> None:
+    async def read(request: fastapi.Request) -> Any:
+        return [(await request.json())["repo"]["name"] for _ in range(2)], (await request.body())[:1]
+
+    assert call(read, event(repo_id="me/data")) == (["me/data"] * 2, b"{")
+
+
+def test_a_delivery_has_its_own_id_and_its_time() -> None:
+    def handler(delivery: Delivery) -> Any:
+        return delivery
+
+    first, second = call(handler), call(handler)
+    assert first.id != second.id
+    assert (len(first.id), int(first.id, 16) > 0) == (16, True)
+    assert first.received_at.tzinfo is timezone.utc
+    assert datetime.now(timezone.utc) - first.received_at < timedelta(minutes=1)
+    assert (first.attempt, first.replay_of) == (1, None)
+
+
+# --- paths
+
+
+@pytest.mark.parametrize(
+    ("path", "full"),
+    [
+        (None, "/webhooks/by_annotation"),
+        ("hello", "/webhooks/hello"),
+        ("/hello/", "/webhooks/hello"),
+        ("/{name}", "/webhooks/{name}"),
+        ("/v1/{number:int}/x", "/webhooks/v1/{number:int}/x"),
+        ("/v1/hello-world.json", "/webhooks/v1/hello-world.json"),
+    ],
+)
+def test_every_path_is_under_webhooks(path: str | None, full: str) -> None:
+    assert Endpoint(by_annotation, path).path == full
+
+
+@pytest.mark.parametrize("path", ["", "/", "a b", "a?b", "a#b", "{a b}", "{id:colour}", "a//b", "entraîner", "a\n"])
+def test_a_path_that_cannot_be_called_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the path"):
+        Endpoint(by_annotation, path)
+
+
+@pytest.mark.parametrize("second", ["hook/mine/", "/hook/{id}", "/hook/{name}/"])
+def test_the_same_path_twice_is_a_value_error(second: str) -> None:
+    server = WebhooksServer()
+    for first in ("/hook/{name}", "/hook/mine", "/hook/{name:int}"):
+        server.add_webhook(first)(by_annotation)
+    with pytest.raises(ValueError, match="There already is a webhook"):
+        server.add_webhook(second)(by_name)
+
+
+# --- registration
+
+
+class Depending:
+    def __init__(self, *args: Any) -> None: ...
+
+
+def positional(a: int, /) -> None: ...
+
+
+def by_web_socket(socket: fastapi.WebSocket) -> None: ...
+
+
+def by_unknown_type(lock: Annotated[threading.Lock, fastapi.Body()]) -> None: ...
+
+
+REFUSED = {
+    "args": lambda *args: None,
+    "kwargs": lambda payload, **kwargs: None,
+    "args of a dependency": lambda a=Depends(Depending): None,
+    "kwargs of a dependency": lambda a=Depends(lambda b=Depends(lambda **kwargs: None): None): None,
+    "positional": positional,
+    "web socket": by_web_socket,
+    "no type for FastAPI": by_unknown_type,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_parameter_that_nothing_fills_is_refused(name: str) -> None:
+    with pytest.raises(SetupError, match=r"nothing can fill|^FastAPI cannot fill the webhook handler by_unknown_type"):
+        Endpoint(REFUSED[name], "/f")
+
+
+def test_a_wrapper_without_wraps_is_told_of_wraps() -> None:
+    def decorated(function: Any) -> Any:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    with pytest.raises(SetupError, match=r"functools\.wraps"):
+        WebhooksServer().add_webhook(decorated(by_annotation))
+
+
+def test_a_wrapper_with_wraps_is_filled() -> None:
+    @functools.wraps(by_annotation)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return by_annotation(*args, **kwargs)
+
+    assert call(wrapper)[0] is WebhookPayload
+
+
+def test_a_parameter_like_a_payload_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def handler(event): ...
+
+    def by_the_path(name, page=1): ...
+
+    server = WebhooksServer()
+    server.add_webhook(handler)
+    server.add_webhook("/of/{name}")(by_the_path)
+    (record,) = caplog.records
+    assert "handler(): its parameter 'event' has no annotation" in record.getMessage()
+
+
+def test_adding_a_webhook_returns_the_function() -> None:
+    server = WebhooksServer()
+    one, two, three = (lambda: 1), (lambda: 2), (lambda: 3)
+    one.__name__ = "one"
+    assert server.add_webhook(one) is one
+    assert server.add_webhook("/two")(two) is two
+    assert server.add_webhook(path="/three", max_attempts=2)(three) is three
+    assert server.registered_webhooks == {"/webhooks/one": one, "/webhooks/two": two, "/webhooks/three": three}
+
+
+def test_webhook_endpoint_takes_a_method() -> None:
+    class Bot:
+        def answer_with_a_method(self, payload: WebhookPayload) -> str:
+            return payload.repo.name
+
+    assert webhook_endpoint(Bot().answer_with_a_method)(event(repo_id="me/data")) == "me/data"
+    with serving() as client:
+        assert client.deliver("answer_with_a_method", event(repo_id="me/data")).answer.json() == "me/data"

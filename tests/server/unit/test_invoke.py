@@ -1,0 +1,211 @@
+"""Handlers whose parameters FastAPI fills."""
+
+import asyncio
+import functools
+import threading
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Body, Depends, Form, Header, Request
+from pydantic import BaseModel
+
+from webhooks import Delivery, WebhookPayload, WebhooksServer
+from webhooks.testing import event, serving
+
+WAIT = 30  # seconds until a test fails that waits for nothing
+
+
+class Out(BaseModel):
+    name: str
+
+
+def server_of(*handlers: Any, **options: Any) -> WebhooksServer:
+    server = WebhooksServer()
+    for handler in handlers:
+        server.add_webhook(**options)(handler)
+    return server
+
+
+def test_dependencies_can_ask_for_the_delivery() -> None:
+    calls: list[str] = []
+
+    def of_def(which: Delivery) -> str:
+        calls.append(which.id)
+        return which.id
+
+    async def of_async(delivery: "Annotated[Delivery, 'x']", below: str = Depends(of_def)) -> str:
+        return f"{delivery.attempt} {below == delivery.id}"
+
+    class OfClass:
+        def __init__(self, delivery: Delivery | None, below: Annotated[str, Depends(of_def)]) -> None:
+            self.same = delivery is not None and delivery.id == below
+
+    def handler(
+        one: Annotated[str, Depends(of_async)],
+        two: Annotated[OfClass, Depends()],
+        delivery: Delivery,
+        three: Any = Depends(functools.partial(of_def)),
+    ) -> Any:
+        return [one, two.same, three == delivery.id]
+
+    async def handler_async(two: OfClass = Depends(OfClass), one: str = Depends(of_async)) -> Any:
+        return [one, two.same]
+
+    with serving(server_of(handler, handler_async)) as client:
+        assert client.deliver("handler").answer.json() == ["1 True", True, True]
+        assert len(calls) == 2  # once for all that depend on it, and once for the partial
+        assert client.deliver("handler_async").answer.json() == ["1 True", True]
+
+
+def test_a_body_cannot_forge_a_delivery() -> None:
+    def dependency(delivery: Delivery) -> str:
+        return delivery.endpoint
+
+    def handler(body: Annotated[dict, Body()], endpoint: str = Depends(dependency)) -> str:  # type: ignore[type-arg]
+        return endpoint
+
+    with serving(server_of(handler)) as client:
+        forged = {"endpoint": "/forged", "payload": None, "delivery": {"endpoint": "/forged", "payload": None}}
+        assert client.post("/webhooks/handler", json=forged).json() == "/webhooks/handler"
+
+
+def test_a_result_that_misfits_its_annotation_fails() -> None:
+    def handler(payload: WebhookPayload) -> Out:
+        return {"password": "1234"}  # type: ignore[return-value]
+
+    with serving(server_of(handler)) as client:
+        sent = client.deliver("handler")
+        assert sent.answer.status_code == 500
+        assert "response.name: Field required" in sent.outcome.errors[0]
+        assert "1234" not in sent.answer.text + sent.outcome.errors[0]
+
+
+def test_a_request_that_misfits_is_422_and_final() -> None:
+    def handler(number: int, out: Out, x_number: Annotated[int, Header()]) -> None: ...
+
+    with serving(server_of(handler, max_attempts=5)) as client:
+        headers = {"content-type": "application/json", "x-number": "input-2"}
+        sent = client.deliver("handler", b'{"name": ["input-3"]}', params={"number": "input-1"}, headers=headers)
+        answer = sent.answer.json()
+        assert (sent.answer.status_code, answer["delivery"], sent.outcome.attempts) == (422, sent.id, 1)
+        where = [["query", "number"], ["header", "x-number"], ["body", "name"]]
+        assert [problem["loc"] for problem in answer["detail"]] == where
+        assert {key for problem in answer["detail"] for key in problem} == {"type", "loc", "msg"}
+        assert "input-" not in sent.answer.text + sent.outcome.errors[0]
+
+
+def test_a_malformed_form_is_final() -> None:
+    def declared(name: str = Form()) -> str:
+        return name
+
+    async def read(request: Request) -> Any:
+        return dict(await request.form())
+
+    with serving(server_of(declared, read, max_attempts=3)) as client:
+        headers = {"content-type": "multipart/form-data; boundary=X"}
+        for name in ("declared", "read"):
+            sent = client.deliver(name, b"--X\r\nno form at all", headers=headers)
+            assert sent.answer.status_code in (400, 422)
+            assert (sent.outcome.status, sent.outcome.attempts) == ("failed", 1)
+
+
+def test_a_traceback_begins_in_the_users_code() -> None:
+    def handler(n: int = 1) -> None:
+        raise KeyError(n)
+
+    async def dependency() -> None:
+        raise KeyError
+
+    async def handler_async(_: None = Depends(dependency)) -> None: ...
+
+    with serving(server_of(handler, handler_async)) as client:
+        for name, line in (("handler", "in handler"), ("handler_async", "in dependency")):
+            (error,) = client.deliver(name).outcome.errors
+            assert line in error.splitlines()[1], error
+
+
+def test_a_def_handler_can_run_an_event_loop() -> None:
+    async def dependency() -> str:
+        return "set"
+
+    def handler(delivery: Delivery, value: str = Depends(dependency)) -> str:
+        return asyncio.run(asyncio.sleep(0, value))
+
+    with serving(server_of(handler)) as client:
+        assert client.deliver("handler").answer.json() == "set"
+
+
+@pytest.mark.parametrize("error", [SystemExit, StopIteration])
+def test_a_filled_handler_that_exits_fails_alone(error: type[BaseException]) -> None:
+    def handler(n: int = 1) -> None:
+        raise error
+
+    with serving(server_of(handler)) as client:
+        assert [client.deliver("handler").answer.status_code for _ in range(2)] == [500, 500]
+
+
+def test_a_blocking_handler_delays_no_def_handler() -> None:
+    begun, ends, answered = threading.Barrier(4), threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.wait(WAIT)
+        assert ends.wait(WAIT)
+
+    async def blocks_async(x_none: str | None = Header(None)) -> None:
+        block()
+
+    def blocks(x_none: str | None = Header(None)) -> None:
+        block()
+
+    def depends(_: None = Depends(block)) -> None: ...
+
+    def quick(x_none: str | None = Header(None)) -> None:
+        answered.set()
+
+    server = WebhooksServer(reply_within=0)
+    for handler in (blocks_async, blocks, depends, quick):
+        server.add_webhook(handler)
+    with serving(server) as client:
+        blocked = [client.deliver(name) for name in ("blocks_async", "blocks", "depends")]
+        begun.wait(WAIT)
+        client.deliver("quick")
+        assert answered.wait(WAIT)
+        assert [sent.answer.status_code for sent in blocked] == [202] * 3
+        ends.set()
+        assert [sent.outcome.status for sent in blocked] == ["succeeded"] * 3
+
+
+def test_a_path_parameter_is_kept_for_retry_and_replay() -> None:
+    server = WebhooksServer()
+
+    @server.add_webhook("/hook/{name}", max_attempts=2, debounce=60)
+    def handler(name: str, delivery: Delivery, request: Request) -> Any:
+        if delivery.attempt == 1:
+            raise ValueError
+        return [name, delivery.endpoint, request.url.path]
+
+    @server.add_webhook("/hook/mine")
+    def exact() -> str:
+        return "exact"
+
+    with serving(server) as client:
+        alice, bob = client.deliver("hook/alice"), client.deliver("hook/b ö")
+        for sent, name in ((alice, "alice"), (bob, "b ö")):  # neither supersedes the other
+            assert sent.outcome.result[:2] == [name, f"/webhooks/hook/{name}"]
+            assert client.outcome(server.replay(sent.id or "")).status == "succeeded"
+        assert client.deliver("hook/mine/").answer.json() == "exact"
+        assert client.post("/webhooks/hook/alice/more").status_code == 404
+
+
+def test_a_payload_alone_is_checked_before_the_log() -> None:
+    def filled(payload: WebhookPayload, x_none: str | None = Header(None)) -> str:
+        return payload.repo.name
+
+    def other(payload: WebhookPayload, more: Out) -> None: ...
+
+    with serving(server_of(filled, other)) as client:
+        assert client.deliver("filled", b"{").answer.status_code == 400
+        refused = client.deliver("filled", b"{}")
+        assert (refused.answer.status_code, refused.id) == (422, None)
+        assert client.deliver("filled").answer.json() == event().repo.name  # without a content type, too
+        assert client.deliver("other", b"{").id is not None

@@ -1,0 +1,128 @@
+"""`WebhooksServer` without a port: its arguments, `deliver`, `replay` and `on_failure`."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer
+from webhooks.testing import event, event_json, serving
+
+WAIT = 30  # seconds until a test fails that waits for nothing
+
+
+def add(**options: Any) -> Any:
+    return lambda: WebhooksServer().add_webhook("/f", **options)(lambda: None)
+
+
+MISTAKES: list[tuple[Any, str]] = [
+    (lambda: WebhooksServer().add_webhook(7), "not 7"),
+    (lambda: WebhooksServer().add_webhook()("no function"), "not 'no function'"),
+    (lambda: WebhooksServer().launch(), "No webhook to serve"),
+    (lambda: WebhooksServer().replay("0" * 16), "launch"),
+    *((lambda v=v: WebhooksServer(reply_within=v), "reply_within") for v in ("soon", -1, float("nan"), True, None)),
+    *((lambda v=v: WebhooksServer(max_pending=v), "max_pending") for v in (0, "many", 2.5)),
+    *((add(max_attempts=value), "max_attempts") for value in (0, 1.5, "3", True)),
+    *((add(timeout=value), "timeout") for value in (0, -1, "30s", float("nan"))),
+    *((add(debounce=value), "debounce") for value in (-1, "a minute", float("inf"), None)),
+]
+
+
+@pytest.mark.parametrize(("mistake", "message"), MISTAKES)
+def test_a_wrong_argument_is_a_setup_error(mistake: Any, message: str) -> None:
+    with pytest.raises(SetupError, match=message):
+        mistake()
+
+
+@pytest.fixture
+def server() -> WebhooksServer:
+    return WebhooksServer()
+
+
+def test_replay_runs_a_delivery_again(server: WebhooksServer) -> None:
+    @server.add_webhook
+    def handler(payload: WebhookPayload, delivery: Delivery) -> Any:
+        return [payload.repo.name, delivery.replay_of]
+
+    with serving(server) as client:
+        sent = client.deliver("handler", event(repo_id="me/data"))
+        new = server.replay(sent.id or "")
+        assert new != sent.id
+        assert client.outcome(new).result == ["me/data", sent.id]
+        with pytest.raises(KeyError):
+            server.replay("no-such-id")
+
+
+@pytest.mark.parametrize("make", [event, event_json], ids=["payload", "JSON"])
+@pytest.mark.parametrize("by", ["function", "name", "path"])
+def test_deliver_runs_a_handler(server: WebhooksServer, make: Any, by: str) -> None:
+    @server.add_webhook
+    def handler(payload: WebhookPayload) -> str:
+        return payload.repo.name
+
+    target = {"function": handler, "name": "handler", "path": "/webhooks/handler"}[by]
+    with serving(server) as client:
+        id = server.deliver(target, make(repo_id="me/data"))
+        assert client.outcome(id).result == "me/data"
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
+def test_a_handler_can_deliver(server: WebhooksServer, is_async: bool) -> None:
+    @server.add_webhook
+    def second(payload: WebhookPayload) -> str:
+        return payload.repo.name
+
+    def first(payload: WebhookPayload) -> str:
+        return server.deliver(second, payload)
+
+    async def first_async(payload: WebhookPayload) -> str:
+        return server.deliver(second, payload)
+
+    server.add_webhook("/first")(first_async if is_async else first)
+    with serving(server) as client:
+        id = client.deliver("first", event(repo_id="me/data")).outcome.result
+        assert client.outcome(id).result == "me/data"
+
+
+def test_on_failure_is_called_after_the_last_attempt(server: WebhooksServer) -> None:
+    failures: list[tuple[str, int, str]] = []
+    told = threading.Event()
+
+    @server.add_webhook(max_attempts=2)
+    def handler(delivery: Delivery) -> None:
+        raise ValueError(f"attempt {delivery.attempt}")
+
+    @server.on_failure
+    def tell(delivery: Delivery, error: Any) -> None:
+        failures.append((delivery.id, delivery.attempt, str(error)))
+        told.set()
+
+    with serving(server) as client:
+        sent = client.deliver("handler")
+        assert sent.outcome.status == "failed"
+        assert told.wait(WAIT)
+    ((id, attempt, error),) = failures
+    assert (id, attempt) == (sent.id, 2)
+    assert "attempt 2" in error
+
+
+def test_an_error_in_on_failure_is_one_log_line(server: WebhooksServer, caplog: pytest.LogCaptureFixture) -> None:
+    called = threading.Event()
+
+    @server.add_webhook
+    def handler() -> None:
+        raise ValueError
+
+    @server.on_failure
+    def tell(delivery: Delivery, error: Any) -> None:
+        called.set()
+        raise LookupError("nobody to tell")
+
+    with serving(server) as client:
+        sent = client.deliver("handler")
+        assert (sent.answer.status_code, sent.outcome.status) == (500, "failed")
+        assert called.wait(WAIT)
+    (line,) = [message for message in caplog.messages if "nobody to tell" in message]
+    assert "\n" not in line

@@ -1,0 +1,135 @@
+"""What settings mean, and how a wrong setting is reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, SecretStr
+
+import webhooks.settings
+from webhooks import SetupError, WebhooksServer, read_settings
+from webhooks.settings import Settings
+
+
+class Example(BaseModel):
+    color: str = "red"
+    size: int = 1
+    strict: bool = False
+    key: SecretStr | None = None
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (
+            {"COLOR": "blue", "SIZE": "2", "STRICT": "true", "KEY": "k", "size": "3", "OTHER": "4"},
+            Example(color="blue", size=2, strict=True, key=SecretStr("k")),
+        ),
+        ({"COLOR": "", "SIZE": " ", "STRICT": "\t\n", "KEY": ""}, Example()),
+        ({"COLOR": " dark blue\n", "SIZE": " 2 "}, Example(color="dark blue", size=2)),
+    ],
+    ids=["capitals", "empty", "spaces"],
+)
+def test_a_setting_is_read_by_its_name(environ: dict[str, str], expected: Example) -> None:
+    assert read_settings(Example, environ) == expected
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLOR", "green")
+    assert read_settings(Example).color == "green"
+    assert read_settings(color="red", size=(int, 1)).model_dump() == {"color": "green", "size": 1}
+
+
+def test_each_wrong_setting_is_named_without_its_value() -> None:
+    with pytest.raises(SetupError) as error:
+        read_settings(Example, {"COLOR": "blue", "SIZE": "hunter2", "STRICT": "hunter3"})
+    lines = str(error.value).splitlines()
+    assert [line.partition(" is wrong: ")[0] for line in lines] == ["SIZE", "STRICT"]
+    assert all(line.endswith(".") for line in lines)
+    assert "hunter" not in str(error.value)
+    assert error.value.__suppress_context__  # the error behind it shows the value
+
+
+@pytest.mark.parametrize("name", ["WEBHOOK_SECRET", "WEBHOOK_SECRET_PREVIOUS"])
+@pytest.mark.parametrize("secret", ["hunter2ä", "hunter2\nhunter2", "hunter2\x00x", "hunter2🤗"], ids=ascii)
+def test_a_secret_the_hub_cannot_send_is_refused(name: str, secret: str) -> None:
+    with pytest.raises(SetupError) as error:
+        read_settings(Settings, {name: secret})
+    assert str(error.value).startswith(f"{name} is wrong: the Hub sends only printable ASCII")
+    assert "hunter" not in str(error.value)
+
+
+# --- what the settings mean
+
+
+def settings(**environ: str) -> Settings:
+    return read_settings(Settings, {name.upper(): value for name, value in environ.items()})
+
+
+@pytest.mark.parametrize(
+    ("environ", "secrets"),
+    [
+        ({}, ()),
+        ({"webhook_secret": "new", "webhook_secret_previous": "old"}, (b"new", b"old")),
+        ({"webhook_secret_previous": "old"}, (b"old",)),
+        ({"webhook_secret": "", "webhook_secret_previous": ""}, ()),
+    ],
+    ids=str,
+)
+def test_both_secrets_are_good_during_a_rotation(environ: dict[str, str], secrets: tuple[bytes, ...]) -> None:
+    assert settings(**environ).secrets == secrets
+
+
+def test_printed_settings_show_no_secret() -> None:
+    printed = settings(webhook_secret="hunter1", webhook_secret_previous="hunter2", hf_token="hf_hunter3")
+    assert "hunter" not in repr(printed) + str(printed) + str(printed.model_dump()) + printed.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("environ", "closed"),
+    [
+        ({"space_id": "me/hooks"}, True),
+        ({"space_id": "me/hooks", "webhook_secret": ""}, True),
+        ({"space_id": "me/hooks", "webhooks_allow_unauthenticated": "true"}, False),
+        ({"space_id": "me/hooks", "webhook_secret": "s"}, False),
+        ({"space_id": "me/hooks", "webhook_secret_previous": "s"}, False),
+        ({}, False),
+    ],
+    ids=str,
+)
+def test_a_space_without_a_secret_is_closed(environ: dict[str, str], closed: bool) -> None:
+    assert settings(**environ).is_closed is closed
+
+
+def test_an_empty_secret_beside_dotenv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`load_dotenv` does not replace an empty variable, so the value in .env would be ignored."""
+    (tmp_path / ".env").write_text("WEBHOOK_SECRET=from-the-file\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WEBHOOK_SECRET", "")
+    with pytest.raises(SetupError, match="WEBHOOK_SECRET") as error:
+        WebhooksServer()
+    assert "from-the-file" not in str(error.value)
+
+
+# --- the folder of the log
+
+
+def test_the_log_is_in_the_setting_the_bucket_or_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bucket = tmp_path / "data"
+    monkeypatch.setattr(webhooks.settings, "BUCKET", bucket)
+    assert Settings().data_dir == Settings(space_id="me/hooks").data_dir == Path(".webhooks")
+    bucket.mkdir()
+    assert Settings().data_dir == Path(".webhooks"), "outside a Space /data belongs to another program"
+    assert Settings(space_id="me/hooks").data_dir == bucket / "webhooks"
+    assert settings(space_id="me/hooks", webhooks_data_dir="/elsewhere").data_dir == Path("/elsewhere")
+
+
+def test_only_a_log_in_the_bucket_is_on_a_shared_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bucket = tmp_path / "data"
+    bucket.mkdir()
+    monkeypatch.setattr(webhooks.settings, "BUCKET", bucket)
+    assert Settings(space_id="me/hooks").is_on_bucket
+    assert Settings(space_id="me/hooks", webhooks_data_dir=bucket / "mine").is_on_bucket
+    assert not Settings(space_id="me/hooks", webhooks_data_dir=tmp_path).is_on_bucket
+    assert not Settings(webhooks_data_dir=bucket).is_on_bucket
