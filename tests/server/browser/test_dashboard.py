@@ -19,7 +19,8 @@ SECRET = {"X-Webhook-Secret": "the secret of the server"}
 ADMIN_TOKEN = "an-owner's-own-token"
 SETTINGS = {"WEBHOOK_SECRET": SECRET["X-Webhook-Secret"], "WEBHOOKS_ADMIN_TOKEN": ADMIN_TOKEN}
 HANDLERS = """
-from webhooks import Delivery, WebhookPayload, WebhooksServer
+import threading
+from webhooks import WebhookPayload, WebhooksServer
 
 server = WebhooksServer(reply_within=0.2)
 released, fixed = threading.Event(), threading.Event()
@@ -168,10 +169,10 @@ def test_open_delivery_is_live_until_it_is_over(browser: Browser, server: Proces
 def test_every_page_fits_the_screen_and_is_readable(
     browser: Browser, server: Process, look: str, options: dict[str, Any]
 ) -> None:
+    for endpoint in ("keep", "skip", "break_down", "burst", "burst"):
+        deliver(server, endpoint)
+    failed = deliver(server, "break_down", "discussion.comment-create")
     with opened(browser, server, **options) as page:
-        for endpoint in ("keep", "skip", "break_down", "burst", "burst"):
-            deliver(server, endpoint)
-        failed = deliver(server, "break_down", "discussion.comment-create")
         for path in ("", "?q=nothing-like-this", f"/{failed}", "/replay", "/test", "/hub", "/no-such-page"):
             page.goto(f"{server.url}/deliveries{path}")
             contrasts = page.evaluate(CONTRASTS.replace(".webhooks-card *", "body *:not(option, title, script)"))
