@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,7 +90,8 @@ def arrivals(engine: Engine) -> Route:
     """Return the route that tells the page how many events have arrived, and when the last one came."""
 
     def answer(_: Request) -> Response:
-        with reading(engine.log.path) as database:
+        count, last, from_hub = 0, None, False
+        with contextlib.suppress(OSError, sqlite3.Error), reading(engine.log.path) as database:
             count, last, from_hub = database.execute(
                 "SELECT (SELECT count(*) FROM deliveries), "
                 "(SELECT received_at FROM deliveries ORDER BY number DESC LIMIT 1), "

@@ -95,12 +95,14 @@ class Dashboard:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Open the log. An unknown id becomes a page that says so."""
+        """Open the log. An unknown id or an unreadable log becomes a page that says so."""
         try:
             with log.reading(self.engine.log.path) as database:
                 yield database
         except KeyError:
             raise HTTPException(404, "There is no such delivery. It may be too old, and deleted.") from None
+        except (OSError, sqlite3.Error) as error:
+            raise HTTPException(503, f"The delivery log cannot be read: {error}.") from None
 
     # What arrived
 

@@ -241,6 +241,13 @@ def test_static_files_are_small_and_need_no_other_host(owner: Client) -> None:
         assert owner.get(path).status == 404
 
 
+def test_deleted_log_is_a_sentence(pages: PagesHarness, owner: Client) -> None:
+    pages.log.path.rename(pages.log.path.with_name("elsewhere"))
+    for path in ("", "/replay", "/hub", f"/{1:016x}"):
+        page = owner.get(path)
+        assert (page.status, "The delivery log cannot be read" in text(page)) == (503, True)
+
+
 def test_space_name_is_on_every_page() -> None:
     pages = PagesHarness(Endpoint(lambda: None, "/train"), SPACE_ID="acme/hooks", SPACE_HOST="acme-hooks.hf.space")
     owner = pages.owner()
