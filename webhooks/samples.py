@@ -132,12 +132,12 @@ def shortest(repo_type: str = "dataset", repo_id: str = "username/my-dataset") -
 
 def curl(url: str, settings: Settings, body: str | None = None) -> str:
     """Write the command that posts a payload to an endpoint. It names the secret, and never shows it."""
-    # Read from a file that the shell makes up, the secret is in no process list.
+    # The shell hands the secret over in a file, so it is in no process list. `-g` keeps curl from expanding `{…}`.
     header = '-H @<(echo "X-Webhook-Secret: $WEBHOOK_SECRET")'
     secret = f"  {header} \\\n" if settings.secrets or settings.is_closed else ""
     first = "# In bash or zsh, after: export WEBHOOK_SECRET=...\n" if secret else ""
     return (
         f"{first}curl -X POST {shlex.quote(url)} \\\n"
         f'  -H "Content-Type: application/json" \\\n{secret}'
-        f"  --data-raw {shlex.quote(body or shortest())}"
+        f"  -g --data-raw {shlex.quote(body or shortest())}"
     )

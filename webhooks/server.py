@@ -336,7 +336,7 @@ class WebhooksServer:
             self._ui, fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DASHBOARD)
             # Nothing on this page takes a file, so a stranger cannot fill the disk that the log needs.
             ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
-            routes = [arrivals(lambda: receiver.engine.health()[1], lambda: receiver.engine.log.path)]
+            routes = [arrivals(receiver.engine)]
             options = {**ours, **options, "css": "\n".join([CSS, options.get("css") or ""])}
         ui = self._ui
         assert ui is not None
@@ -365,7 +365,7 @@ class WebhooksServer:
         self._undo.callback(close_ui)
         ui.close = lambda verbose=True: self._close_with_gradio()  # type: ignore[method-assign]
         if self._is_landing_page:
-            fill(self._url)
+            fill(self._url, self._has_public_url())
         self._owner_link = dashboard.access.link(self._url) if HAS_DASHBOARD else None
         return app
 
