@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,18 +91,10 @@ def test_an_organization_pays_when_named(hub: Hub) -> None:
     assert count(hub, WHOAMI) == 0
 
 
-def test_numbers_and_paths_are_written_as_text(hub: Hub) -> None:
-    job = launch_job(arrived(), Path("trl"), ["--epochs", 3, 0.5, Path("out/x")], timeout=90)
-    assert isinstance(job, Job)
-    assert (job.command, job.args, hub.jobs[0].timeout) == ("trl", ["--epochs", "3", "0.5", "out/x"], 90)
-
-
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "args as a text": ({"args": "accelerate --help"}, "args='accelerate --help'"),
     "dependencies as a text": ({"dependencies": "lighteval==0.13.0"}, "dependencies='lighteval==0.13.0'"),
-    "nothing in a list": ({"args": ["--epochs", None]}, "args=None"),
     "no duration": ({"timeout": "two hours"}, "timeout='two hours'"),
-    "a negative duration": ({"timeout": -1}, "timeout='-1s'"),
     "the token": ({"args": [f"--token={TOKEN}"]}, "HF_TOKEN is among the arguments"),
 }
 
@@ -118,12 +109,6 @@ def test_wrong_arguments_are_refused(hub: Hub, monkeypatch: pytest.MonkeyPatch, 
     assert hub.requests == []
 
 
-def test_a_missing_file_is_refused(hub: Hub) -> None:
-    with pytest.raises(JobRefusedError, match=r"no-such-file\.py"):
-        launch_job(arrived(), "python", ["no-such-file.py"])
-    assert hub.jobs == []
-
-
 @pytest.mark.parametrize("dry_run", ["true", "false"])
 def test_a_second_job_needs_a_name(hub: Hub, monkeypatch: pytest.MonkeyPatch, dry_run: str) -> None:
     monkeypatch.setenv("DRY_RUN", dry_run)
@@ -134,14 +119,6 @@ def test_a_second_job_needs_a_name(hub: Hub, monkeypatch: pytest.MonkeyPatch, dr
         with pytest.raises(JobRefusedError, match="name="):
             train(delivery, name=name)
     assert len(hub.jobs) == (2 if dry_run == "false" else 0)
-
-
-def test_another_flavor_can_be_tried_after_a_refusal(hub: Hub) -> None:
-    hub.fail(*START, 400, "No such flavor")
-    delivery = arrived()
-    with pytest.raises(JobRefusedError, match=r"400 .*No such flavor"):
-        train(delivery)
-    assert started(delivery).id == hub.jobs[0].id
 
 
 def test_labels_suit_the_hub_and_never_collide() -> None:
@@ -191,9 +168,8 @@ def test_a_refusal_gives_up_with_the_hubs_reason(hub: Hub, request_: tuple[str, 
     assert (hub.jobs, count(hub, request_)) == ([], 1)
 
 
-@pytest.mark.parametrize("request_", [WHOAMI, LOOK, START], ids=["whoami", "list", "start"])
-def test_a_rate_limit_says_how_long_to_wait(hub: Hub, waits: list[float], request_: tuple[str, str]) -> None:
-    hub.fail(*request_, 429, headers={"Retry-After": "60"}, times=6)
+def test_a_rate_limit_says_how_long_to_wait(hub: Hub, waits: list[float]) -> None:
+    hub.fail(*START, 429, headers={"Retry-After": "60"})
     with pytest.raises(HfHubHTTPError) as limited:
         train(arrived())
     assert limited.value.response.headers["Retry-After"] == "60"
@@ -213,9 +189,7 @@ def test_a_call_without_an_answer_ends(hub: Hub, monkeypatch: pytest.MonkeyPatch
 DOUBTS: dict[str, Callable[[Hub], object]] = {
     "failed": lambda hub: hub.fail(*START, 504),
     "cut": lambda hub: hub.cut(*START),
-    "HTML": lambda hub: hub.babble(*START, b"<html>"),
     "no Job": lambda hub: hub.babble(*START, b"{}"),
-    "no text": lambda hub: hub.babble(*START, b"\xff"),
 }
 
 
@@ -274,12 +248,6 @@ def test_of_two_jobs_of_one_delivery_the_oldest_stays(hub: Hub) -> None:
         hub.jobs.append(replace(first, id=f"{age:024x}", stage=stage, created_at=now - timedelta(hours=age)))
     assert started(retry(delivery)).id == hub.jobs[2].id
     assert stages(hub) == [CANCELED, CANCELED, "RUNNING", "ERROR"]
-
-
-def test_ten_launches_at_once_ask_once_who_pays(hub: Hub) -> None:
-    with ThreadPoolExecutor(10) as threads:
-        list(threads.map(train, [arrived(repo=f"me/data{number}") for number in range(10)]))
-    assert (len(hub.jobs), count(hub, WHOAMI)) == (10, 1)
 
 
 # --- the newest commit wins

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from fastapi import BackgroundTasks, HTTPException, Request
-from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
@@ -33,11 +32,6 @@ class Row:
     name: str
 
 
-class Mine:
-    def __init__(self) -> None:
-        self.name = "mine"
-
-
 # --- results
 
 
@@ -52,6 +46,7 @@ class Mine:
         ([Row("a")], [{"name": "a"}]),
         (float("nan"), None),
         ({"when": {1, 2}}, {"when": [1, 2]}),
+        ([Decimal("1.5"), timedelta(minutes=1), SimpleNamespace(a=Row("b"))], [1.5, 60.0, {"a": {"name": "b"}}]),
     ],
     ids=str,
 )
@@ -68,28 +63,8 @@ def returns(result: Any) -> Any:
     return handler
 
 
-OBJECTS = {
-    "namespace": SimpleNamespace(a=1),
-    "own class": Mine(),
-    "in a dict": {"mine": [Mine()], "space": SimpleNamespace(a=Row("b"))},
-    "Decimal": Decimal("1.5"),
-    "timedelta": timedelta(minutes=1),
-}
-
-
-@pytest.mark.parametrize("name", OBJECTS)
-def test_an_object_is_answered_as_fastapi_does(receiver: Receiver, name: str) -> None:
-    answer = post(receiver(returns(OBJECTS[name])), "/webhooks/handler")
-    assert (answer.status, answer.json()) == (200, jsonable_encoder(OBJECTS[name]))
-
-
-@BOTH
-def test_a_result_without_json_is_500(receiver: Receiver, is_async: bool) -> None:
-    async def handler_async() -> Any:
-        return object()
-
-    app = receiver(returns(object()), handler_async)
-    sent = app.deliver("handler_async" if is_async else "handler", b"")
+def test_a_result_without_json_is_500(receiver: Receiver) -> None:
+    sent = receiver(returns(object())).deliver("handler", b"")
     assert (sent.answer.status_code, set(sent.answer.json())) == (500, {"error", "delivery"})
     assert "has no form in JSON" in sent.outcome.errors[0]
 
@@ -156,16 +131,14 @@ def test_a_response_is_passed_on(receiver: Receiver, is_async: bool) -> None:
     [
         (PlainTextResponse("hello", headers={"content-length": "50"}), 200),
         (PlainTextResponse("hello", headers={"x-title": "a\r\nset-cookie: b"}), 500),
-        (PlainTextResponse("hello", status_code=99), 500),
-        (PlainTextResponse("", status_code=204), 204),
     ],
-    ids=["wrong length", "line break", "no status", "no content"],
+    ids=["wrong length", "line break"],
 )
 def test_a_malformed_response_is_mended_or_500(receiver: Receiver, response: Any, status: int) -> None:
     answer = post(receiver(returns(response)), "/webhooks/handler")
     assert answer.status == status
     assert "set-cookie" not in answer.headers
-    assert answer.headers.get("content-length") == (None if status == 204 else str(len(answer.body)))
+    assert answer.headers["content-length"] == str(len(answer.body))
 
 
 # --- background tasks
@@ -197,26 +170,15 @@ def test_a_failed_background_task_fails_the_attempt(kind: str) -> None:
 
 # --- errors
 
-ERRORS = [ValueError("pass" + "word"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration()]
 
-
-@BOTH
-@pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_an_error_is_500_without_its_traceback(
-    receiver: Receiver, error: BaseException, is_async: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def handler_async() -> None:
-        raise error
-
-    app, path = receiver(raises(error), handler_async), f"/webhooks/handler{'_async' * is_async}"
-    answer = post(app, path)
+def test_an_error_is_500_without_its_traceback(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    answer = post(receiver(raises(ValueError("pass" + "word"))), "/webhooks/handler")
     assert (answer.status, set(answer.json())) == (500, {"error", "delivery"})
     assert answer.json()["delivery"] == answer.headers["x-delivery-id"]
     assert b"password" not in answer.body
     assert b"Traceback" not in answer.body
     assert answer.headers["x-delivery-id"] in caplog.text
     assert "Traceback" in caplog.text
-    assert post(app, path).status == 500, "the handler does not run after a failed attempt"
 
 
 def raises(error: BaseException) -> Any:
@@ -234,15 +196,6 @@ def test_an_http_exception_sets_the_status(receiver: Receiver, status: int) -> N
     if status != 204:
         assert sent.answer.json() == {"detail": "no credit", "error": "no credit", "delivery": sent.id}
     assert sent.outcome.status == "failed"
-
-
-@pytest.mark.parametrize(
-    "error",
-    [HTTPException(42), HTTPException(500, detail=object()), HTTPException(400, headers={"X-A": 3})],
-    ids=["no status", "no JSON", "no text in a header"],
-)
-def test_a_malformed_http_exception_is_500(receiver: Receiver, error: HTTPException) -> None:
-    assert post(receiver(raises(error)), "/webhooks/handler").status == 500
 
 
 def test_a_task_left_behind_stops_no_other_handler(receiver: Receiver) -> None:

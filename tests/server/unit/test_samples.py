@@ -65,16 +65,6 @@ def test_only_a_commit_on_main_is_new_content(kind: str, repo_type: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("repo_type", "folder"), [("model", ""), ("dataset", "datasets/"), ("space", "spaces/"), ("bucket", "buckets/")]
-)
-def test_the_addresses_are_those_of_the_type(repo_type: str, folder: str) -> None:
-    payload = sample("comment", repo_type, NAME)
-    web, api = f"https://huggingface.co/{folder}{NAME}", f"https://huggingface.co/api/{repo_type}s/{NAME}"
-    assert payload["repo"]["url"] == {"web": web, "api": api}
-    assert payload["discussion"]["url"] == {"web": f"{web}/discussions/1", "api": f"{api}/discussions/1"}
-
-
-@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("comments", "dataset", NAME), r"^There is no kind of event .* Choose one of: commit, .*, made_private\.$"),

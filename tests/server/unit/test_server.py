@@ -106,23 +106,3 @@ def test_on_failure_is_called_after_the_last_attempt(server: WebhooksServer) -> 
     ((id, attempt, error),) = failures
     assert (id, attempt) == (sent.id, 2)
     assert "attempt 2" in error
-
-
-def test_an_error_in_on_failure_is_one_log_line(server: WebhooksServer, caplog: pytest.LogCaptureFixture) -> None:
-    called = threading.Event()
-
-    @server.add_webhook
-    def handler() -> None:
-        raise ValueError
-
-    @server.on_failure
-    def tell(delivery: Delivery, error: Any) -> None:
-        called.set()
-        raise LookupError("nobody to tell")
-
-    with serving(server) as client:
-        sent = client.deliver("handler")
-        assert (sent.answer.status_code, sent.outcome.status) == (500, "failed")
-        assert called.wait(WAIT)
-    (line,) = [message for message in caplog.messages if "nobody to tell" in message]
-    assert "\n" not in line

@@ -6,8 +6,6 @@ import asyncio
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from support.hub import Hub
 from support.processes import clean_environment
 
-from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer
+from webhooks import Delivery, WebhookPayload, WebhooksServer
 from webhooks.samples import KINDS
 from webhooks.testing import Client, call, event, event_json, serving
 
@@ -224,60 +222,3 @@ def test_each_serving_has_a_log_that_goes(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(RuntimeError, match="inside the `with` block"):
         sent.outcome  # noqa: B018
-
-
-def test_serving_raises_the_tests_own_error(server: WebhooksServer) -> None:
-    with pytest.raises(ZeroDivisionError), serving(server):
-        1 / 0  # noqa: B018
-    with serving(server) as client:
-        assert client.deliver("nested/hello", event()).outcome.status == "succeeded"
-
-
-def test_serving_twice_at_once_is_refused(server: WebhooksServer) -> None:
-    with serving(server), pytest.raises(SetupError, match="running already"), serving(server):
-        pass
-    with pytest.raises(SetupError, match="No webhook to serve"), serving(WebhooksServer()):
-        pass
-
-
-def test_a_handler_that_never_ends_is_a_timeout_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    server, ends = WebhooksServer(reply_within=0), threading.Event()
-    server.add_webhook("/slow")(lambda: ends.wait(20))
-    monkeypatch.setattr("webhooks.testing.WITHIN_SECONDS", 0.1)
-
-    def own_test() -> None:
-        with serving(server) as client:
-            sent = client.deliver("slow")
-            with pytest.raises(TimeoutError, match=r"is still running after 0\.1 seconds"):
-                client.outcome(sent.id or "", within=0.1)
-
-    with pytest.raises(TimeoutError, match="still runs"):
-        own_test()
-    ends.set()
-
-
-def test_an_outcome_needs_no_running_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    server, ends, outcomes = WebhooksServer(reply_within=0), threading.Event(), []
-    server.add_webhook("/slow")(lambda: ends.wait(20))
-
-    @server.add_webhook("/calm", max_attempts=2, debounce=3600)
-    def calm(delivery: Delivery) -> None:
-        if delivery.attempt == 1:
-            raise ValueError
-
-    def own_test() -> None:
-        with serving(server) as client:
-            outcomes.append(client.deliver("calm").outcome.status)
-            with pytest.raises(TimeoutError):
-                client.outcome(client.deliver("slow").id or "", within=0.1)
-            outcomes.append("timeout")
-            ends.set()
-
-    with monkeypatch.context() as patched:
-        for name in ("time", "monotonic"):
-            patched.setattr(time, name, lambda now=getattr(time, name)(): now)
-        thread = threading.Thread(target=own_test, daemon=True)  # a clock that stands still can hang it
-        thread.start()
-        thread.join(20)
-    thread.join(20)
-    assert outcomes == ["succeeded", "timeout"]

@@ -24,7 +24,7 @@ from webhooks.endpoints import Endpoint
 from webhooks.payload import parse_payload
 
 ERROR = "    | Traceback (most recent call last):\n    |   File ...\n    | KeyError: 'split'"
-BAD_IDS = ("x", "f" * 16, "' OR 1=1", "%00", "..%2f..", "a" * 5000, "%E2%80%AE", "18ea/x")
+BAD_IDS = ("f" * 16, "' OR 1=1", "..%2f..")
 
 
 def box(page: Exchange, label: str) -> str:
@@ -87,28 +87,6 @@ def test_failed_delivery_says_its_error_once(pages: PagesHarness, owner: Client)
     assert re.search(r"Attempt 1 failed after \d+ ms", text(page))
     assert "Answered the Hub500" in text(page)
     assert "The handler" not in text(page)
-
-
-def test_retried_delivery_was_answered_202(pages: PagesHarness, owner: Client) -> None:
-    delivery = arrived()
-
-    def step() -> None:
-        pages.log.add(delivery, "running")
-        pages.log.fail_attempt(delivery.id, ERROR)
-        pages.log.schedule(delivery.id, 0)
-        pages.log.start_attempt(delivery.id)
-        pages.log.finish(delivery.id, "succeeded", 200, b"{}")
-
-    pages.write(step)
-    page = owner.get(f"/{delivery.id}")
-    assert "Answered the Hub202" in text(page)
-    assert box(page, "Error of attempt 1").endswith("KeyError: 'split'")
-
-
-def test_delivery_without_http_answered_nobody(pages: PagesHarness, owner: Client) -> None:
-    page = text(owner.get(f"/{pages.put(arrived(source='catch_up'), answer=b'{}')}"))
-    assert "found by looking" in page
-    assert "Answered the Hub" not in page
 
 
 def test_superseded_deliveries_are_linked(pages: PagesHarness, owner: Client) -> None:
@@ -280,20 +258,6 @@ def test_event_is_about_the_last_commit_of_what_is_watched() -> None:
     assert filled_in() == ("dataset", "me/data", False)
     assert filled_in(endpoint="/webhooks/evaluate") == ("model", "me/tuned", True)
     assert filled_in(endpoint="/webhooks/report") == ("space", "me/app", True)  # the last one of a known type
-
-
-@pytest.mark.parametrize(
-    ("environ", "words"),
-    [
-        ({}, "Jobs are dry runs, since HF_TOKEN is not set."),
-        ({"HF_TOKEN": "hf_x", "DRY_RUN": "true"}, "Jobs are dry runs, since DRY_RUN is set."),
-        ({"HF_TOKEN": "hf_x", "SPACE_HOST": "x.hf.space"}, "Jobs are dry runs, since WEBHOOK_SECRET is not set."),
-        ({"HF_TOKEN": "hf_x"}, "Jobs that it starts are billed."),
-    ],
-)
-def test_event_page_says_whether_jobs_are_real(environ: dict[str, str], words: str) -> None:
-    pages = PagesHarness(Endpoint(lambda: None, "/train"), **environ)
-    assert words in text(pages.owner().get("/test"))
 
 
 def test_event_runs_its_handler_and_opens(pages: PagesHarness, owner: Client) -> None:

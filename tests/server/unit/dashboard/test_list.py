@@ -11,7 +11,6 @@ from support.asgi import Exchange
 from support.dashboard import Client, PagesHarness, arrived, ids_of, text
 
 from webhooks.delivery import StartedJob
-from webhooks.endpoints import Endpoint
 
 SKIPPED = b'{"skipped":"not a new commit on main of the dataset me/data"}'
 TRACEBACK = "    | Traceback (most recent call last):\n    |   File ...\n    | KeyError: 'split'\n    | \n"
@@ -64,15 +63,6 @@ def test_row_says_what_came_of_a_delivery(
     assert f"{summary} dataset me/data content changed train" in text(page)
 
 
-def test_row_says_how_many_it_supersedes(pages: PagesHarness, owner: Client) -> None:
-    for _ in range(5):
-        pages.write(lambda: pages.log.add_debounced(arrived("/webhooks/report"), "key", 60))
-    page = owner.get()
-    assert re.search(r"runs 20\S+ \S+ UTC, unless a newer event supersedes it supersedes 4 older", text(page))
-    assert len(ids_of(page)) == 1
-    assert text(owner.get(query={"outcome": "skipped"})).count("superseded by a newer event") == 4
-
-
 def test_row_says_where_a_delivery_came_from(pages: PagesHarness, owner: Client) -> None:
     for source in ("catch_up", "code", None):
         pages.put(arrived(source=source), answer=b'"x"')
@@ -81,22 +71,6 @@ def test_row_says_where_a_delivery_came_from(pages: PagesHarness, owner: Client)
         "sent from here",
         "found by looking",
     ]
-
-
-def test_row_shows_attempts_and_duration(pages: PagesHarness, owner: Client) -> None:
-    delivery = arrived()
-
-    def step() -> None:
-        pages.log.add(delivery, "queued")
-        for _ in range(3):
-            pages.log.start_attempt(delivery.id)
-            pages.log.fail_attempt(delivery.id, TRACEBACK)
-            pages.log.schedule(delivery.id, 0)
-        pages.log.finish(delivery.id, "failed", 500, b"")
-
-    pages.write(step)
-    pages.execute("UPDATE attempts SET ended_at = started_at + 1.25 WHERE attempt = 3")
-    assert "train 3 attempts, 1.2 s" in text(owner.get())
 
 
 def test_job_link_is_left_out_if_it_runs_something(pages: PagesHarness, owner: Client) -> None:
@@ -160,20 +134,17 @@ def test_counts_follow_the_other_filters(pages: PagesHarness, owner: Client) -> 
     assert b"<title>1 failed \xc2\xb7 Webhooks</title>" in owner.get().body
 
 
-def test_list_of_skipped_deliveries_alone_offers_them(pages: PagesHarness, owner: Client) -> None:
-    pages.put(arrived(), answer=SKIPPED)
-    page = owner.get()
-    assert ids_of(page) == []
-    assert "Only skipped deliveries" in text(page)
-    assert 'href="/deliveries?outcome=skipped">Show 1 skipped' in page.body.decode()
-
-
 @pytest.mark.parametrize(
     "query",
-    [{"outcome": "x"}, {"outcome": "done' --"}, {"before": "x"}, {"before": "f" * 16}, {"before": "\x00"},
-     {"q": "\x00"}, {"q": "x" * 100_000}, {"repo": "\ud800"}, {"before": "é"}, {"replayed": "1e999"},
-     {"replayed": "9" * 5000}],
-)  # fmt: skip
+    [
+        {"outcome": "done' --"},
+        {"before": "x"},
+        {"before": "f" * 16},
+        {"q": "\x00"},
+        {"repo": "\ud800"},
+        {"replayed": "1e999"},
+    ],
+)
 def test_invalid_query_is_answered_with_a_page(pages: PagesHarness, owner: Client, query: dict[str, str]) -> None:
     fill(pages)
     answer = owner.get(query={name: value.encode("utf-8", "surrogatepass") for name, value in query.items()})
@@ -219,20 +190,6 @@ def test_unchanged_page_is_not_sent_again(pages: PagesHarness, owner: Client) ->
     assert Client(pages).get(if_none_match=tag).status == 403
 
 
-def test_long_names_do_not_make_a_long_page(pages: PagesHarness, owner: Client) -> None:
-    body = arrived().body.replace(b"repo.content", b"x" * 900_000)
-    pages.put(arrived(), answer=b"{}")
-    payload = arrived().payload
-    assert payload
-    payload.event.scope = "x" * 900_000
-    delivery = arrived("/webhooks/" + "y" * 5000)
-    object.__setattr__(delivery, "payload", payload)
-    object.__setattr__(delivery, "body", body)
-    id = pages.put(delivery, answer=b"{}")
-    assert ids_of(owner.get())[0] == id
-    assert len(owner.get().body) < 30_000
-
-
 def test_static_files_are_small_and_need_no_other_host(owner: Client) -> None:
     sent = b"".join(owner.get(f"/static/dashboard.{kind}").body for kind in ("css", "js"))
     assert 10_000 < len(sent) < 25_000
@@ -246,12 +203,3 @@ def test_deleted_log_is_a_sentence(pages: PagesHarness, owner: Client) -> None:
     for path in ("", "/replay", "/hub", f"/{1:016x}"):
         page = owner.get(path)
         assert (page.status, "The delivery log cannot be read" in text(page)) == (503, True)
-
-
-def test_space_name_is_on_every_page() -> None:
-    pages = PagesHarness(Endpoint(lambda: None, "/train"), SPACE_ID="acme/hooks", SPACE_HOST="acme-hooks.hf.space")
-    owner = pages.owner()
-    for path in ("", "/test", "/hub", "/replay", "/no-such-page"):
-        page = owner.get(path).body.decode()
-        assert '<strong><a href="/deliveries/..">acme/hooks</a></strong>' in page
-        assert "· acme/hooks</title>" in page

@@ -9,12 +9,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
-from fastapi import HTTPException, Request, Security
-from fastapi.security import APIKeyHeader
-from starlette.testclient import TestClient
+from fastapi import HTTPException, Request
 from support.asgi import on_loop
 from support.disks import full_disk
 from support.engines import BODY, WAIT, EngineHarness, execute, rows, statuses, wait_until
@@ -25,9 +23,7 @@ from webhooks.deliveries import engine, pending
 from webhooks.deliveries.log import INTERRUPTED
 from webhooks.deliveries.pending import NotTakenError
 from webhooks.delivery import GiveUp
-from webhooks.receiver import Receiver
 from webhooks.responses import RefusedError
-from webhooks.settings import Settings
 
 
 def commit(number: int) -> dict[str, Any]:
@@ -169,16 +165,6 @@ def test_steady_stream_runs_within_ten_windows(harness: EngineHarness) -> None:
     assert 0 < ran[0] < ran[1] < sent
 
 
-def test_comment_does_not_replace_a_commit(harness: EngineHarness) -> None:
-    ran: list[str] = []
-    endpoint = harness.add(lambda payload: ran.append(payload.event.scope), path="/f", debounce=0.3)
-    harness.start()
-    for body in (BODY, {**load("discussion.comment-create"), "repo": BODY["repo"]}):
-        harness.deliver(endpoint, body)
-    harness.wait_for("succeeded", 2)
-    assert sorted(ran) == ["discussion.comment", "repo.content"]
-
-
 def test_commit_does_not_replace_a_retry(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "backoff", lambda failures: 0.5)
     endpoint = harness.add(fail_once, max_attempts=2, debounce=0.1)
@@ -272,22 +258,6 @@ def test_delivery_that_cannot_run_fails(harness: EngineHarness, monkeypatch: pyt
     assert reason in json.loads(answer)["error"]
     wait_until(lambda: told)
     assert told == [json.loads(answer)["error"]]
-
-
-def test_wrong_clock_delays_nothing(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[int] = []
-    endpoint = harness.add(commits_to(ran), debounce=0.3)
-    now, days_ahead = time.time, 40
-    with monkeypatch.context() as patched:
-        patched.setattr(time, "time", lambda: now() + days_ahead * 24 * 60 * 60)
-        harness.start().deliver(endpoint, commit(1))
-        harness.stop()
-    execute(harness.path, f"UPDATE deliveries SET number = number + {days_ahead * 24 * 60 * 60 * 10**9}")
-    harness.start().wait_for("succeeded")
-    harness.deliver(endpoint, commit(2))
-    harness.wait_for("succeeded", 2)
-    assert ran == [1, 2]
-    assert [int(record.delivery.payload.repo.head_sha, 16) for record in harness.records()] == [1, 2]
 
 
 @pytest.mark.usefixtures("no_backoff")
@@ -395,66 +365,3 @@ def test_replay_repeats_the_request(harness: EngineHarness) -> None:
 def test_replay_of_an_unknown_id_is_a_key_error(harness: EngineHarness, id: str) -> None:
     with pytest.raises(KeyError, match=f"^'{id}'$"):
         harness.start().engine.replay(id)
-
-
-# Credentials
-
-
-def receiver(harness: EngineHarness, **settings: Any) -> TestClient:
-    return TestClient(Receiver(harness.endpoints, harness.start(recover=False).engine, Settings(**settings), WAIT))
-
-
-def test_log_has_no_credentials(harness: EngineHarness) -> None:
-    def handler(request: Request, key: Annotated[str, Security(APIKeyHeader(name="X-Sender"))]) -> str:
-        if request.query_params["fail"] == "yes":
-            raise ValueError(key)
-        return key
-
-    harness.add(handler)
-    app = receiver(harness, webhook_secret="hidden-1")
-    sent = {
-        "X-Webhook-Secret": "hidden-1",
-        "Cookie": "session=hidden-2",
-        "X-IP-Token": "hidden-3",
-        "X-Sender": "hidden-4",
-    }
-    for fail in ("no", "yes"):
-        response = app.post(f"/webhooks/handler?token=hidden-5&fail={fail}", content=b"{}", headers=sent)
-        assert response.status_code == (500 if fail == "yes" else 200)
-    harness.stop()
-    files = list(harness.folder.iterdir())
-    assert files
-    assert not any(b"hidden" in file.read_bytes() for file in files)
-
-
-@pytest.mark.usefixtures("no_backoff")
-def test_missing_credential_is_final(harness: EngineHarness) -> None:
-    attempts: list[int] = []
-
-    def handler(delivery: Delivery, request: Request) -> None:
-        attempts.append(delivery.attempt)
-        if "Cookie" not in request.headers:
-            raise HTTPException(401)
-
-    harness.add(handler, max_attempts=3)
-    app = receiver(harness)
-    response = app.post("/webhooks/handler", content=b"{}", headers={"Cookie": "session=1"})
-    harness.engine.replay(response.json()["delivery"])
-    harness.wait_for("failed")
-    harness.stop()
-    ((error,),) = rows(harness.folder, "SELECT error FROM attempts")
-    assert "It lacks cookie, and the handler refuses it" in error
-    assert attempts == [1, 1]
-
-
-# Load
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-def test_response_makes_room_at_once(harness: EngineHarness, is_async: bool) -> None:
-    async def quick() -> None: ...
-
-    endpoint = harness.add(quick if is_async else lambda: None, path="/f")
-    harness.start(max_pending=1)
-    for _ in range(200):
-        assert harness.deliver(endpoint).status_code == 200
