@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -25,7 +24,6 @@ SPACE = {
     "SPACE_CREATOR_USER_ID": "0123456789abcdef01234567",
     "GRADIO_SERVER_NAME": "0.0.0.0",
 }
-NODE = os.environ.get("GRADIO_NODE_PATH") or shutil.which("node")
 
 Boot = Any
 
@@ -57,13 +55,6 @@ def test_with_a_secret_it_takes_deliveries(boot: Boot) -> None:
     assert (response.status_code, response.json()["dry_run"]) == (200, True)
     assert "POST https://me-hooks.hf.space/webhooks/trigger_training" in app.output
     assert not [secret for secret in (SECRET, CLIENT[1]) if secret in app.output]
-
-
-@pytest.mark.skipif(NODE is None, reason="there is no Node")
-def test_server_side_rendering_is_off(boot: Boot) -> None:
-    app = boot(WEBHOOK_SECRET=SECRET, GRADIO_SSR_MODE="true", GRADIO_NODE_PATH=str(NODE))
-    assert deliver(app).status_code == 200
-    assert "Node" not in app.output
 
 
 @pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="the package `spaces` is not installed")

@@ -8,8 +8,6 @@ from typing import Any
 import httpx
 import pytest
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 from support.engines import WAIT, wait_until
 from support.payloads import load
 from support.servers import Servers, launch
@@ -70,38 +68,6 @@ def test_closing_gradio_closes_the_server(make: Servers, ui: Any, own_ui: bool) 
         assert server.fastapi_app is None
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
-
-
-def test_closing_gives_running_handlers_time(make: Servers, ui: Any) -> None:
-    server = make("quick", ui=ui, reply_within=0)
-    runs, may_end = threading.Event(), threading.Event()
-
-    @server.add_webhook
-    def slow() -> None:
-        runs.set()
-        assert may_end.wait(WAIT)
-
-    url = launch(server)
-    assert call(url, "slow") == 202
-    assert runs.wait(WAIT)
-    closing = threading.Thread(target=ui.close)
-    closing.start()
-    wait_until(lambda: call(url, "quick") == 503)
-    may_end.set()
-    assert has_ended(closing)
-    assert counts(launch(server)).keys() == {"succeeded"}
-
-
-def test_a_route_can_close_its_server(make: Servers) -> None:
-    server = make("first")
-
-    async def close(request: Request) -> PlainTextResponse:
-        server.close()
-        return PlainTextResponse("closing")
-
-    wait, url = launch_and_wait(server, app_kwargs={"routes": [Route("/close", close)]})
-    assert httpx.get(f"{url}/close").text == "closing"
-    assert has_ended(wait)
 
 
 # --- another launch

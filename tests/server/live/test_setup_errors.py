@@ -51,15 +51,3 @@ def test_a_port_in_use_ends_the_script_with_a_sentence(port_in_use: int, run: Ru
         assert "in use by another program" in last
         assert "choose another port with GRADIO_SERVER_PORT=7870 or launch(server_port=7870)." in last
     assert f"Port {port_in_use} is in use" in by_hand.output
-
-
-def test_a_setup_error_is_an_ordinary_exception(run: Run) -> None:
-    process = run("import sys, webhooks\nprint(sys.excepthook is sys.__excepthook__)\n" + APP, ROWS="many")
-    assert process.wait_for_exit() == 1
-    lines = process.output.splitlines()
-    assert (lines[0], lines[1]) == ("True", "Traceback (most recent call last):")
-    assert "ROWS is wrong:" in lines[-1]
-
-
-def test_a_data_dir_the_console_cannot_print_starts(serve: Run) -> None:
-    serve(ONE_ENDPOINT, WEBHOOKS_DATA_DIR="entraîner-🤗", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C.UTF-8")

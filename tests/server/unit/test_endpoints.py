@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Annotated, Any
 
 import fastapi
@@ -60,18 +59,6 @@ def test_an_annotation_in_quotes_wins_over_the_name() -> None:
         return payload.url.path, other.endpoint
 
     assert call(handler) == ("/webhooks/handler", "/webhooks/handler")
-
-
-def test_a_delivery_has_its_own_id_and_its_time() -> None:
-    def handler(delivery: Delivery) -> Any:
-        return delivery
-
-    first, second = call(handler), call(handler)
-    assert first.id != second.id
-    assert (len(first.id), int(first.id, 16) > 0) == (16, True)
-    assert first.received_at.tzinfo is timezone.utc
-    assert datetime.now(timezone.utc) - first.received_at < timedelta(minutes=1)
-    assert (first.attempt, first.replay_of) == (1, None)
 
 
 # --- paths

@@ -70,13 +70,6 @@ def has_equal_values(theirs: Any, ours: Any) -> bool:
     return bool(theirs == ours)
 
 
-def test_the_last_commit_has_two_names() -> None:
-    repo = read("repo.content-update").repo
-    assert repo.head_sha == repo.headSha == COMMIT
-    assert webhooks.WebhookPayloadRepo(**repo.model_dump()).head_sha == COMMIT
-    assert read("discussion-create").repo.headSha is None
-
-
 # --- required and optional fields
 
 

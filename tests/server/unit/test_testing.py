@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from fastapi import Header, HTTPException, Request
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from support.hub import Hub
 from support.processes import clean_environment
 
@@ -46,15 +45,11 @@ def test_a_change_leaves_the_rest_of_an_event() -> None:
 # --- call
 
 
-class Out(BaseModel):
-    name: str
-
-
 async def everything(payload: WebhookPayload, delivery: Delivery, request: Request, n: int = 3) -> dict[str, Any]:
     return {"payload": payload, "delivery": delivery, "body": await request.json(), "n": n}
 
 
-@pytest.mark.parametrize("make", [event, event_json], ids=["payload", "JSON"])
+@pytest.mark.parametrize("make", [event, event_json])
 def test_call_gives_a_handler_its_parameters(make: Any) -> None:
     got = call(everything, make("comment", "model", "me/mine"), attempt=3)
     assert got["payload"] == got["delivery"].payload == event("comment", "model", "me/mine")
@@ -63,24 +58,17 @@ def test_call_gives_a_handler_its_parameters(make: Any) -> None:
 
 
 def test_call_returns_and_raises_like_the_handler() -> None:
-    def returns(payload: WebhookPayload) -> Out:
-        return Out(name=payload.repo.name)
+    def returns(payload: WebhookPayload) -> str:
+        return payload.repo.name
 
     async def raises(payload: WebhookPayload, x_token: str | None = Header(None)) -> None:
         raise HTTPException(409, payload.repo.name)
 
-    assert call(returns, event(repo_id="me/mine")) == Out(name="me/mine")
+    assert call(returns, event(repo_id="me/mine")) == "me/mine"
     with pytest.raises(HTTPException, match="409: me/mine"):
         call(raises, event(repo_id="me/mine"))
     with pytest.raises(ValidationError):
         call(returns, {"no": "payload"})
-
-
-def test_call_works_in_an_async_test() -> None:
-    async def test() -> Any:
-        return call(everything, event("tag"))["payload"].event.scope
-
-    assert asyncio.run(test()) == "repo.content"
 
 
 # --- the Hub
@@ -145,10 +133,6 @@ def server() -> WebhooksServer:
             raise ValueError(f"attempt {delivery.attempt}")
         return delivery.attempt
 
-    @server.add_webhook(max_attempts=2)
-    def broken() -> None:
-        raise HTTPException(418, "no coffee")
-
     @server.add_webhook(debounce=3600)
     def calm(payload: WebhookPayload) -> str | None:
         return payload.revision()
@@ -162,9 +146,8 @@ def client(server: WebhooksServer) -> Iterator[Client]:
         yield client
 
 
-@pytest.mark.parametrize("endpoint", ["nested/hello", "/nested/hello", "/webhooks/nested/hello"])
-def test_deliver_posts_as_the_hub_does(client: Client, endpoint: str) -> None:
-    sent = client.deliver(endpoint, event("commit", "model", "me/mine"))
+def test_deliver_posts_as_the_hub_does(client: Client) -> None:
+    sent = client.deliver("nested/hello", event("commit", "model", "me/mine"))
     assert (sent.answer.status_code, sent.answer.json()) == (200, {"hello": "me/mine", "mine": None})
     assert sent.id == sent.answer.headers["X-Delivery-Id"]
     assert (sent.outcome.status, sent.outcome.attempts, sent.outcome.errors) == ("succeeded", 1, ())
@@ -173,15 +156,10 @@ def test_deliver_posts_as_the_hub_does(client: Client, endpoint: str) -> None:
 
 def test_a_refused_delivery_has_no_outcome(client: Client) -> None:
     assert client.post("/webhooks/nested/hello", json=event_json()).status_code == 401
-    for body, headers, status in (
-        (event(), {"X-Webhook-Secret": "another"}, 403),
-        (b"no JSON", {"X-Webhook-Secret": "s3cret"}, 400),
-    ):
-        sent = client.deliver("nested/hello", body, headers=headers)
-        assert sent.answer.status_code == status
-        with pytest.raises(KeyError):
-            sent.outcome  # noqa: B018
-    assert client.get("/health").json()["succeeded"] == 0
+    sent = client.deliver("nested/hello", b"no JSON")
+    assert sent.answer.status_code == 400
+    with pytest.raises(KeyError):
+        sent.outcome  # noqa: B018
 
 
 def test_an_outcome_waits_for_no_retry(client: Client) -> None:
@@ -190,12 +168,6 @@ def test_an_outcome_waits_for_no_retry(client: Client) -> None:
     outcome = sent.outcome
     assert (outcome.status, outcome.attempts, outcome.result) == ("succeeded", 3, 3)
     assert ["attempt 1" in outcome.errors[0], "attempt 2" in outcome.errors[1]] == [True, True]
-
-
-def test_a_failed_outcome_has_its_errors(client: Client) -> None:
-    outcome = client.deliver("broken", b"").outcome
-    assert (outcome.status, outcome.attempts, outcome.result["error"]) == ("failed", 2, "no coffee")
-    assert all("no coffee" in error for error in outcome.errors)
 
 
 def test_an_outcome_waits_for_no_debounce(client: Client) -> None:

@@ -6,7 +6,6 @@ import re
 import time
 import urllib.parse
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -143,26 +142,6 @@ def test_invalid_callback_is_a_sentence(pages: PagesHarness, query: str) -> None
     answer = come_back(visitor, cookie, f"https://x/deliveries/sign-in/callback?{query}")
     assert answer.status == 403
     assert re.search("You have not signed in|has failed", text(answer))
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [{}, {"userinfo": {}}, {"userinfo": []}, [], None, {"userinfo": {"preferred_username": "acme"}},
-     {"userinfo": {"preferred_username": "acme", "orgs": "x"}, "expires_at": 9e9, "access_token": "x"},
-     {"userinfo": {"preferred_username": "acme"}, "expires_at": "soon", "access_token": "x"}],
-)  # fmt: skip
-def test_malformed_profile_is_a_sentence(
-    pages: PagesHarness, hub: Hub, monkeypatch: pytest.MonkeyPatch, answer: Any
-) -> None:
-    async def authorize(request: object) -> Any:
-        return answer
-
-    visitor = Client(pages)
-    cookie, address = begin(visitor)
-    monkeypatch.setattr(pages.dashboard.access._provider, "authorize_access_token", authorize)
-    page = come_back(visitor, cookie, address)
-    assert (page.status, "Signing in with Hugging Face has failed" in text(page)) == (403, True)
-    assert "set-cookie" not in page.headers
 
 
 def test_session_ends_with_the_hubs_token(pages: PagesHarness, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,6 @@ TAB = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-
     "headers",
     [
         {**HERE, "origin": "https://me-hooks.hf.space", "sec-fetch-site": "same-origin"},
-        {**HERE, "sec-fetch-site": "same-origin"},
         {**HERE, "sec-fetch-site": "none"},
         {**HERE},
         {},
@@ -43,20 +42,17 @@ def test_own_page_is_recognized(headers: dict[str, str]) -> None:
         {**HERE, "origin": "https://me-hooks.hf.space.evil.example"},
         {**HERE, "origin": "https://me-hooks.hf.space@evil.example"},
         {**HERE, "origin": "null"},
-        {**HERE, "origin": "http://[me-hooks.hf.space"},
         {**HERE, "origin": "null", "sec-fetch-site": "same-origin"},
-        {**HERE, "origin": "https://other.hf.space", "sec-fetch-site": "same-site"},
         {**HERE, "sec-fetch-site": "cross-site"},
         {**HERE, "sec-fetch-site": "same-site"},
         {"host": "", "origin": "null"},
         {"host": "localhost:7860", "origin": "http://localhost:8888"},
         {"host": "localhost:7860", "origin": "http://127.0.0.1:7860"},
-        {**HERE, "origin": "https://evil.example", "x-forwarded-host": "evil.example"},
         {
             **HERE,
             "origin": "https://evil.example",
+            "x-forwarded-host": "evil.example",
             "forwarded": "host=evil.example",
-            "referer": "https://" + HERE["host"],
         },
     ],
 )
@@ -64,19 +60,13 @@ def test_page_of_another_origin_is_recognized(headers: dict[str, str]) -> None:
     assert not is_from_own_page(Headers(headers), OWN_HOSTS)
 
 
-def test_null_origin_stays_out_before_the_address_is_known() -> None:
-    assert not is_from_own_page(Headers({**HERE, "origin": "null"}), [""])
-
-
 @pytest.mark.parametrize(
     ("method", "changed", "follows"),
     [
         ("GET", {}, True),
         ("POST", {}, False),
-        ("HEAD", {}, False),
         ("GET", {"sec-fetch-dest": "iframe"}, False),
         ("GET", {"sec-fetch-dest": "script", "sec-fetch-mode": "no-cors"}, False),
-        ("GET", {"sec-fetch-mode": "cors"}, False),
         ("GET", {"origin": "https://evil.example"}, False),
     ],
 )
@@ -97,14 +87,12 @@ def test_author_and_writing_members_own_the_space(profile: dict[str, Any]) -> No
     "profile",
     [
         {},
-        {"preferred_username": None},
         {"name": "acme", "sub": "acme", "nickname": "acme", "profile": "https://huggingface.co/acme"},
         {"preferred_username": "julien", "orgs": [{"preferred_username": "acme"}]},
         {"preferred_username": "julien", "orgs": [{"name": "acme", "roleInOrg": "admin"}]},
         member("contributor"),
         member("read"),
         member("admin", org="another"),
-        {"preferred_username": "julien", "roleInOrg": "admin", "orgs": [{"preferred_username": "acme"}]},
     ],
 )
 def test_every_other_profile_does_not(profile: dict[str, Any]) -> None:
@@ -130,9 +118,8 @@ def test_short_token_is_refused_and_not_shown() -> None:
     assert "fifteen" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["", "/"])
-def test_link_begins_a_session_and_hides_the_token(pages: PagesHarness, path: str) -> None:
-    answer = Client(pages).get(path, {"token": pages.dashboard.access.token})
+def test_link_begins_a_session_and_hides_the_token(pages: PagesHarness) -> None:
+    answer = Client(pages).get("", {"token": pages.dashboard.access.token})
     assert (answer.status, answer.headers["location"]) == (303, PAGE)
     attributes = {part.strip().lower() for part in answer.headers["set-cookie"].split(";")[1:]}
     assert attributes == {"httponly", f"path={PAGE}", "samesite=strict"}
@@ -157,10 +144,9 @@ def test_cookie_is_secure_over_https(pages: PagesHarness) -> None:
     assert "secure" in answer.headers["set-cookie"].lower()
 
 
-@pytest.mark.parametrize("wrong", ["token=", "token=x", "token=%F0%9F%99%82", "token=%ff%fe", "token=%00", "token"])
-@pytest.mark.parametrize("path", ["", "/"])
-def test_wrong_token_begins_no_session_and_says_so(pages: PagesHarness, path: str, wrong: str) -> None:
-    answer = Client(pages).get(path, wrong)
+@pytest.mark.parametrize("wrong", ["token=", "token=x", "token=%ff%fe"])
+def test_wrong_token_begins_no_session_and_says_so(pages: PagesHarness, wrong: str) -> None:
+    answer = Client(pages).get("", wrong)
     assert (answer.status, "set-cookie" in answer.headers) in ((303, False), (403, False))
     if answer.status == 303:
         notice = Client(pages).get("", answer.headers["location"].partition("?")[2])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import threading
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -108,12 +107,8 @@ def test_command_sends_the_same_without_the_secret() -> None:
     assert b"hunter2" not in page.body
     words = shlex.split(command, comments=True)
     assert words[:4] == ["curl", "-X", "POST", "http://localhost:7860/webhooks/hook/a%20b%3F%5B1-3%5D?a=b&c=%20"]
-    assert words[-3:-1] == ["-g", "--data-raw"]
     assert json.loads(words[-1]) == json.loads(body)
     assert "$WEBHOOK_SECRET" in command
-    for content in (b"\xff\x00", b"", b"[" * 5000, json.dumps("x" * 200_000).encode()):
-        id = pages.put(arrived(body=content), answer=b"{}")
-        assert b"As curl" not in pages.owner().get(f"/{id}").body
 
 
 @pytest.mark.parametrize("id", BAD_IDS)
@@ -139,18 +134,6 @@ def test_replay_runs_again_and_opens() -> None:
     assert f"Replayed as{new}" in text(owner.get(f"/{id}"))
     assert text(owner.get()).count("fixed by a replay") == 1
     pages.close()
-
-
-def test_replay_that_is_not_taken_says_why() -> None:
-    released = threading.Event()
-    pages = PagesHarness(Endpoint(lambda: released.wait(30) and None, "/train"), max_pending=1)
-    id = pages.put(arrived(), "failed", error="ValueError")
-    owner = pages.run().owner()
-    assert owner.post(f"/{id}/replay").status == 303
-    answer = owner.post(f"/{id}/replay")
-    released.set()
-    pages.close()
-    assert (answer.status, "Too many deliveries are waiting." in text(answer)) == (400, True)
 
 
 def ask(owner: Client, query: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -231,9 +214,7 @@ def test_event_is_filled_in_for_handler_and_kind(pages: PagesHarness, owner: Cli
     page = owner.get("/test", {"kind": "comment", "endpoint": "/webhooks/report"})
     payload = json.loads(textarea(page))
     assert (payload["event"]["scope"], payload["repo"]["name"]) == ("discussion.comment", "me/tuned")
-    assert "Payload for /webhooks/report" in text(page)
-    form = {"endpoint": "/webhooks/train", "kind": "tag", "body": textarea(page), "fill": "yes"}
-    filled = owner.post("/test", form)
+    filled = owner.post("/test", {"endpoint": "/webhooks/train", "kind": "tag", "body": textarea(page), "fill": "yes"})
     assert json.loads(textarea(filled))["updatedRefs"][0]["ref"] == "refs/tags/v1.0"
     assert "Payload for /webhooks/train" in text(filled)
 
@@ -242,49 +223,33 @@ def test_event_is_about_the_last_commit_of_what_is_watched() -> None:
     pages = PagesHarness(
         Endpoint(lambda: None, "/train", watched="dataset:me/data"),
         Endpoint(lambda: None, "/evaluate", watched=["user:me", "model:me/tuned"]),
-        Endpoint(lambda: None, "/report"),
     )
     commit = "8d2c41f07be35a96e1f4c0d97b6a28e35f1c9d04"  # in the fixture
-    owner = pages.owner()
-
-    def filled_in(**query: str) -> tuple[str, str, bool]:
-        repo = json.loads(textarea(owner.get("/test", query)))["repo"]
-        return repo["type"], repo["name"], repo["headSha"] == commit
-
-    assert filled_in(endpoint="/webhooks/report") == ("dataset", "username/my-dataset", False)
-    for repo in ("model/me/tuned", "space/me/app", "kernel/me/fast"):
-        pages.put(arrived(repo=repo))
+    pages.put(arrived(repo="model/me/tuned"))
     pages.put(arrived(repo="model/me/tuned", fixture="discussion-create"))  # names no commit
-    assert filled_in() == ("dataset", "me/data", False)
-    assert filled_in(endpoint="/webhooks/evaluate") == ("model", "me/tuned", True)
-    assert filled_in(endpoint="/webhooks/report") == ("space", "me/app", True)  # the last one of a known type
+    for endpoint, repo, is_known in (("train", "me/data", False), ("evaluate", "me/tuned", True)):
+        filled_in = json.loads(textarea(pages.owner().get("/test", {"endpoint": f"/webhooks/{endpoint}"})))["repo"]
+        assert (filled_in["name"], filled_in["headSha"] == commit) == (repo, is_known)
 
 
 def test_event_runs_its_handler_and_opens(pages: PagesHarness, owner: Client) -> None:
     pages.run()
-    for form, endpoint in (
-        ({"endpoint": "/webhooks/train"}, "/webhooks/train"),
-        ({"endpoint": "/webhooks/train", "path": "/webhooks/report"}, "/webhooks/train"),
-    ):
-        id = id_in(owner.post("/test", {**form, "kind": "commit", "body": '{"é": "\\ud83d"}'}))
-        wait_until(lambda id=id: record_of(pages, id).status == "succeeded")
-        assert record_of(pages, id).delivery.endpoint == endpoint
-        assert "sent from here" in text(owner.get(f"/{id}"))
+    form = {"endpoint": "/webhooks/train", "path": "/webhooks/report", "kind": "commit"}
+    id = id_in(owner.post("/test", {**form, "body": '{"é": "\\ud83d"}'}))
+    wait_until(lambda: record_of(pages, id).status == "succeeded")
+    assert record_of(pages, id).delivery.endpoint == "/webhooks/train"
+    assert "sent from here" in text(owner.get(f"/{id}"))
 
 
 def test_event_fills_in_the_parameters_of_a_path() -> None:
     pages = PagesHarness(Endpoint(lambda name, n: [name, n], "/hook/{name}/{n:int}"))
     owner = pages.run().owner()
-    page = owner.get("/test")
-    assert 'name="path" value="/webhooks/hook/name/1"' in page.body.decode()
-    template = {"endpoint": "/webhooks/hook/{name}/{n:int}", "body": "{}"}
-    for path in ("/webhooks/hook/bob/7", "/webhooks/hook/a%b c?/8"):
-        id = id_in(owner.post("/test", {**template, "path": path}))
-        wait_until(lambda id=id: record_of(pages, id).status in ("succeeded", "failed"))
-        assert record_of(pages, id).delivery.endpoint == path
-        edited = owner.get("/test", {"of": id})
-        assert f'value="{path}"' in edited.body.decode()
-        assert "as recorded" in text(edited)
+    assert b'name="path" value="/webhooks/hook/name/1"' in owner.get("/test").body
+    template, path = {"endpoint": "/webhooks/hook/{name}/{n:int}", "body": "{}"}, "/webhooks/hook/a%b c?/8"
+    id = id_in(owner.post("/test", {**template, "path": path}))
+    wait_until(lambda: record_of(pages, id).status == "succeeded")
+    assert record_of(pages, id).delivery.endpoint == path
+    assert f'value="{path}"' in owner.get("/test", {"of": id}).body.decode()
     pages.close()
 
 
@@ -293,8 +258,6 @@ def test_recorded_delivery_is_edited_as_it_was(pages: PagesHarness, owner: Clien
     page = owner.get("/test", {"of": id})
     assert textarea(page) == '{\n  "title": "\\u202e 🙂\\u007f é"\n}'
     assert '<option value="/webhooks/report" selected>' in page.body.decode()
-    other = owner.post("/test", {"endpoint": "/webhooks/train", "kind": "", "body": "{1}", "fill": "yes"})
-    assert (textarea(other), "Payload for /webhooks/train" in text(other)) == ("{1}", True)
 
 
 def handle(payload: WebhookPayload) -> None:
@@ -305,13 +268,11 @@ def handle(payload: WebhookPayload) -> None:
     ("form", "sentence"),
     [
         ({"body": "{"}, "This is not JSON: Expecting property name enclosed in double quotes: line 1 column 2"),
-        ({"body": ""}, "This is not JSON"),
         ({"body": "[" * 100_000}, "This is not JSON"),
         ({"body": "{}", "endpoint": "/webhooks/none"}, "There is no such endpoint."),
-        ({"body": "{}", "endpoint": "https://evil.example/"}, "There is no such endpoint."),
         ({"body": "{}", "endpoint": "/webhooks/strict"}, "The body is not a webhook payload of the Hub."),
     ],
-    ids=["cut", "empty", "deep", "unknown", "elsewhere", "no payload"],
+    ids=["cut", "deep", "unknown", "no payload"],
 )
 def test_refused_event_stays_to_be_changed(
     pages: PagesHarness, owner: Client, form: dict[str, str], sentence: str
@@ -355,8 +316,7 @@ def test_text_of_strangers_is_inert_on_every_page(pages: PagesHarness, owner: Cl
     job = StartedJob(HOSTILE, HOSTILE, f"https://h/{HOSTILE}", HOSTILE, HOSTILE)
     ids = [
         pages.put(delivery, "failed", raw, error=f"    | {HOSTILE}", jobs=[job]),
-        pages.put(arrived(body=raw), answer=b'{"skipped":' + json.dumps(HOSTILE).encode() + b"}"),
-        pages.put(arrived(body=raw), answer=json.dumps({HOSTILE: HOSTILE}).encode()),
+        pages.put(arrived(body=raw), answer=json.dumps({"skipped": HOSTILE}).encode()),
         pages.put(arrived(body=raw, source=HOSTILE), answer=raw, jobs=[job]),
         pages.put(arrived(f"/webhooks/{HOSTILE}"), "scheduled", error=HOSTILE, due_at=1.0),
     ]

@@ -120,12 +120,6 @@ def test_log_opens_on_a_full_disk(tmp_path: Path, on_bucket: bool) -> None:
             on_loop(database.write, lambda: add(database, 1_000_000))
 
 
-def test_unusable_folder_is_a_setup_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(SetupError, match="WEBHOOKS_DATA_DIR"):
-        Database(tmp_path / "file")
-
-
 def open_in_another_process(folder: Path) -> subprocess.CompletedProcess[str]:
     program = (
         "import sys, pathlib, webhooks.deliveries.database as database; database.Database(pathlib.Path(sys.argv[1]))"
@@ -155,20 +149,11 @@ def replace_by_another_database(path: Path) -> None:
     execute(path, "PRAGMA user_version = 6", "CREATE TABLE deliveries (parcel TEXT)")
 
 
-def overwrite(path: Path, position: int, content: bytes) -> None:
-    with path.open("r+b") as file:
-        file.seek(position)
-        file.write(content)
-
-
 DAMAGES = {
     "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
     "random bytes": lambda path: path.write_bytes(os.urandom(20_000)),
-    "random bytes inside": lambda path: overwrite(path, 4096, os.urandom(8192)),
     "another program's database": replace_by_another_database,
     "older than 0.1.0": lambda path: execute(path, "PRAGMA user_version = 4"),
-    "unsupported file format": lambda path: overwrite(path, 47, b"\xff"),
-    "readonly database": lambda path: overwrite(path, 18, b"\xff"),
     "missing table": lambda path: execute(path, "DROP TABLE attempts"),
 }
 
