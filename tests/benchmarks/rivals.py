@@ -1,9 +1,10 @@
-"""Compare this server with the one it replaces, and with a bare ASGI app. A table, no test.
+"""Compare this server with the one of `huggingface_hub`, which it replaces. A table, no test.
 
-    python tests/benchmarks/rivals.py [--seconds 5] [--rounds 5] [--only NAME ...] [--environment PATH]
+    python tests/benchmarks/rivals.py [--seconds 5] [--rounds 5] [--only NAME ...]
 
-Needs Linux and wrk. A full run takes about 20 minutes. The sides take turns in each round, each alone on the machine.
-This server writes each delivery to the disk before it answers; the others write nothing.
+Needs Linux, wrk, and what a Space has: `pip install -r requirements.txt "gradio[oauth,mcp]" websockets spaces`.
+A full run takes about 15 minutes. The sides take turns in each round, each alone on the machine. This server writes
+each delivery to the disk before it answers; the other one writes nothing.
 """
 
 from __future__ import annotations
@@ -28,22 +29,21 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-ENVIRONMENTS = HERE / "environments"  # also of the logs: on the disk of the repository, and not in memory
+FOLDERS = HERE / "environments"  # of the logs: on the disk of the repository, and not in memory
 FIXTURE = ROOT / "tests" / "server" / "fixtures" / "repo.content-update.json"
 SECRET = "the secret of the benchmark"
 CONNECTIONS = 16
 MEMORY_DELIVERIES = 100_000
 
-SERVER, UPSTREAM, BARE = "this server", "upstream", "bare ASGI app"
-SCRIPTS = {SERVER: "ours.py", UPSTREAM: "upstream.py", BARE: "bare.py"}
+SERVER, UPSTREAM = "this server", "upstream"
+SCRIPTS = {SERVER: "ours.py", UPSTREAM: "upstream.py"}
 Seen = dict[str, float]
 
 
 class Server:
     """A side that runs. It writes no `.pyc` file, as in a new container."""
 
-    def __init__(self, python: str, side: str, folder: Path) -> None:
-        self.python = python
+    def __init__(self, side: str, folder: Path) -> None:
         self.answered = 0
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -58,7 +58,7 @@ class Server:
         }
         started = time.perf_counter()
         self.popen = subprocess.Popen(
-            [python, str(HERE / "sides" / SCRIPTS[side]), str(self.port)],
+            [sys.executable, str(HERE / "sides" / SCRIPTS[side]), str(self.port)],
             cwd=folder,
             env=self.environment,
             stdout=subprocess.DEVNULL,
@@ -124,7 +124,7 @@ def look_at_memory(server: Server, seconds: int) -> Seen:
 
 # The sides of each group, and how a server of it is measured.
 GROUPS = {
-    "async": ([SERVER, UPSTREAM, BARE], lambda server, seconds: server.warm_load("hook", seconds)),
+    "async": ([SERVER, UPSTREAM], lambda server, seconds: server.warm_load("hook", seconds)),
     "def": ([SERVER, UPSTREAM], lambda server, seconds: server.warm_load("quick", seconds)),
     "filled": ([SERVER, UPSTREAM], lambda server, seconds: server.warm_load("filled", seconds)),
     "block": ([SERVER], lambda server, seconds: look_beside_blocking(server, "hook", "block", seconds)),
@@ -135,7 +135,6 @@ GROUPS = {
 # A ratio: its group, what it is, the measure of this server, and the side and measure that it is divided by.
 ROWS = (
     ("async", "deliveries a second, `async def`", "rate", UPSTREAM, "rate"),
-    ("async", "deliveries a second, `async def`", "rate", BARE, "rate"),
     ("def", "deliveries a second, `def`", "rate", UPSTREAM, "rate"),
     ("filled", "deliveries a second, a `def` that FastAPI fills", "rate", UPSTREAM, "rate"),
     ("async", "p99 in ms, `async def`", "p99", UPSTREAM, "p99"),
@@ -149,28 +148,15 @@ ROWS = (
 
 
 @contextlib.contextmanager
-def serving(python: str, side: str) -> Iterator[Server]:
+def serving(side: str) -> Iterator[Server]:
     """Run a side in a folder of its own."""
-    with tempfile.TemporaryDirectory(dir=ENVIRONMENTS, prefix="run-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(dir=FOLDERS, prefix="run-", ignore_cleanup_errors=True) as folder:
         os.sync()  # so that no earlier write slows this server
-        server = Server(python, side, Path(folder))
+        server = Server(side, Path(folder))
         try:
             yield server
         finally:
             server.stop()
-
-
-def front_matter(name: str) -> str:
-    return re.findall(rf'^{name}: "?([^"\n]+)"?$', (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)[0]
-
-
-def build(environment: Path) -> None:
-    """Install what a Space's builder installs."""
-    python = shutil.which(f"python{front_matter('python_version')}") or sys.executable
-    subprocess.run([python, "-m", "venv", environment], check=True)
-    builder = [f"gradio[oauth,mcp]=={front_matter('sdk_version')}", "uvicorn>=0.14.0", "websockets>=10.4", "spaces"]
-    pip = [environment / "bin" / "python", "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    subprocess.run([*pip, "-r", ROOT / "requirements.txt", *builder], check=True)
 
 
 def main() -> None:
@@ -178,18 +164,13 @@ def main() -> None:
     options.add_argument("--seconds", type=int, default=5, help="of each load")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
-    options.add_argument("--environment", type=Path, metavar="PATH", help="a virtual environment to take as it is")
     given = options.parse_args()
     if not shutil.which("wrk"):
         sys.exit("Install wrk first; the load comes from it.")
-    ENVIRONMENTS.mkdir(exist_ok=True)
-    environment = (given.environment or ENVIRONMENTS / f"python{front_matter('python_version')}").absolute()
-    python = str(environment / "bin" / "python")
-    if not Path(python).exists():
-        build(environment)
+    FOLDERS.mkdir(exist_ok=True)
     turns: dict[str, list[dict[str, Seen]]] = {group: [] for group in given.only}
     for side in SCRIPTS:  # once without measuring: from here on the packages are in the disk cache
-        with serving(python, side):
+        with serving(side):
             pass
     for number in range(given.rounds):
         for group, (sides, look) in GROUPS.items():
@@ -198,7 +179,7 @@ def main() -> None:
             turns[group].append({})
             first = number % len(sides)  # another side begins in each round
             for side in sides[first:] + sides[:first]:
-                with serving(python, side) as server:
+                with serving(side) as server:
                     turns[group][-1][side] = look(server, given.seconds)
                 print(f"Round {number + 1}, {group}, {side}: {turns[group][-1][side]}", file=sys.stderr, flush=True)
     print("| measure | this server | against | ratio (min to max) |\n| --- | --- | --- | --- |")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import AbstractContextManager
 from typing import Any
@@ -138,20 +137,6 @@ def test_list_is_live_and_does_not_jump(browser: Browser, server: Process) -> No
 
         page.context.clear_cookies()
         expect(page.get_by_text("Only the owner sees what arrived.")).to_be_visible()
-
-
-def test_open_delivery_is_live_until_it_is_over(browser: Browser, server: Process) -> None:
-    id = deliver(server, "wait")
-    with opened(browser, server, timezone_id="Asia/Kolkata", locale="en-GB") as page:
-        page.goto(f"{server.url}/deliveries/{id}")
-        expect(page.get_by_role("heading", level=1)).to_contain_text("running")
-        server.post("release", {}, headers=SECRET)
-        expect(page.get_by_role("heading", level=1)).to_contain_text("done")
-        page.wait_for_function("!document.body.dataset.live")
-        expect(page.locator("dd time").first).to_have_text(re.compile(r"\d\d:\d\d:\d\d, \d+ s ago$"))
-        page.get_by_role("button", name="Copy", exact=True).click()
-        expect(page.get_by_role("button", name="Copied")).to_be_visible()
-        assert json.loads(page.evaluate("navigator.clipboard.readText()")) == load("repo.content-update")
 
 
 @pytest.mark.parametrize("look", LOOKS)

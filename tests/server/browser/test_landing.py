@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from support.browsers import CONTRASTS, FITS, LOOKS, opened_page
-from support.payloads import load
 from support.processes import Process, Start
 
 SECRET = "s3cret $HOME `id` \"x\" 'y' \\ %41"
@@ -113,16 +111,3 @@ def test_page_fits_the_screen_and_is_readable(
         if server == "new_space":
             expect(page.get_by_text("Not receiving yet", exact=True)).to_be_visible()
             assert addresses(page).first.input_value() == f"https://me-hooks.hf.space{TRAIN}"
-
-
-def test_arrivals_complete_their_steps_and_name_nothing(browser: Browser, start: Start) -> None:
-    server = start(HANDLERS)
-    assert httpx.get(f"{server.url}/arrivals").json() == {"count": 0, "last": None, "from_hub": False}
-    server.post("train", load("repo.content-update"))
-    told = httpx.get(f"{server.url}/arrivals")
-    assert (told.json()["count"], told.json()["from_hub"], "username" in told.text) == (1, True, False)
-    with opened(browser, server) as page:
-        expect(page.get_by_text("1 event has arrived, the last one on")).to_be_visible()
-        states = page.locator(".webhooks-steps li").evaluate_all("steps => steps.map(step => step.className)")
-        assert states == ["done", "done", "done", "done", "todo"]
-        expect(page.get_by_text("4 of 5 done")).to_be_visible()

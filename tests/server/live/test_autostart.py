@@ -24,11 +24,7 @@ server = WebhooksServer()
 def trigger(payload):
     return "triggered"
 """
-BOTH = pytest.mark.parametrize(
-    "source",
-    [DECORATED, EXPLICIT],
-    ids=["webhook_endpoint", "WebhooksServer"],
-)
+BOTH = pytest.mark.parametrize("source", [DECORATED, EXPLICIT], ids=["webhook_endpoint", "WebhooksServer"])
 # A script that replaces its process by another run of the interpreter.
 RUN_AS = "import os, sys\nos.execv(sys.executable, [sys.executable, *{arguments}])"
 

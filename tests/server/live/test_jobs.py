@@ -38,7 +38,6 @@ FAULTS: dict[str, Callable[[Hub], object]] = {
     "cancel failed": lambda hub: hub.fail(*CANCEL, 503),
     "cancel cut": lambda hub: hub.lose_answer(*CANCEL),
 }
-STEPS = ("at the look", "at the start", "at the look again")
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +87,12 @@ class Story:
                 action()
 
 
-@pytest.mark.parametrize("second", [None, *STEPS, "after"])
-@pytest.mark.parametrize("killed", [None, *STEPS])
+# Each fault with no other event, with a kill at each step, and with a second commit at each step.
+STEPS = ("at the look", "at the start", "at the look again")
+EVENTS = [(None, None), *((step, None) for step in STEPS), *((None, step) for step in (*STEPS, "after"))]
+
+
+@pytest.mark.parametrize(("killed", "second"), EVENTS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_newest_commits_job_is_left(hub: Hub, fault: str, killed: str | None, second: str | None) -> None:
     FAULTS[fault](hub)

@@ -75,16 +75,6 @@ def launch(app: Any, **options: Any) -> str:
 # --- without a launch
 
 
-@pytest.mark.parametrize("path", [None, "/hook", "hook", "hook/"])
-def test_every_path_is_below_webhooks(package: ModuleType, path: str | None) -> None:
-    app = package.WebhooksServer()
-
-    @app.add_webhook(path=path)
-    async def hook() -> None: ...
-
-    assert list(app.registered_webhooks) == ["/webhooks/hook"]
-
-
 @pytest.mark.parametrize(
     ("given", "environment", "expected"), [("given", "set", "given"), (None, "set", "set"), (None, None, None)]
 )
@@ -137,16 +127,10 @@ def test_a_patched_block_thread_ends_the_launch(package: ModuleType, app: Any, u
             assert post(f"{url}/webhooks/report").status_code == 401
 
 
-def test_a_launch_without_lock_leaves_signals_alone(app: Any, ui: Any) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with patch.object(ui, "block_thread") as waits:
-        launch(app)
-    waits.assert_not_called()
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
-
-
 def test_the_guides_lines_are_printed_once(package: ModuleType, ui: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     url = launch(server(package, ui))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     expected = [
         "Webhook secret is not defined. This means your webhook endpoints will be open to everyone.",
         "Webhooks are correctly setup and ready to use:",

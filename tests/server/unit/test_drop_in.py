@@ -109,14 +109,6 @@ async def f(name: str = Form(), file: UploadFile = File()):
 """,
         [{"data": {"name": "me"}, "files": {"file": ("a.txt", b"text")}}, {"data": {"name": "me"}}],
     ),
-    "a form that the handler reads": (
-        """
-@app.add_webhook("/f")
-async def f(request: Request):
-    return dict(await request.form())
-""",
-        [{"data": {"a": "1", "b": "2"}}],
-    ),
     "payload: dict": (
         """
 @app.add_webhook("/f")
@@ -187,14 +179,6 @@ def f(payload: dict):
     raise HTTPException(payload["status"], payload["detail"])
 """,
         [{"json": {"status": 409, "detail": "busy"}}, {"json": {"status": 400, "detail": {"a": [1]}}}],
-    ),
-    "a path with a parameter": (
-        """
-@app.add_webhook("/hook/{name}")
-def f(name: str, request: Request):
-    return [name, request.path_params, request.url.path]
-""",
-        [{"url": "/webhooks/hook/alice"}, {"url": "/webhooks/hook/a%20b"}],
     ),
 }
 

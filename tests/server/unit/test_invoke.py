@@ -3,7 +3,7 @@
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import Body, Depends, Form, Header, Request
+from fastapi import Body, Depends, Header, Request
 from pydantic import BaseModel
 
 from webhooks import Delivery, WebhookPayload, WebhooksServer
@@ -77,18 +77,13 @@ def test_a_request_that_misfits_is_422_and_final() -> None:
 
 
 def test_a_malformed_form_is_final() -> None:
-    def declared(name: str = Form()) -> str:
-        return name
-
     async def read(request: Request) -> Any:
         return dict(await request.form())
 
-    with serving(server_of(declared, read, max_attempts=3)) as client:
+    with serving(server_of(read, max_attempts=3)) as client:
         headers = {"content-type": "multipart/form-data; boundary=X"}
-        for name in ("declared", "read"):
-            sent = client.deliver(name, b"--X\r\nno form at all", headers=headers)
-            assert sent.answer.status_code in (400, 422)
-            assert (sent.outcome.status, sent.outcome.attempts) == ("failed", 1)
+        sent = client.deliver("read", b"--X\r\nno form at all", headers=headers)
+        assert (sent.answer.status_code, sent.outcome.status, sent.outcome.attempts) == (400, "failed", 1)
 
 
 def test_a_def_handler_can_run_an_event_loop() -> None:

@@ -85,13 +85,6 @@ def test_public_address_without_a_secret_is_warned_of() -> None:
     assert "Open to everyone" not in top(settings(), is_public=False)
 
 
-def test_visitor_of_a_space_can_duplicate_it() -> None:
-    link = "https://huggingface.co/spaces/me/hooks?duplicate=true"
-    assert f'href="{link}" target="_blank" rel="noopener">Duplicate this Space' in top(settings(**SPACE))
-    assert "Duplicate" not in top(settings())
-    assert 'Owner? <a href="deliveries" target="_blank">See deliveries' in top(settings(**SPACE))
-
-
 def test_page_and_command_show_no_secret() -> None:
     given = settings(webhook_secret="hunter1", webhook_secret_previous="hunter2", hf_token="hunter3")
     assert "hunter" not in top(given) + curl("https://me-hooks.hf.space/webhooks/train", given)

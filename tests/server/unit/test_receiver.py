@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from support.asgi import exchange
 from support.payloads import load
 from support.receivers import Receiver, post
 
@@ -144,6 +145,14 @@ def test_a_body_over_one_mebibyte_is_413(receiver: Receiver) -> None:
     assert post(app, "/webhooks/anything", *[b"x" * 1024] * 1024).status == 200
     answer = post(app, "/webhooks/anything", *[b"x" * 1024] * 1024, b"x", b"never read")
     assert (answer.status, set(answer.json()), answer.received) == (413, {"error"}, 1025)
+
+
+def test_a_body_that_does_not_end_is_408(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert webhooks.receiver.BODY_TIMEOUT_SECONDS == 10
+    monkeypatch.setattr(webhooks.receiver, "BODY_TIMEOUT_SECONDS", 0.05)
+    client = receiver(unreachable)
+    answer = client.portal.call(exchange, client.app, "/webhooks/unreachable", ())
+    assert (answer.status, set(answer.json())) == (408, {"error"})
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"\xff\xfe{}", b"[" * 100_000], ids=lambda body: repr(body[:10]))

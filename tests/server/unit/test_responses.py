@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fastapi import BackgroundTasks, HTTPException, Request
 from pydantic import BaseModel
-from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from support.receivers import Receiver, post
 
 from webhooks import WebhooksServer
@@ -89,13 +89,7 @@ def test_a_slow_handler_is_202_and_goes_on(receiver: Receiver) -> None:
     assert app.outcome(id).result == "done"
 
 
-
-
 # --- responses of Starlette's
-
-
-
-
 
 
 @BOTH
@@ -118,19 +112,9 @@ def test_a_response_is_passed_on(receiver: Receiver, is_async: bool) -> None:
     assert (stream.status, stream.body, len(stream.headers["x-delivery-id"])) == (200, b"one two", 16)
 
 
-@pytest.mark.parametrize(
-    ("response", "status"),
-    [
-        (PlainTextResponse("hello", headers={"content-length": "50"}), 200),
-        (PlainTextResponse("hello", headers={"x-title": "a\r\nset-cookie: b"}), 500),
-    ],
-    ids=["wrong length", "line break"],
-)
-def test_a_malformed_response_is_mended_or_500(receiver: Receiver, response: Any, status: int) -> None:
-    answer = post(receiver(returns(response)), "/webhooks/handler")
-    assert answer.status == status
-    assert "set-cookie" not in answer.headers
-    assert answer.headers["content-length"] == str(len(answer.body))
+def test_a_line_break_in_a_header_is_500(receiver: Receiver) -> None:
+    answer = post(receiver(returns(PlainTextResponse("", headers={"x": "a\r\nset-cookie: b"}))), "/webhooks/handler")
+    assert (answer.status, "set-cookie" in answer.headers) == (500, False)
 
 
 # --- background tasks
@@ -167,8 +151,6 @@ def test_an_error_is_500_without_its_traceback(receiver: Receiver, caplog: pytes
     assert b"Traceback" not in answer.body
     assert answer.headers["x-delivery-id"] in caplog.text
     assert "Traceback" in caplog.text
-
-
 
 
 @pytest.mark.parametrize("status", [200, 403])

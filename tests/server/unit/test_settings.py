@@ -61,37 +61,9 @@ def settings(**environ: str) -> Settings:
     return read_settings(Settings, {name.upper(): value for name, value in environ.items()})
 
 
-@pytest.mark.parametrize(
-    ("environ", "secrets"),
-    [
-        ({}, ()),
-        ({"webhook_secret": "new", "webhook_secret_previous": "old"}, (b"new", b"old")),
-        ({"webhook_secret_previous": "old"}, (b"old",)),
-    ],
-    ids=str,
-)
-def test_both_secrets_are_good_during_a_rotation(environ: dict[str, str], secrets: tuple[bytes, ...]) -> None:
-    assert settings(**environ).secrets == secrets
-
-
 def test_printed_settings_show_no_secret() -> None:
     printed = settings(webhook_secret="hunter1", webhook_secret_previous="hunter2", hf_token="hf_hunter3")
     assert "hunter" not in repr(printed) + str(printed) + str(printed.model_dump()) + printed.model_dump_json()
-
-
-@pytest.mark.parametrize(
-    ("environ", "closed"),
-    [
-        ({"space_id": "me/hooks"}, True),
-        ({"space_id": "me/hooks", "webhooks_allow_unauthenticated": "true"}, False),
-        ({"space_id": "me/hooks", "webhook_secret": "s"}, False),
-        ({"space_id": "me/hooks", "webhook_secret_previous": "s"}, False),
-        ({}, False),
-    ],
-    ids=str,
-)
-def test_a_space_without_a_secret_is_closed(environ: dict[str, str], closed: bool) -> None:
-    assert settings(**environ).is_closed is closed
 
 
 def test_an_empty_secret_beside_dotenv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,12 +93,9 @@ async def answer(payload: WebhookPayload):
 
 with pytest.raises(OfflineModeIsEnabled):
     call(answer, event("comment"))
-assert call(train, event()).dry_run
 with serving(server) as client:
     assert client.deliver("train", event()).answer.json()["dry_run"]
-    assert client.deliver("answer", event("comment")).outcome.errors[0].count("OfflineModeIsEnabled")
-print("tested", flush=True)
-print(huggingface_hub.whoami()["name"], os.environ["DRY_RUN"], flush=True)
+print(huggingface_hub.whoami()["name"], os.environ["DRY_RUN"])
 """
 
 
@@ -111,7 +108,7 @@ def test_no_test_reaches_the_hub(tmp_path: Path) -> None:
         command = [sys.executable, "script.py"]
         script = subprocess.run(command, cwd=tmp_path, env=given, stdout=subprocess.PIPE, text=True, timeout=60)
         seen = [(request.method, request.path) for request in hub.requests]
-    assert (script.returncode, script.stdout) == (0, "tested\njulien false\n")
+    assert (script.returncode, script.stdout) == (0, "julien false\n")
     assert seen == [("GET", "/api/whoami-v2")]
     assert list(tmp_path.iterdir()) == [tmp_path / "script.py"]  # no log
 
@@ -188,9 +185,6 @@ def test_each_serving_has_a_log_that_goes(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for _ in range(2):
         with serving(server) as client:
-            sent = client.deliver("nested/hello", event())
-            assert sent.outcome.status == "succeeded"
+            assert client.deliver("nested/hello", event()).outcome.status == "succeeded"
             assert client.get("/health").json()["succeeded"] == 1
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RuntimeError, match="inside the `with` block"):
-        sent.outcome  # noqa: B018

@@ -10,7 +10,7 @@ from support.dashboard import Client, PagesHarness
 
 import webhooks.dashboard.access
 from webhooks import SetupError, read_settings
-from webhooks.dashboard.access import PAGE, SESSION_SECONDS, Access, is_followed_link, is_from_own_page, is_owner
+from webhooks.dashboard.access import PAGE, SESSION_SECONDS, Access, is_from_own_page, is_owner
 from webhooks.endpoints import Endpoint
 from webhooks.settings import Settings
 
@@ -58,20 +58,6 @@ def test_own_page_is_recognized(headers: dict[str, str]) -> None:
 )
 def test_page_of_another_origin_is_recognized(headers: dict[str, str]) -> None:
     assert not is_from_own_page(Headers(headers), OWN_HOSTS)
-
-
-@pytest.mark.parametrize(
-    ("method", "changed", "follows"),
-    [
-        ("GET", {}, True),
-        ("POST", {}, False),
-        ("GET", {"sec-fetch-dest": "iframe"}, False),
-        ("GET", {"sec-fetch-dest": "script", "sec-fetch-mode": "no-cors"}, False),
-        ("GET", {"origin": "https://evil.example"}, False),
-    ],
-)
-def test_followed_link_is_recognized(method: str, changed: dict[str, str], follows: bool) -> None:
-    assert is_followed_link(method, Headers({**HERE, **TAB, **changed})) is follows
 
 
 def member(role: str | None, org: str = "acme") -> dict[str, Any]:

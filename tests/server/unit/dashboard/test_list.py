@@ -60,16 +60,6 @@ def test_row_says_what_came_of_a_delivery(
     assert f"{summary} dataset me/data content changed train" in text(page)
 
 
-def test_row_says_where_a_delivery_came_from(pages: PagesHarness, owner: Client) -> None:
-    for source in ("catch_up", "code", None):
-        pages.put(arrived(source=source), answer=b'"x"')
-    assert re.findall(r"x (found by looking|sent from here)? ?dataset", text(owner.get())) == [
-        "",
-        "sent from here",
-        "found by looking",
-    ]
-
-
 def test_job_link_is_left_out_if_it_runs_something(pages: PagesHarness, owner: Client) -> None:
     pages.put(arrived(), jobs=[job("RUNNING")])
     pages.put(arrived(), jobs=[StartedJob("evil", "me", "javascript:alert(1)", "cpu", "ERROR")])
@@ -130,22 +120,11 @@ def test_counts_follow_the_other_filters(pages: PagesHarness, owner: Client) -> 
     assert b"<title>1 failed \xc2\xb7 Webhooks</title>" in owner.get().body
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"outcome": "done' --"},
-        {"before": "x"},
-        {"before": "f" * 16},
-        {"q": "\x00"},
-        {"repo": "\ud800"},
-        {"replayed": "1e999"},
-    ],
-)
+@pytest.mark.parametrize("query", [{"outcome": "done' --"}, {"before": "x"}, {"q": "\x00"}, {"replayed": "1e999"}])
 def test_invalid_query_is_answered_with_a_page(pages: PagesHarness, owner: Client, query: dict[str, str]) -> None:
-    fill(pages)
-    answer = owner.get(query={name: value.encode("utf-8", "surrogatepass") for name, value in query.items()})
+    answer = owner.get(query=query)
     assert answer.status == (404 if "before" in query else 200)
-    assert "</html>" in answer.body.decode()
+    assert b"</html>" in answer.body
 
 
 def test_list_has_pages_of_fifty(pages: PagesHarness, owner: Client) -> None:

@@ -87,15 +87,6 @@ def test_interrupted_handler_runs_at_the_next_start(harness: EngineHarness, is_a
     assert [attempt.error for attempt in record.attempts] == [STOPPED, None]
 
 
-def test_handler_past_its_timeout_is_not_forgotten(harness: EngineHarness) -> None:
-    end = threading.Event()
-    endpoint = harness.add(lambda: end.wait(WAIT), path="/f", timeout=0.05)
-    assert harness.start().deliver(endpoint).status_code == 500
-    assert harness.stop(0.1) is False  # its thread keeps the process from ending
-    end.set()
-    assert statuses(harness.records()) == ["failed"]
-
-
 # Disks
 
 
@@ -115,26 +106,6 @@ def test_replaced_log_is_noticed(harness: EngineHarness, content: bytes | None, 
     wait_until(lambda: harness.engine.health()[0])
     assert harness.deliver(endpoint).status_code == 200
     assert statuses(harness.records()) == ["succeeded"] * 2
-
-
-def test_arrival_at_the_end_is_not_taken(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = threading.Event()
-    first, second = harness.add(lambda: None, path="/first"), harness.add(ran.set, path="/second")
-    harness.start()
-    finish = Blocked(monkeypatch, "finish")
-    assert harness.deliver(first).status_code == 200
-    assert finish.began.wait(WAIT)
-    arrival = harness.send(second)
-    engine = harness.engine
-    with ThreadPoolExecutor() as threads:
-        stop = threads.submit(harness.stop, 0)
-        with pytest.raises(NotTakenError, match="stopping"):
-            arrival.result(WAIT)
-        finish.go.set()
-        stop.result(WAIT)
-    assert engine.health()[0] is False
-    assert statuses(harness.records()) == ["succeeded"]
-    assert not ran.is_set()
 
 
 def test_hanging_disk_is_told_and_loses_nothing(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
