@@ -40,22 +40,14 @@ FAULTS: dict[str, Callable[[Hub], object]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def one_hub() -> Iterator[Hub]:
+@pytest.fixture(scope="module", autouse=True)
+def julien(one_hub: Hub) -> Iterator[None]:
     # The process that forks imports the modules once, which takes longer than a test. It sees no other path.
-    with pytest.MonkeyPatch.context() as patched, Hub() as hub:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        hub.add_user("julien")
-        hub.add_token(TOKEN, "julien")
-        yield hub
-
-
-@pytest.fixture
-def hub(one_hub: Hub) -> Iterator[Hub]:
-    yield one_hub
-    unknown = list(one_hub.unknown)
-    one_hub.forget()
-    assert unknown == []
+        one_hub.add_user("julien")
+        one_hub.add_token(TOKEN, "julien")
+        yield
 
 
 class Story:

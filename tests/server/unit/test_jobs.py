@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -23,14 +23,6 @@ LIVE, CANCELED = "SCHEDULING", "CANCELED"
 WAIT = 30  # seconds until a test that waits in vain fails
 
 
-@pytest.fixture(scope="module")
-def one_hub() -> Iterator[Hub]:
-    with Hub() as hub:
-        hub.add_user("julien", orgs={"acme": "write"})
-        hub.add_token(TOKEN, "julien")
-        yield hub
-
-
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Note the seconds that `launch_job` waits, instead of waiting."""
@@ -39,17 +31,15 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-@pytest.fixture
-def hub(one_hub: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+@pytest.fixture(autouse=True)
+def client(one_hub: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    one_hub.add_user("julien", orgs={"acme": "write"})
+    one_hub.add_token(TOKEN, "julien")
     monkeypatch.setattr(hf_api.api, "endpoint", one_hub.url)
     monkeypatch.setattr(hf_api.api, "_whoami_cache", {})
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     # The client repeats a failed list up to 5 times, and would sleep before each.
     monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(time=lambda: 0, sleep=lambda _: None))
-    yield one_hub
-    unknown = list(one_hub.unknown)
-    one_hub.forget()
-    assert unknown == []
 
 
 def started(delivery: Delivery, **options: Any) -> Job:

@@ -25,25 +25,17 @@ EVERYTHING = {"SPACE_HOST": "tunnel.example.com", "WEBHOOK_SECRET": SECRET, "HF_
 NOTHING_LEFT = "Nothing is missing there any more. Look at the list again."
 
 
-@pytest.fixture(scope="module")
-def one_hub() -> Iterator[Hub]:
-    with Hub() as hub:
-        hub.add_user("me")
-        for token, scope in ((TOKEN, "webhooks"), ("hf_oauth_me", "webhooks"), ("hf_jobs", "jobs")):
-            hub.add_token(token, "me", scopes={scope})
-        yield hub
-
-
-@pytest.fixture
-def hub(one_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+@pytest.fixture(autouse=True)
+def me(one_hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    one_hub.add_user("me")
+    for token, scope in ((TOKEN, "webhooks"), ("hf_oauth_me", "webhooks"), ("hf_jobs", "jobs")):
+        one_hub.add_token(token, "me", scopes={scope})
     monkeypatch.setattr(constants, "ENDPOINT", one_hub.url)
-    yield one_hub
-    unknown = list(one_hub.unknown)
+    yield
     one_hub.forget()
     for thread in threading.enumerate():
         if thread.name == "webhooks hub":  # its answer was held; it would go on during the next test
             thread.join(10)
-    assert unknown == []
 
 
 def owner(train: Any = "dataset:me/data", evaluate: Any = None, **environ: str) -> Client:

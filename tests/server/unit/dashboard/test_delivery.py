@@ -88,16 +88,6 @@ def test_failed_delivery_says_its_error_once(pages: PagesHarness, owner: Client)
     assert "The handler" not in text(page)
 
 
-def test_superseded_deliveries_are_linked(pages: PagesHarness, owner: Client) -> None:
-    deliveries = [arrived("/webhooks/report") for _ in range(3)]
-    for delivery in deliveries:
-        pages.write(lambda delivery=delivery: pages.log.add_debounced(delivery, "key", 60))
-    first, second, last = (delivery.id for delivery in deliveries)
-    assert f"Supersedes{second} {first} Id" in text(owner.get(f"/{last}"))
-    assert f"Superseded by{second} Id" in text(owner.get(f"/{first}"))
-    assert f"Superseded by{last} Supersedes{first} Id" in text(owner.get(f"/{second}"))
-
-
 def test_command_sends_the_same_without_the_secret() -> None:
     pages = PagesHarness(Endpoint(lambda name: None, "/hook/{name}"), WEBHOOK_SECRET="hunter2")
     body = '{"title": "it\'s \u202e \\u0000 $HOME `id`", "a": [1.0, null]}'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import Any
 
 import pytest
@@ -142,11 +141,9 @@ def test_chart_links_each_hour_and_outcome(pages: PagesHarness, owner: Client) -
     pages.put(arrived(ago=3 * 3600 - 1e-6), "failed", error=TRACEBACK)
     new = pages.put(arrived(), answer=b"{}")
     pages.put(arrived(ago=30 * 3600), answer=b"{}")
-    bar = r'<a href="/deliveries\?outcome=(\w+)&amp;before=(\w+)"><title data-since="\S+">(.*?)</title>'
+    bar = r'<a href="/deliveries\?outcome=(\w+)&amp;before=(\w+)">'
     bars = re.findall(bar, owner.get().body.decode())
-    hour = time.strftime("%H:00", time.gmtime(time.time() - 3 * 3600))
-    assert [name for _, _, name in bars[:2]] == [f"1 done, {hour} UTC", f"1 failed, {hour} UTC"]
-    assert [outcome for outcome, _, _ in bars] == ["done", "failed", "done"]
+    assert [outcome for outcome, _ in bars] == ["done", "failed", "done"]
     assert ids_of(owner.get(query={"outcome": "done", "before": bars[0][1]}))[0] == old
     assert ids_of(owner.get(query={"outcome": "done", "before": bars[2][1]}))[0] == new
 
