@@ -73,16 +73,6 @@ def test_closing_gradio_closes_the_server(make: Servers, ui: Any, own_ui: bool) 
 # --- another launch
 
 
-def test_a_handler_added_between_launches_is_reached(make: Servers) -> None:
-    server = make("first")
-    launch(server)
-    assert server.close()
-    server.add_webhook("/second")(lambda: "second")
-    url = launch(server)
-    assert call(url, "second") == "second"
-    assert "/webhooks/second" in httpx.get(url).text
-
-
 def test_a_failed_launch_leaves_nothing_behind(make: Servers, ui: Any) -> None:
     server, taken = make("first", ui=ui), make("other")
     port = int(launch(taken).rpartition(":")[2])
@@ -128,9 +118,3 @@ def test_each_server_has_its_own_log(make: Servers) -> None:
     servers["second"].close()
     assert counts(launch(servers["second"])) == {"succeeded": 2}, "it has another server's log"
     assert counts(launch(servers["first"])) == {"succeeded": 1}
-
-
-def test_two_servers_cannot_share_a_folder(make: Servers) -> None:
-    launch(make("first", data_dir="log"))
-    with pytest.raises(SetupError, match=r"Another server of this process works with the delivery log in .*log\."):
-        launch(make("second", data_dir="log"))

@@ -1,6 +1,5 @@
 """Handlers whose parameters FastAPI fills."""
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import Body, Depends, Header, Request
@@ -84,17 +83,6 @@ def test_a_malformed_form_is_final() -> None:
         headers = {"content-type": "multipart/form-data; boundary=X"}
         sent = client.deliver("read", b"--X\r\nno form at all", headers=headers)
         assert (sent.answer.status_code, sent.outcome.status, sent.outcome.attempts) == (400, "failed", 1)
-
-
-def test_a_def_handler_can_run_an_event_loop() -> None:
-    async def dependency() -> str:
-        return "set"
-
-    def handler(delivery: Delivery, value: str = Depends(dependency)) -> str:
-        return asyncio.run(asyncio.sleep(0, value))
-
-    with serving(server_of(handler)) as client:
-        assert client.deliver("handler").answer.json() == "set"
 
 
 def test_a_path_parameter_is_kept_for_retry_and_replay() -> None:

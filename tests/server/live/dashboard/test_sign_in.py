@@ -33,22 +33,23 @@ def people(one_hub: Hub) -> None:
     one_hub.signed_in, one_hub.withheld, one_hub.token_lifetime = "acme", set(), 28800
 
 
-def space_of(hub: Hub) -> dict[str, str]:
+def space_pages(hub: Hub, **environ: str) -> PagesHarness:
     hosts = "acme-hooks.hf.space, hooks.example.com"
-    return {**hub.space(hosts), "SPACE_ID": "acme/hooks", "SPACE_AUTHOR_NAME": "acme", "WEBHOOK_SECRET": "s3cret"}
-
-
-def space_pages(**environ: str) -> PagesHarness:
-    pages = PagesHarness(Endpoint(lambda: None, "/train"), **environ)
+    space = {**hub.space(hosts), "SPACE_ID": "acme/hooks", "SPACE_AUTHOR_NAME": "acme", "WEBHOOK_SECRET": "s3cret"}
+    pages = PagesHarness(Endpoint(lambda: None, "/train"), **{**space, **environ})
     pages.url, pages.host = "https://acme-hooks.hf.space", "acme-hooks.hf.space"
+    pages.put(arrived(repo="dataset/zq/data"), answer=b"{}")
     return pages
 
 
 @pytest.fixture
 def pages(hub: Hub) -> PagesHarness:
-    pages = space_pages(**space_of(hub))
-    pages.put(arrived(repo="dataset/zq/data"), answer=b"{}")
-    return pages
+    return space_pages(hub)
+
+
+def sign_in(pages: PagesHarness) -> Exchange:
+    visitor = Client(pages)
+    return come_back(visitor, *begin(visitor))
 
 
 def begin(visitor: Client) -> tuple[str, str]:
@@ -64,11 +65,6 @@ def come_back(visitor: Client, cookie: str, address: str) -> Exchange:
     url = urllib.parse.urlsplit(address)
     assert url.path == "/deliveries/sign-in/callback"
     return visitor.get("/sign-in/callback", url.query, cookie=cookie.partition(";")[0], **TAB)
-
-
-def sign_in(pages: PagesHarness) -> Exchange:
-    visitor = Client(pages)
-    return come_back(visitor, *begin(visitor))
 
 
 @pytest.mark.parametrize("person", ["acme", "anna", "julien"])
@@ -125,7 +121,7 @@ def test_sign_in_of_another_browser_fails(pages: PagesHarness, hub: Hub) -> None
         assert "set-cookie" not in answer.headers
 
 
-@pytest.mark.parametrize("query", ["", "code=x", "state=x", "code=x&state=x", "code=&state=", "error=access_denied"])
+@pytest.mark.parametrize("query", ["", "code=x&state=x", "error=access_denied"])
 def test_invalid_callback_is_a_sentence(pages: PagesHarness, query: str) -> None:
     visitor = Client(pages)
     cookie, _ = begin(visitor)
@@ -145,9 +141,6 @@ def test_session_ends_with_the_hubs_token(pages: PagesHarness, hub: Hub, monkeyp
 
 @pytest.mark.parametrize("missing", ["SPACE_ID", "SYSTEM", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET"])
 def test_nobody_signs_in_outside_a_space(hub: Hub, missing: str) -> None:
-    pages = space_pages(**{name: value for name, value in space_of(hub).items() if name != missing})
-    for path in ("/sign-in", "/sign-in/callback"):
-        answer = Client(pages).get(path, "code=x&state=x")
-        assert answer.status == 403
-        assert "Sign in with" not in text(answer)
+    answer = Client(space_pages(hub, **{missing: ""})).get("/sign-in")
+    assert (answer.status, "Sign in with" in text(answer)) == (403, False)
     assert hub.requests == []

@@ -78,11 +78,6 @@ def test_webhook_of_another_address_does_not_count(webhook: WebhookInfo) -> None
     assert states(DATA) == states(DATA, webhook) == [(DATA, "missing", None)]
 
 
-@pytest.mark.parametrize("name", ["model:me/data", "dataset:me/data-2", "user:m"])
-def test_webhook_of_another_repository_does_not_count(name: str) -> None:
-    assert states(DATA, hook("a", name)) == [(DATA, "missing", None), (name, "enabled: no handler needs it", "a")]
-
-
 @pytest.mark.parametrize(
     ("watched", "webhooks", "missing"),
     [

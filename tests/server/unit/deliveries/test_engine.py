@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from fastapi import HTTPException, Request
-from support.asgi import on_loop
 from support.disks import full_disk
 from support.engines import BODY, WAIT, EngineHarness, execute, rows, statuses, wait_until
 from support.payloads import FIXTURES, load
@@ -283,12 +282,6 @@ def test_deliver_refuses_what_cannot_run(harness: EngineHarness) -> None:
         engine.deliver(endpoint.path, b"{}")
     with pytest.raises(LookupError, match="/webhooks/f"):
         engine.deliver("/webhooks/typo", json.dumps(BODY).encode())
-
-    async def deliver() -> None:
-        engine.deliver(endpoint.path, json.dumps(BODY).encode())
-
-    with pytest.raises(RuntimeError, match="`def` function"):
-        on_loop(deliver)
     assert harness.records() == []
 
 
