@@ -103,13 +103,13 @@ class Server:
         self.popen.wait()
 
 
-def look_beside_blocking(server: Server, handler: str, blocking: str, seconds: int) -> Seen:
+def look_beside_blocking(server: Server, seconds: int) -> Seen:
     """Measure a handler alone, and while another one blocks for three seconds at any time."""
-    alone = server.warm_load(handler, seconds)["p99"]
+    alone = server.warm_load("hook", seconds)["p99"]
     with ThreadPoolExecutor() as pool:
-        busy = pool.submit(server.load, blocking, seconds + 4, connections=1)
+        busy = pool.submit(server.load, "block", seconds + 4, connections=1)
         time.sleep(0.5)
-        beside = server.load(handler, seconds)["p99"]
+        beside = server.load("hook", seconds)["p99"]
         busy.result()
     return {"alone": alone, "beside": beside}
 
@@ -127,8 +127,7 @@ GROUPS = {
     "async": ([SERVER, UPSTREAM], lambda server, seconds: server.warm_load("hook", seconds)),
     "def": ([SERVER, UPSTREAM], lambda server, seconds: server.warm_load("quick", seconds)),
     "filled": ([SERVER, UPSTREAM], lambda server, seconds: server.warm_load("filled", seconds)),
-    "block": ([SERVER], lambda server, seconds: look_beside_blocking(server, "hook", "block", seconds)),
-    "block_async": ([SERVER], lambda server, seconds: look_beside_blocking(server, "quick", "block_async", seconds)),
+    "block": ([SERVER], look_beside_blocking),
     "start": ([SERVER, UPSTREAM], lambda server, seconds: {"start": server.start_seconds}),
     "memory": ([SERVER, UPSTREAM], look_at_memory),
 }
@@ -140,7 +139,6 @@ ROWS = (
     ("async", "p99 in ms, `async def`", "p99", UPSTREAM, "p99"),
     ("def", "p99 in ms, `def`", "p99", UPSTREAM, "p99"),
     ("block", "p99 in ms, `async def` beside a `def` that blocks", "beside", SERVER, "alone"),
-    ("block_async", "p99 in ms, `def` beside an `async def` that blocks", "beside", SERVER, "alone"),
     ("start", "seconds to the first delivery, without `.pyc` files", "start", UPSTREAM, "start"),
     ("memory", "memory in MiB, fresh", "fresh", UPSTREAM, "fresh"),
     ("memory", f"memory in MiB, after {MEMORY_DELIVERIES:,} deliveries", "grown", UPSTREAM, "grown"),

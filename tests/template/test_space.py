@@ -63,8 +63,7 @@ def deliver(app: Process, handler: str = "trigger_training", payload: Any = DATA
 
 def test_with_a_secret_it_takes_deliveries(boot: Boot) -> None:
     app = boot(WEBHOOK_SECRET=SECRET, SPACE_HOST="me-hooks.hf.space, hooks.example.org")
-    response = deliver(app)
-    assert (response.status_code, response.json()["dry_run"]) == (200, True)
+    assert deliver(app).json()["dry_run"] is True
     assert "POST https://me-hooks.hf.space/webhooks/trigger_training" in app.output
     assert not [secret for secret in (SECRET, CLIENT[1]) if secret in app.output]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -56,28 +54,6 @@ def test_routes_are_reached_beside_a_webhook(make: Servers) -> None:
 
 def database(request: Request) -> str:
     return str(request.app.state.db)
-
-
-def test_a_handler_reads_the_states_of_the_app(make: Servers) -> None:
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[dict[str, str]]:
-        yield {"x": "from the lifespan"}
-
-    server = make()
-
-    @server.add_webhook
-    def plain(request: Request) -> list[str]:
-        return [request.state.x, request.app.state.db]
-
-    @server.add_webhook
-    async def filled(request: Request, db: str = Depends(database)) -> list[str]:
-        return [request.state.x, db]
-
-    url = launch(server, app_kwargs={"lifespan": lifespan})
-    app: Any = server.fastapi_app
-    app.state.db = "the database"
-    for name in ("plain", "filled"):
-        assert httpx.post(f"{url}/webhooks/{name}").json() == ["from the lifespan", "the database"]
 
 
 def test_dependencies_of_the_app_are_refused(make: Servers) -> None:

@@ -25,8 +25,6 @@ def trigger(payload):
     return "triggered"
 """
 BOTH = pytest.mark.parametrize("source", [DECORATED, EXPLICIT], ids=["webhook_endpoint", "WebhooksServer"])
-# A script that replaces its process by another run of the interpreter.
-RUN_AS = "import os, sys\nos.execv(sys.executable, [sys.executable, *{arguments}])"
 
 
 def assert_serves(server: Process) -> None:
@@ -96,21 +94,3 @@ def test_a_run_that_ended_does_not_start_again(serve: Run) -> None:
     server = serve(DECORATED + "trigger.run()\nprint('the end')")
     assert_serves(server)
     assert "the end" in server.output
-
-
-def test_a_main_function_of_a_module_starts_it(serve: Run, tmp_path: Path) -> None:
-    body = DECORATED.replace("\n", "\n    ")
-    (tmp_path / "hooks.py").write_text(
-        f"def main():{body}\nif __name__ == '__main__':\n    main()\n", encoding="utf-8"
-    )
-    assert_serves(serve(RUN_AS.format(arguments=["-m", "hooks"])))
-
-
-TOOL = "import runpy, sys\nrunpy.run_path('app.py', run_name='__main__')\nsys.exit()\n"
-
-
-@BOTH
-def test_a_tool_that_runs_the_script_starts_its_server(serve: Run, tmp_path: Path, source: str) -> None:
-    (tmp_path / "app.py").write_text(source, encoding="utf-8")
-    (tmp_path / "tool.py").write_text(TOOL, encoding="utf-8")
-    assert_serves(serve(RUN_AS.format(arguments=["-m", "tool"])))

@@ -128,7 +128,6 @@ def test_an_edited_server_is_left_as_it_is(mine: Path, template: Path, name: str
 
 REFUSALS = {
     "no network": (["http://127.0.0.1:9/spaces/them/hooks"], "cannot be fetched"),
-    "an option for an address": (["--upload-pack=touch pwned;git-upload-pack"], "cannot be fetched"),
     "another repository": (["../other"], "is not a template"),
     "no address": ([], "webhooks/update.sh https://huggingface.co/spaces/OWNER/NAME"),
 }

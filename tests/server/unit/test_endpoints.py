@@ -116,14 +116,6 @@ def test_a_parameter_that_nothing_fills_is_refused(name: str) -> None:
         Endpoint(REFUSED[name], "/f")
 
 
-def test_a_wrapper_with_wraps_is_filled() -> None:
-    @functools.wraps(by_annotation)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return by_annotation(*args, **kwargs)
-
-    assert call(wrapper)[0] is WebhookPayload
-
-
 def test_a_parameter_like_a_payload_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     def handler(event): ...
 

@@ -149,10 +149,9 @@ def test_no_credential_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     headers = {**SIGNED, **by_name, "X-Api-Key": "s3cret-5", "X-Other": f"a {SECRET}"}
     with serving(server) as client:
         for name in ("returns", "raises", "misfits", "refuses"):
-            path, query = f"{name}/{SECRET}", {}
-            if name == "returns":
-                headers["X-Declared"], query = "s3cret-6", {"declared": "s3cret-7"}
-            sent = client.deliver(path, headers=headers, params=query)
+            declared = {"X-Declared": "s3cret-6"} if name == "returns" else {}
+            query = {"declared": "s3cret-7"} if name == "returns" else {}
+            sent = client.deliver(f"{name}/{SECRET}", headers={**headers, **declared}, params=query)
             assert (name in ("returns", "refuses")) == ("s3cret" in sent.answer.text)  # its sender may see it
             assert client.outcome(server.replay(sent.id or "")).status in ("succeeded", "failed")
         text = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from huggingface_hub import hf_api
 from huggingface_hub.errors import HfHubHTTPError
-from support.hub import Hub, Seen
+from support.hub import Hub
 from support.jobs import CANCEL, LOOK, START, TOKEN, WHOAMI, arrived, train
 
 import webhooks.jobs
@@ -190,25 +190,6 @@ def test_a_start_without_an_answer_is_looked_for_a_minute(hub: Hub, waits: list[
     assert (sum(waits), count(hub, START)) == (120, 2)
 
 
-@pytest.mark.parametrize("attempt", [1, 2])
-def test_a_job_that_appears_late_is_found(hub: Hub, waits: list[float], attempt: int) -> None:
-    delivery = arrived()
-    hub.fail(*START, 504)
-    if attempt == 2:
-        with pytest.raises(StartUnknownError):
-            train(delivery)
-        delivery = retry(delivery)
-    due = sum(waits) + 14
-
-    def appear(request: Seen) -> None:
-        if request.method == "GET" and sum(waits) >= due and not hub.jobs:
-            hub.repeat(*START)
-
-    hub.on_request = appear
-    assert started(delivery).id == hub.jobs[0].id
-    assert (len(hub.jobs), sum(waits)) == (1, due)
-
-
 def test_an_attempt_that_runs_on_starts_no_second_job(hub: Hub) -> None:
     delivery = arrived()
     held = hub.hold(*LOOK)
@@ -264,11 +245,3 @@ def test_a_replay_of_an_older_commit_starts(hub: Hub) -> None:
     train(new, cancel_running=True)
     assert started(arrived(replay_of=old.id), cancel_running=True).id == hub.jobs[1].id
     assert stages(hub) == [CANCELED, LIVE]
-
-
-@pytest.mark.parametrize("status", [404, 409])
-def test_a_job_that_cannot_be_canceled_is_no_obstacle(hub: Hub, status: int) -> None:
-    train(arrived())
-    hub.fail(*CANCEL, status, times=2)
-    train(arrived(), cancel_running=True)
-    assert stages(hub) == [LIVE, LIVE]

@@ -62,16 +62,16 @@ def returns(result: Any) -> Any:
     return handler
 
 
+def test_no_result_is_answered_with_the_delivery(receiver: Receiver) -> None:
+    answer = post(receiver(returns(None)), "/webhooks/handler")
+    assert answer.status == 200
+    assert answer.json() == {"delivery": answer.headers["x-delivery-id"], "status": "succeeded"}
+
+
 def test_a_result_without_json_is_500(receiver: Receiver) -> None:
     sent = receiver(returns(object())).deliver("handler", b"")
     assert (sent.answer.status_code, set(sent.answer.json())) == (500, {"error", "delivery"})
     assert "has no form in JSON" in sent.outcome.errors[0]
-
-
-def test_no_result_is_answered_with_the_delivery(receiver: Receiver) -> None:
-    answer = post(receiver(returns(None)), "/webhooks/handler")
-    assert (answer.status, len(answer.headers["x-delivery-id"])) == (200, 16)
-    assert answer.json() == {"delivery": answer.headers["x-delivery-id"], "status": "succeeded"}
 
 
 def test_a_slow_handler_is_202_and_goes_on(receiver: Receiver) -> None:

@@ -180,22 +180,6 @@ def test_replay_leaves_out_removed_handlers_and_later_failures(pages: PagesHarne
     assert [replays_of(pages, id) for id in (lost, later)] == [[], []]
 
 
-def test_many_replays_leave_room_for_the_hub(
-    pages: PagesHarness, owner: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failed = [pages.put(arrived(), "failed", error="ValueError") for _ in range(3)]
-    pages.run()
-    room = iter([True, False])
-    monkeypatch.setattr(pages.engine, "has_room", lambda: next(room, True))
-    answer = owner.post("/replay", query=ask(owner, {"endpoint": "/webhooks/train"})[1])
-    assert answer.headers["location"] == "/deliveries/replay?endpoint=%2Fwebhooks%2Ftrain&replayed=1"
-    question, form = ask(owner, {"endpoint": "/webhooks/train", "replayed": "1"})
-    assert "1 delivery runs again. There was no room for the rest" in question
-    assert "Replay 2 failed deliveries?" in question
-    owner.post("/replay", query=form)
-    wait_until(lambda: [len(replays_of(pages, id)) for id in failed] == [1, 1, 1])
-
-
 # Test events
 
 

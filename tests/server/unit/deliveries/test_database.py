@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -171,21 +170,3 @@ def test_log_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         Database(tmp_path)
     assert database.path.read_bytes() == before
     assert not list(tmp_path.glob("*damaged*"))
-
-
-@pytest.mark.parametrize("on_bucket", [False, True])
-@pytest.mark.parametrize("is_replaced", [False, True])
-def test_nothing_is_written_after_the_file_is_moved(tmp_path: Path, on_bucket: bool, is_replaced: bool) -> None:
-    with opened(tmp_path / "other"):
-        pass
-    with opened(tmp_path / "log", on_bucket=on_bucket) as database:
-        on_loop(database.write, lambda: add(database))
-        database.path.rename(tmp_path / "moved")
-        if is_replaced:
-            shutil.copy(tmp_path / "other" / "deliveries.db", database.path)
-        assert not database.is_in_place()
-        with pytest.raises(NotWrittenError, match="was deleted or replaced"):
-            on_loop(database.write, lambda: add(database))
-        os.replace(tmp_path / "moved", database.path)
-        on_loop(database.write, lambda: add(database))
-        assert count(tmp_path / "log") == 2

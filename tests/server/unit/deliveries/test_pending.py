@@ -45,13 +45,6 @@ def test_retry_after_may_be_a_date() -> None:
     assert pending.retry_after(AskingError(date)) == pytest.approx(600, abs=10)
 
 
-def test_retry_after_of_the_cause_is_read() -> None:
-    error = ValueError("training could not start")
-    error.__cause__ = AskingError("30")
-    assert pending.retry_after(error) == 30
-    assert pending.retry_after(ValueError()) == 0
-
-
 @given(events=st.lists(st.floats(0, 100), min_size=1), window=st.floats(0.1, 60))
 def test_burst_runs_after_ten_windows_at_the_latest(events: list[float], window: float) -> None:
     events.sort()

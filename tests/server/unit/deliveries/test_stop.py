@@ -5,33 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
-from support.engines import WAIT, EngineHarness, rows, statuses, wait_until
+from support.engines import WAIT, EngineHarness, statuses, wait_until
 
 from webhooks import Delivery
-from webhooks.deliveries.log import STOPPED, DeliveryLog
+from webhooks.deliveries.log import STOPPED
 from webhooks.deliveries.pending import NotTakenError
 
-DATABASE = "webhooks.deliveries.database"
-
 pytestmark = pytest.mark.usefixtures("brief_stops")
-
-
-class Blocked:
-    """A step of the log that does not return until `go` is set, as on a disk that does not respond."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-        self.began, self.go = threading.Event(), threading.Event()
-        method = getattr(DeliveryLog, step)
-
-        def wait(*args: Any, **options: Any) -> Any:
-            self.began.set()
-            assert self.go.wait(WAIT)
-            return method(*args, **options)
-
-        monkeypatch.setattr(DeliveryLog, step, wait)
 
 
 def test_stopping_engine_lets_running_handlers_end(harness: EngineHarness) -> None:
@@ -99,25 +81,3 @@ def test_replaced_log_is_noticed(harness: EngineHarness, content: bytes | None, 
     wait_until(lambda: harness.engine.health()[0])
     assert harness.deliver(endpoint).status_code == 200
     assert statuses(harness.records()) == ["succeeded"] * 2
-
-
-def test_hanging_disk_is_told_and_loses_nothing(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (DATABASE, "webhooks.deliveries.engine"):
-        monkeypatch.setattr(f"{module}.STUCK_SECONDS", 0.2)
-    endpoint = harness.add(lambda: None, path="/f")
-    id = harness.start().record(endpoint)
-    harness.wait_for("succeeded")
-    finish = Blocked(monkeypatch, "finish")
-    assert harness.deliver(endpoint).status_code == 200
-    assert finish.began.wait(WAIT)
-    with pytest.raises(NotTakenError, match="does not respond"):
-        harness.engine.replay(id)
-    wait_until(lambda: not harness.engine.health()[0])
-    with pytest.raises(NotTakenError, match="cannot be written"):
-        harness.deliver(endpoint)
-    engine = harness.engine
-    assert harness.stop(0) is False
-    finish.go.set()
-    assert engine.database.wait()
-    harness.start().wait_for("succeeded", 3)
-    assert rows(harness.folder, "SELECT replay_of IS NULL FROM deliveries ORDER BY number") == [(1,), (1,), (0,)]
