@@ -317,7 +317,7 @@ class WebhooksServer:
             raise
         receiver.engine.is_open_to_strangers = self._has_public_url() and not self._settings.secrets
         receiver.engine.recover()
-        if HAS_CATCH_UP and self._settings.webhooks_catch_up:
+        if HAS_CATCH_UP and self._settings.webhooks_catch_up and not self._settings.is_closed:
             self._catch_up(receiver.engine)
 
     def _catch_up(self, engine: Engine) -> None:
