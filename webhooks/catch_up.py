@@ -12,15 +12,15 @@ last commit on `main` of every watched repository, and delivers what the endpoin
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import Any
 
 from huggingface_hub import constants
@@ -225,7 +225,7 @@ class CatchUp:
         payload = sample("commit", head.type, head.name, head.revision)
         payload["updatedRefs"][0]["oldSha"] = former or None
         payload["repo"]["private"] = head.is_private
-        step = self._mark_step(path, head, head.revision)
+        step = partial(self._engine.log.set_mark, path, _name(head), head.revision)
         try:
             self._engine.deliver(path, json.dumps(payload).encode(), "catch_up", also=step)
         except NotTakenError:  # the disk is full, or the server stops
@@ -248,23 +248,16 @@ class CatchUp:
     def _mark(self, path: str, about: Head | Watched) -> sqlite3.Row | None:
         return self._marks.get((path, _name(about).lower()))  # the Hub ignores the case of names
 
-    def _mark_step(
-        self, path: str, about: Head | Watched, revision: str | None, problem: str | None = None
-    ) -> Callable[[], None]:
-        mark = self._mark(path, about)
-        repo = mark["repo"] if mark else _name(about)
-        return functools.partial(self._engine.log.set_mark, path, repo, revision, problem)
-
-    def _set_mark(self, path: str, about: Head | Watched, revision: str | None) -> None:
-        """Write down that a look has succeeded; `None` leaves the commit as it is."""
-        self._engine.write_soon(self._mark_step(path, about, revision))
+    def _set_mark(self, path: str, about: Head | Watched, revision: str | None, problem: str | None = None) -> None:
+        """Write down what a look has found; `None` leaves the commit as it is."""
+        self._engine.write_soon(partial(self._engine.log.set_mark, path, _name(about), revision, problem))
 
     def _report(self, path: str, item: Watched, error: Exception) -> None:
         """Log a problem once, not at each look."""
         problem, mark = self._describe(error), self._mark(path, item)
         if not (self._stopped.is_set() or (mark and mark["problem"] == problem)):
             logger.warning("Cannot look at %s %s, for %s: %s.", item.type, item.name, path, problem)
-        self._engine.write_soon(self._mark_step(path, item, None, problem))
+        self._set_mark(path, item, None, problem)
 
     def _describe(self, error: Exception) -> str:
         text = str(error) if isinstance(error, HubError) else f"{type(error).__name__}: {error}"

@@ -8,13 +8,13 @@ import html
 import json
 import secrets
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class Discussion:
 class Repo:
     """A repository. A test may set its files, and `head`, the commit of `main`.
 
-    Without a `head` the files decide it. `is_private` hides the repository from requests without a token.
+    Without a `head` the files decide it; an empty repository has an empty one. `is_private` hides the repository from
+    requests without a token. A request for a former name, or for one in another case, is redirected.
     """
 
     kind: str
@@ -86,11 +87,16 @@ class Repo:
     files: dict[str, str]
     head: str | None = None
     is_private: bool = False
+    modified_at: datetime = datetime(2026, 1, 1, tzinfo=timezone.utc)
     discussions: list[Discussion] = field(default_factory=list)
 
     @property
     def sha(self) -> str:
-        return self.head or commit_id(self.files)
+        return commit_id(self.files) if self.head is None else self.head
+
+    def commit(self, head: str, age: float = 600.0) -> None:
+        """Put a commit on `main` that was made so many seconds ago."""
+        self.head, self.modified_at = head, datetime.now(timezone.utc) - timedelta(seconds=age)
 
     @property
     def pull_requests(self) -> list[Discussion]:
@@ -104,7 +110,8 @@ class Repo:
     def info(self) -> dict[str, Any]:
         _, fence, rest = self.files.get("README.md", "").partition("---\n")
         card = {"cardData": yaml.safe_load(rest.partition("\n---")[0])} if fence else {}
-        return {"id": self.name, "sha": self.sha, "private": self.is_private, **card}
+        about = {"id": self.name, "private": self.is_private, "lastModified": timestamp(self.modified_at), **card}
+        return {**about, "sha": self.sha} if self.sha else about
 
 
 class RepoApi:
@@ -136,7 +143,9 @@ class RepoApi:
 
     def _repo(self, request: Request) -> Repo:
         at = {"kinds": "models", **request.path_params}
-        repo = self._hub.repos.get((at["kinds"].removesuffix("s"), f"{at['namespace']}/{at['name']}"))
+        kind, name = at["kinds"].removesuffix("s"), f"{at['namespace']}/{at['name']}".lower()
+        known = {key: repo for key, repo in self._hub.repos.items() if key[0] == kind}
+        repo = next((repo for key, repo in known.items() if name in (key[1].lower(), repo.name.lower())), None)
         if repo is None or (repo.is_private and "authorization" not in request.headers):
             raise HTTPException(404, "Repository not found", {"X-Error-Code": "RepoNotFound"})
         return repo
@@ -148,14 +157,27 @@ class RepoApi:
         raise HTTPException(404, "Discussion not found")
 
     async def _list_repos(self, request: Request) -> Response:
-        """List the repositories of an author, the last modified first."""
-        kind, author = request.path_params["kinds"].removesuffix("s"), request.query_params["author"]
+        """List the repositories of an author, the last modified first, on pages of `limit`."""
+        kind, query = request.path_params["kinds"].removesuffix("s"), request.query_params
         has_token = "authorization" in request.headers
-        found = [repo for repo in self._hub.repos.values() if repo.kind == kind and repo.name.startswith(f"{author}/")]
-        return JSONResponse([repo.info() for repo in reversed(found) if has_token or not repo.is_private])
+        found = [
+            repo
+            for repo in self._hub.repos.values()
+            if repo.kind == kind and repo.name.startswith(f"{query['author']}/")
+        ]
+        listed = sorted(found, key=lambda repo: repo.modified_at)[::-1]
+        begin, limit = int(query.get("cursor", 0)), int(query.get("limit", 1000))
+        page = listed[begin : begin + limit]
+        next_page = request.url.include_query_params(cursor=begin + limit)
+        headers = {"Link": f'<{next_page}>; rel="next"'} if begin + limit < len(listed) else {}
+        return JSONResponse([repo.info() for repo in page if has_token or not repo.is_private], headers=headers)
 
     async def _repo_info(self, request: Request) -> Response:
-        return JSONResponse(self._repo(request).info())
+        repo = self._repo(request)
+        named = request.url.path.replace("{namespace}/{name}".format(**request.path_params), repo.name)
+        if named != request.url.path:
+            return RedirectResponse(f"{self._hub.url}{named}")
+        return JSONResponse(repo.info())
 
     async def _download(self, request: Request) -> Response:
         repo, file = self._repo(request), request.path_params["file"]
