@@ -1,12 +1,13 @@
 """Find commits that the Hub could not deliver, and deliver them.
 
 The Hub calls once. While the server sleeps, restarts or is rebuilt, the call is lost. So this asks the Hub for the
-last commit on `main` of every watched repository, and delivers what the endpoint has not received.
+last commit on `main` of every watched repository, and delivers it to each endpoint that has not received it.
 
 - The first look at a repository only sets its mark: a new handler or an empty log starts nothing.
 - Of several commits the last one counts. Discussions, tags, deleted and renamed repositories are not looked for.
 - Of a user or an organization, the 300 models, datasets and Spaces each that changed last are looked at.
 - A call of the Hub that comes late all the same is one more delivery.
+- A Space that refuses deliveries for want of a secret looks for none either.
 - The marks are in the delivery log. On a Space without a Storage Bucket they are lost at each restart.
 """
 
@@ -105,12 +106,12 @@ class CatchUp:
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Begin to look, unless no handler watches a repository."""
+        """Begin to look, unless no handler watches a repository by now."""
         if any(self._watched()):
             threading.Thread(target=self._work, name="webhooks catch up", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more. A request that the Hub has not answered is not waited for."""
+        """Look no more, without a wait for what the Hub still has to answer."""
         self._stopped.set()
 
     def description(self) -> str | None:

@@ -131,7 +131,7 @@ def test_commit_that_arrived_is_not_delivered(data: Repo, looking: Looking, arri
 
 def test_commit_that_main_returns_to_is_delivered(data: Repo, looking: Looking) -> None:
     looking.look_first("dataset:me/data")
-    for revision in (B, C, B):
+    for revision in (B, "", C, B):
         data.commit(revision)
         looking.look()
     assert looking.found() == [("dataset/me/data", sha) for sha in "bcb"]
@@ -252,8 +252,9 @@ def test_owner_is_looked_at_for_what_has_changed(hub: Hub, data: Repo, looking: 
 def test_pages_of_an_owner_are_bounded(hub: Hub, looking: Looking, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catch_up, "PAGE_SIZE", 2)
     monkeypatch.setattr(catch_up, "MAX_PAGES", 2)
-    repos = [hub.add_repo("model", f"me/{number}", head=A) for number in range(6)]
+    repos = [hub.add_repo("model", f"me/{number}", head=A) for number in range(5)]
     looking.look_first("user:me", is_public=True)
+    repos.append(hub.add_repo("model", "me/5"))
     for number, repo in enumerate(repos):
         repo.commit(B, age=1000 - number)
     repos[5].commit(B, age=10)
@@ -263,14 +264,15 @@ def test_pages_of_an_owner_are_bounded(hub: Hub, looking: Looking, monkeypatch: 
     assert [name for name, _ in looking.found()] == [f"model/me/{number}" for number in (4, 3, 2, 5)]
 
 
-def test_names_are_the_same_in_any_case(data: Repo, looking: Looking) -> None:
-    looking.look_first("dataset:ME/Data")
+def test_names_are_the_same_in_any_case(hub: Hub, looking: Looking) -> None:
+    repo = hub.add_repo("dataset", "Me/Other", head=A)
+    looking.look_first("dataset:ME/other")
     looking.endpoints.clear()
-    looking.watch("dataset:me/DATA")
-    data.commit(B)
+    looking.watch("dataset:me/OTHER")
+    repo.commit(B)
     for _ in range(2):
         looking.look()
-    assert looking.found() == FOUND
+    assert looking.found() == [("dataset/Me/Other", "b")]
     assert [*looking.marks().values()] == [(B, None)]
 
 
@@ -286,10 +288,12 @@ def test_each_endpoint_has_its_own_mark(data: Repo, looking: Looking) -> None:
     assert [looking.found(path) for path in ("%/f", "%/g", "%/later")] == [both, both, both[1:]]
 
 
-def test_commit_waits_for_room(data: Repo, looking: Looking) -> None:
+def test_commit_waits_for_room(hub: Hub, data: Repo, looking: Looking) -> None:
     held = threading.Event()
     busy = looking.add(lambda: held.wait(WAIT), path="/busy")
     looking.look_first("dataset:me/data", max_pending=2)
+    hub.fail("GET", DATA, 500)
+    looking.look()
     data.commit(B)
     looking.record(busy)
     looking.look()
@@ -304,12 +308,14 @@ def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "webhooks catch up"]
 
 
+@pytest.mark.parametrize("is_private", [False, True], ids=["commit", "problem"])
 def test_stopping_waits_for_no_answer(
-    hub: Hub, data: Repo, looking: Looking, caplog: pytest.LogCaptureFixture
+    hub: Hub, data: Repo, looking: Looking, is_private: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     looking.look_first(["dataset:me/data", "dataset:me/other"])
     caplog.clear()
     data.commit(B)
+    data.is_private = is_private
     held = hub.hold("GET", DATA)
     looking.catch_up.start()
     (thread,) = threads()
