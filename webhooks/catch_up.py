@@ -28,7 +28,8 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from .deliveries.engine import Engine
 from .deliveries.log import find, reading
-from .deliveries.pending import NotTakenError, retry_after
+from .deliveries.processing import NotTakenError
+from .deliveries.runner import retry_after
 from .endpoints import Endpoint
 from .redact import Redactor
 from .samples import sample

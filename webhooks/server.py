@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from . import console, gradio_app
 from .autostart import is_at_prompt, is_called_by_script, launch_at_script_end
 from .deliveries.database import Database
-from .deliveries.engine import Engine, FailureListener
+from .deliveries.engine import Engine
+from .deliveries.processing import FailureListener
 from .endpoints import PREFIX, Endpoint
 from .invoke import Handler
 from .payload import WebhookPayload, to_body
@@ -313,7 +314,7 @@ class WebhooksServer:
         except BaseException:
             self.close(grace=0)
             raise
-        receiver.engine.is_open_to_strangers = self._has_public_url() and not self._settings.secrets
+        receiver.engine.processor.is_open_to_strangers = self._has_public_url() and not self._settings.secrets
         receiver.engine.recover()
         if HAS_CATCH_UP and self._settings.webhooks_catch_up:
             self._catch_up(receiver.engine)

@@ -21,9 +21,9 @@ from support.engines import BODY, WAIT, EngineHarness, execute, rows, statuses, 
 from support.payloads import FIXTURES, load
 
 from webhooks import Delivery, WebhookPayload
-from webhooks.deliveries import engine, pending
+from webhooks.deliveries import processing
 from webhooks.deliveries.log import INTERRUPTED
-from webhooks.deliveries.pending import NotTakenError
+from webhooks.deliveries.processing import NotTakenError
 from webhooks.delivery import GiveUp
 from webhooks.receiver import Receiver
 from webhooks.responses import RefusedError
@@ -118,7 +118,7 @@ def test_bad_failure_listener_harms_nothing(
 
 
 def test_backoff_survives_a_restart(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "backoff", lambda failures: 1.0)
+    monkeypatch.setattr(processing, "backoff", lambda failures: 1.0)
     ran: list[float] = []
 
     def handler(delivery: Delivery) -> None:
@@ -180,7 +180,7 @@ def test_comment_does_not_replace_a_commit(harness: EngineHarness) -> None:
 
 
 def test_commit_does_not_replace_a_retry(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "backoff", lambda failures: 0.5)
+    monkeypatch.setattr(processing, "backoff", lambda failures: 0.5)
     endpoint = harness.add(fail_once, max_attempts=2, debounce=0.1)
     harness.start().record(endpoint, commit(1))
     wait_until(lambda: rows(harness.folder, "SELECT * FROM attempts"))
@@ -208,7 +208,7 @@ def test_newer_commit_is_taken_at_capacity(harness: EngineHarness) -> None:
 def test_five_deaths_fail_a_delivery(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[int] = []
     told: list[str] = []
-    monkeypatch.setattr(pending, "backoff", lambda interruptions: waits.append(interruptions) or 0.0)
+    monkeypatch.setattr(processing, "backoff", lambda interruptions: waits.append(interruptions) or 0.0)
     ran, end = threading.Semaphore(0), threading.Event()
 
     def deadly() -> None:
@@ -259,7 +259,7 @@ CANNOT_RUN: dict[str, tuple[Callable[[EngineHarness], object], str]] = {
 
 @pytest.mark.parametrize("change", CANNOT_RUN)
 def test_delivery_that_cannot_run_fails(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    monkeypatch.setattr(engine, "backoff", lambda failures: 3600)
+    monkeypatch.setattr(processing, "backoff", lambda failures: 3600)
     told: list[str] = []
     harness.listeners.append(lambda delivery, error: told.append(error))
     harness.start().deliver(harness.add(fail_once, path="/f", max_attempts=2), b"hello")

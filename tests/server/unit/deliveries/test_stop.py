@@ -12,7 +12,7 @@ from support.engines import WAIT, EngineHarness, rows, statuses, wait_until
 
 from webhooks import Delivery
 from webhooks.deliveries.log import STOPPED, DeliveryLog
-from webhooks.deliveries.pending import NotTakenError
+from webhooks.deliveries.processing import NotTakenError
 
 DATABASE = "webhooks.deliveries.database"
 
