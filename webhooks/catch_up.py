@@ -26,9 +26,9 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from .deliveries import timing
-from .deliveries.engine import Engine, NotTakenError
+from .deliveries.engine import Engine
 from .deliveries.log import find, reading
+from .deliveries.pending import NotTakenError, retry_after
 from .endpoints import Endpoint
 from .redact import Redactor
 from .samples import sample
@@ -129,7 +129,7 @@ class CatchUp:
             key = (*item.key, since)
             answer = answers[key] = answers.get(key) or self._ask(item, since)
             if isinstance(answer, Exception):
-                wait = max(wait, timing.retry_after(answer))
+                wait = max(wait, retry_after(answer))
                 self._report(path, item, mark, answer)
             elif item.type in OWNERS:
                 delivered = [self._deliver(path, head, head.repo, marks, mark is None) for head in answer]

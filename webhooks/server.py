@@ -39,8 +39,6 @@ HAS_CATCH_UP = Path(__file__).with_name("catch_up.py").is_file()
 # thread for a tenth of a second, many times a minute.
 GC_THRESHOLDS = (10_000, 50, 20)
 
-RESTART = "Restart the Space for that (or, on your machine, the script)."
-
 _running: set[Path] = set()  # the folders of the logs that are in use
 _shared_server: WebhooksServer | None = None
 
@@ -87,7 +85,7 @@ class WebhooksServer:
         data_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if _is_reloading() and _running:
-            raise SetupError(f"The server runs, and cannot become another one while it does. {RESTART}")
+            raise SetupError("A running server cannot be replaced: restart the Space.")
         given = {"WEBHOOK_SECRET": str(webhook_secret)} if webhook_secret else {}
         if data_dir is not None:
             given["WEBHOOKS_DATA_DIR"] = os.fspath(data_dir)
@@ -224,8 +222,8 @@ class WebhooksServer:
             SetupError: no handler is registered, the port or the `ui` is in use, or the delivery log cannot be used.
         """
         self._cancel_autostart()
-        if _is_reloading():
-            raise SetupError(f"The server runs, and cannot be launched otherwise while it does. {RESTART}")
+        if os.environ.get("GRADIO_WATCH_DIRS") and not self._settings.is_on_space:  # set by Gradio's command line
+            raise SetupError("`gradio app.py` is not supported: it replaces a running server. Use `python app.py`.")
         with self._lifecycle:
             if self._engine is None:
                 self._start(gradio_launch_kwargs)

@@ -188,7 +188,7 @@ class Sent:
 def serving(server: WebhooksServer | None = None) -> Iterator[Client]:
     """Serve in this process, without a port, and with a log that is gone at the end of the `with` block.
 
-    Runner that still run then have 10 seconds to end.
+    Handlers that still run then have 10 seconds to end.
 
     Args:
         server: by default the one that `@webhook_endpoint` registers handlers on.

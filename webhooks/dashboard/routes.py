@@ -25,7 +25,8 @@ from starlette.templating import Jinja2Templates
 
 from .. import samples
 from ..deliveries import log
-from ..deliveries.engine import Engine, NotTakenError
+from ..deliveries.engine import Engine
+from ..deliveries.pending import NotTakenError
 from ..delivery import FINAL, UNFINISHED, Delivery
 from ..endpoints import Endpoint, find
 from ..responses import RefusedError

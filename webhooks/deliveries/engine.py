@@ -18,20 +18,18 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.responses import Response
-from starlette.types import Scope
 
 from .. import responses
 from ..console import escaped, title
 from ..delivery import FINISHED, UNFINISHED, Delivery, continue_after
 from ..endpoints import Endpoint, find
 from ..redact import REDACTED, Redactor
-from . import timing
 from .database import STUCK_SECONDS, Database, NotWrittenError
 from .log import DeliveryLog, counts, reading
+from .pending import NotTakenError, Pending, backoff, debounce_key
 from .runner import Result, Runner, quoted_traceback
 
 logger = logging.getLogger("webhooks")
@@ -48,61 +46,6 @@ UNWRITABLE = "The delivery log cannot be written."
 FailureListener = Callable[[Delivery, str], Any]
 Call = tuple[Endpoint, Delivery, int]  # a handler, its delivery, and how often that has failed before
 T = TypeVar("T")
-
-
-class NotTakenError(Exception):
-    """A delivery was neither recorded nor run; the text says why."""
-
-
-def _future() -> asyncio.Future[Any]:
-    return asyncio.get_running_loop().create_future()
-
-
-@dataclass(eq=False)
-class Pending:
-    """A delivery that is not finished.
-
-    Attributes:
-        path: of its endpoint.
-        status: the one in the log, or `arriving`.
-        debounce_key: set while a newer delivery may supersede this one.
-        due_at: when its next attempt begins, in seconds since 1970.
-        scope: the request as it came, with credentials; `None` where another process received it.
-        also: what is written in the same commit as the delivery itself.
-        is_late: the sender gets a 202 as soon as the delivery is recorded.
-        recorded: done once it is in the log, or refused.
-        response: done once the response for its sender is known.
-    """
-
-    id: str
-    path: str
-    status: str = "queued"
-    debounce_key: str | None = None
-    due_at: float = 0.0
-    scope: Scope | None = None
-    also: Callable[[], object] = bool
-    is_late: bool = False
-    recorded: asyncio.Future[None] = field(default_factory=_future)
-    response: asyncio.Future[Response] = field(default_factory=_future)
-    task: asyncio.Task[None] | None = None
-
-    def respond(self, response: Response) -> None:
-        if not self.response.done():
-            self.response.set_result(response)
-
-    def respond_early(self) -> None:
-        """Respond before the handler has ended, as soon as the delivery is recorded."""
-        self.is_late = True
-        if self.recorded.done():
-            self.respond(responses.accepted(self.id, self.status))
-
-    def refuse(self, reason: str) -> None:
-        """End the wait of the sender, if the delivery has not been recorded."""
-        if not self.recorded.done():
-            self.recorded.set_result(None)
-            if not self.response.done():
-                self.response.set_exception(NotTakenError(reason))
-                self.response.exception()  # asyncio complains of an exception that nobody looks at
 
 
 class Engine:
@@ -313,7 +256,7 @@ class Engine:
             return endpoint, delivery, failures
         if superseded and (earlier := self._pending.get(superseded)) and earlier.task:
             earlier.task.cancel()
-        pending.respond(_accepted(pending))
+        pending.respond(pending.accepted())
         return None
 
     async def _run(self, pending: Pending, endpoint: Endpoint, delivery: Delivery, failures: int) -> None:
@@ -328,7 +271,7 @@ class Engine:
             self._log_success(delivery, result)
             return
         is_over = result.error is None or result.is_final or failures + 1 >= endpoint.max_attempts
-        wait = 0.0 if is_over else max(timing.backoff(failures + 1), result.retry_after)
+        wait = 0.0 if is_over else max(backoff(failures + 1), result.retry_after)
         status = "succeeded" if result.error is None else "failed" if is_over else "scheduled"
         pending.due_at = time.time() + wait
 
@@ -343,7 +286,7 @@ class Engine:
 
         await self.database.write_with_retry(step)
         pending.status = status
-        pending.respond(result.response if is_over else _accepted(pending))
+        pending.respond(result.response if is_over else pending.accepted())
         if result.error is None:
             self._log_success(delivery, result)
             return
@@ -414,7 +357,7 @@ class Engine:
     # Begin and end
 
     def _accept(self, endpoint: Endpoint, delivery: Delivery, also: Callable[[], object] = bool) -> Pending:
-        key = timing.debounce_key(delivery.endpoint, delivery.payload) if endpoint.debounce else None
+        key = debounce_key(delivery.endpoint, delivery.payload) if endpoint.debounce else None
         if reason := self._refusal(key):
             raise NotTakenError(reason)
         pending = Pending(delivery.id, delivery.endpoint, "arriving", key, scope=delivery.scope, also=also)
@@ -438,7 +381,7 @@ class Engine:
             logger.error("%s: the server itself has failed\n%s", name, quoted_traceback(error, self._redact))
         if pending := self._pending.pop(name, None):
             pending.refuse(STOPPING if self._is_stopping else "The server itself has failed; its log says why.")
-            pending.respond(_accepted(pending))
+            pending.respond(pending.accepted())
 
     async def _deliver(self, endpoint: Endpoint, delivery: Delivery, also: Callable[[], object]) -> str:
         pending = self._accept(endpoint, delivery, also)
@@ -469,18 +412,13 @@ class Engine:
         if left:
             logger.info("%d unfinished deliveries go on.", len(left))
         for row in left:
-            pending = Pending(row["id"], row["endpoint"], row["status"], row["subject"])
-            endpoint = find(self._endpoints, pending.path)
             if row["interruptions"] >= MAX_INTERRUPTIONS:
                 reason = f"The process has ended {MAX_INTERRUPTIONS} times while this delivery's handler ran."
+                pending = Pending(row["id"], row["endpoint"], row["status"])
                 await self._fail(pending, f"{reason} Does the handler end it, or use up the memory?")
-                continue
-            if row["due_at"] is not None:  # the clock may have been wrong when it was written
-                longest = endpoint.debounce if endpoint and pending.debounce_key else timing.MAX_RETRY_AFTER_SECONDS
-                pending.due_at = min(row["due_at"], time.time() + longest)
-            elif row["interruptions"]:
-                pending.due_at = time.time() + timing.backoff(row["interruptions"])
-            self._track(pending)
+            else:
+                endpoint = find(self._endpoints, row["endpoint"])
+                self._track(Pending.from_row(row, endpoint.debounce if endpoint else 0.0))
 
     async def _prune(self) -> None:
         while True:
@@ -542,7 +480,3 @@ class Engine:
         # At capacity, still accept a delivery that supersedes a waiting one: else the older one would run.
         supersedes = debounce_key is not None and any(p.debounce_key == debounce_key for p in self._pending.values())
         return None if supersedes or len(self._pending) < self._max_pending else TOO_MANY
-
-
-def _accepted(pending: Pending) -> Response:
-    return responses.accepted(pending.id, pending.status)

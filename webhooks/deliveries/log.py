@@ -20,7 +20,7 @@ from pydantic_core import to_json
 
 from ..delivery import FINAL, Delivery, StartedJob, new_id
 from ..payload import WebhookPayload, parse_payload
-from . import timing
+from .pending import debounced_until
 
 KEEP = 10_000  # finished deliveries
 KEEP_SECONDS = 30 * 24 * 60 * 60.0
@@ -110,7 +110,7 @@ class DeliveryLog:
             (number(delivery.id), now, key),
         ).fetchone()
         burst_at = min(now, earlier["burst_at"]) if earlier else now
-        due_at = timing.debounced_until(now, burst_at, window)
+        due_at = debounced_until(now, burst_at, window)
         self.add(delivery, "scheduled", due_at=due_at, subject=key, burst_at=burst_at)
         return (earlier["id"] if earlier else None), due_at
 

@@ -31,7 +31,7 @@ from ..endpoints import Endpoint
 from ..invoke import FastAPIInvoker, Invoker, is_async
 from ..redact import Redactor
 from ..responses import OnResponse
-from . import timing
+from .pending import retry_after
 
 try:
     import uvloop as loops
@@ -263,23 +263,18 @@ class Runner:
         return Result(response, _stored(response, self._redactor(delivery)), time.monotonic() - began)
 
     def _failure(self, delivery: Delivery, error: BaseException, began: float) -> Result:
-        """Describe an error in the thread of the handler: its `__str__` is the user's code, and may block or raise."""
-        response, redact = responses.failed(delivery, error, self._redact), self._redactor(delivery)
-        reason = responses.missing_credentials_reason(delivery, error)
+        """Describe an error in the handler's thread: its attributes are the user's code, and may block or raise."""
+        seconds = time.monotonic() - began
         try:
+            redact, reason = self._redactor(delivery), responses.missing_credentials_reason(delivery, error)
+            response = responses.failed(delivery, error, self._redact)
             text = quoted_traceback(error, redact)
+            is_final = isinstance(error, (GiveUp, RequestValidationError)) or _is_unparsable(error)
+            text, is_final = (f"{_quoted(reason)}\n{text}", True) if reason else (text, is_final)
+            return Result(response, _stored(response, redact), seconds, text, is_final, retry_after(error))
         except BaseException as another:
             text = f"    | {type(error).__name__}, which cannot be shown ({type(another).__name__})"
-        return Result(
-            response,
-            _stored(response, redact),
-            time.monotonic() - began,
-            f"{_quoted(reason)}\n{text}" if reason else text,
-            is_final=reason is not None
-            or isinstance(error, (GiveUp, RequestValidationError))
-            or _is_unparsable(error),
-            retry_after=timing.retry_after(error),
-        )
+            return Result(responses.not_run(delivery.id, "The handler failed."), b"", seconds, text)
 
     def _redactor(self, delivery: Delivery) -> Redactor:
         """Return a redactor for the sender's credentials and the server's secrets; one may contain the other."""

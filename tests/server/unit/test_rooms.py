@@ -47,7 +47,7 @@ def importers(*targets: str) -> set[str]:
 
 
 def test_nothing_imports_the_server_nor_the_app() -> None:
-    assert importers("webhooks.server") == {"webhooks", "webhooks.autostart", "webhooks.testing"}
+    assert importers("webhooks.server") == {"webhooks", "webhooks.testing"}
     assert not [name for name, used in GRAPH.items() if used & {"webhooks", "app"}]
 
 
@@ -96,7 +96,6 @@ print("CHANGED", [name for name in before if before[name] != after[name]])
 """
 
 
-@pytest.mark.xfail(reason="the core is being rewritten", strict=False)
 def test_an_import_changes_nothing_outside() -> None:
     command = [sys.executable, "-c", IMPORT_TWICE]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)
