@@ -102,7 +102,6 @@ def test_an_import_changes_nothing_outside() -> None:
     assert done.stdout.endswith("CHANGED []\n"), done.stdout + done.stderr
 
 
-@pytest.mark.xfail(reason="the folder's README is being rewritten", strict=False)
 def test_the_readme_names_the_version_and_every_module() -> None:
     text = (ROOT / "webhooks" / "README.md").read_text(encoding="utf-8")
     assert text.startswith(f"# The webhook server, version {webhooks.__version__}\n")
