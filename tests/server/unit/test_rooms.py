@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
 from support.processes import ROOT, clean_environment
 
 import webhooks
