@@ -51,8 +51,8 @@ def summary(
         "",
         f"Webhooks are {'not yet ready' if settings.is_closed else 'correctly setup and ready'} to use:",
         *(f"  - POST {url}{path}" for path in paths),
-        *([catch_up] if catch_up else ()),
         "Go to https://huggingface.co/settings/webhooks to setup your webhooks.",
+        *(["", catch_up] if catch_up else ()),
         "",
     ]
     return "\n".join(lines)
