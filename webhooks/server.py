@@ -40,6 +40,8 @@ HAS_CATCH_UP = Path(__file__).with_name("catch_up.py").is_file()
 # thread for a tenth of a second, many times a minute.
 GC_THRESHOLDS = (10_000, 50, 20)
 
+LOOPBACK = ("127.0.0.1", "localhost")  # names of a server that only this machine reaches
+
 _running: set[Path] = set()  # the folders of the logs that are in use
 _shared_server: WebhooksServer | None = None
 
@@ -229,9 +231,18 @@ class WebhooksServer:
             if self._engine is None:
                 self._start(gradio_launch_kwargs)
             assert self._engine is not None
-            folder, urls = self._engine.log.path.parent, (self._local_url, self._url)
-            lines = (self._owner_link, self._catch_up_line)
-            console.show(console.summary(self._settings, self._endpoints, folder, *urls, *lines))
+            console.show(
+                console.summary(
+                    self._settings,
+                    self._endpoints,
+                    self._engine.log.path.parent,
+                    self._local_url,
+                    self._url,
+                    is_open=self._engine.processor.is_open_to_strangers,
+                    link=self._owner_link,
+                    catch_up=self._catch_up_line,
+                )
+            )
         if not (prevent_thread_lock or is_at_prompt()):
             assert self._ui is not None
             gradio_app.wait(self._ui, self.close)
@@ -314,7 +325,8 @@ class WebhooksServer:
         except BaseException:
             self.close(grace=0)
             raise
-        receiver.engine.processor.is_open_to_strangers = self._has_public_url() and not self._settings.secrets
+        is_reachable = self._has_public_url() or (self._ui and self._ui.server_name not in LOOPBACK)
+        receiver.engine.processor.is_open_to_strangers = bool(is_reachable and not self._settings.secrets)
         receiver.engine.recover()
         if HAS_CATCH_UP and self._settings.webhooks_catch_up:
             self._catch_up(receiver.engine)
