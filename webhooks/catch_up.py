@@ -34,9 +34,10 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it exports 
 )
 
 from .console import escaped
-from .deliveries import timing
-from .deliveries.engine import Engine, NotTakenError
+from .deliveries.engine import Engine
 from .deliveries.log import reading
+from .deliveries.processing import NotTakenError
+from .deliveries.runner import retry_after
 from .endpoints import Endpoint
 from .payload import parse_payload
 from .redact import Redactor
@@ -146,7 +147,7 @@ class CatchUp:
                 look_at = self._look_at_owner if item.type in OWNERS else self._look_at_repo
                 are_done = look_at(path, item) and are_done
             except Exception as error:
-                self._retry_at[path, item] = time.monotonic() + timing.retry_after(error)
+                self._retry_at[path, item] = time.monotonic() + retry_after(error)
                 self._report(path, item, error)
         return self._interval if are_done else min(self._interval, MIN_AGE_SECONDS)
 

@@ -1,10 +1,18 @@
-// Says what has arrived, and hands on the colours that were chosen with Gradio's own switch.
-const said = element.querySelector(".webhooks-arrivals span");
-const link = element.querySelector("a");
-const theme = new URLSearchParams(location.search).get("__theme");
-if (link && theme) link.search = new URLSearchParams({ __theme: theme });
-fetch("arrivals").then(answer => answer.json()).then(({ count, last }) => {
+// Show how many events have arrived, and which steps of the set-up they complete.
+const finish = name => {
+  const step = element.querySelector(`[data-step=${name}]`);
+  if (step) step.className = "done";
+};
+const show = () => {
+  const steps = [...element.querySelectorAll(".webhooks-steps li")];
+  const done = steps.filter(step => step.className === "done").length;
+  element.querySelector("summary b").textContent = `${done} of ${steps.length} done`;
+  element.querySelector("details").open = done < steps.length;
+};
+fetch("arrivals").then(answer => answer.json()).then(({ count, last, from_hub }) => {
   if (!last) return;
   const when = new Date(last).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  said.textContent = `${count} ${count === 1 ? "event has" : "events have"} arrived, the last one on ${when}.`;
-}).catch(() => {});
+  element.querySelector("[role=status]").textContent = `${count} ${count === 1 ? "event has" : "events have"} arrived, the last one on ${when}.`;
+  finish("test");
+  if (from_hub) finish("webhooks");
+}).catch(() => {}).finally(show);

@@ -1,8 +1,10 @@
-"""What a visitor sees: the endpoints, how to call them, and what is still to be set up."""
+"""Show visitors the endpoints and how to call them, and the owner what is still to be set up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import sqlite3
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from .deliveries.engine import Engine
 from .deliveries.log import reading, utc
 from .endpoints import Endpoint
 from .samples import curl, shortest
@@ -20,41 +23,43 @@ from .watched import first_repository
 
 HERE = Path(__file__).parent
 CSS, JS = ((HERE / name).read_text(encoding="utf-8") for name in ("landing.css", "landing.js"))
+HAS_CATCH_UP = (HERE / "catch_up.py").exists()
 
-# Gradio's own semibold files hold a few letters only (6.31.0); its bold ones are whole.
+# Gradio's own semibold fonts hold only a few letters (6.31.0). Its bold fonts are complete.
 THEME = gr.themes.Default(
     font=[gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"],
     font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "Consolas", "monospace"],
 )
 
-Fill = Callable[[str], None]
+Fill = Callable[[str, bool], None]
 
 
 def html_parts() -> Any:
     """Return the macros of `landing.html`."""
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.tests["match_start"] = str.startswith
     return environment.get_template("landing.html").module
 
 
 def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_dashboard: bool) -> tuple[gr.Blocks, Fill]:
-    """Build the page, without one function that a visitor could call.
+    """Build the page, without a function that a visitor could call.
 
     Returns:
-        The page, and what writes the address that the Hub can reach into it: that is known once it is launched.
+        The page, and a function that writes the server's address into it, and whether the Hub can reach that. Both
+        are known only after the launch.
     """
     parts = html_parts()
-    card = "webhooks-card"
-    bare = [card, "webhooks-bare"]
+    watched = [item for endpoint in endpoints for item in endpoint.watched]
+    has_catch_up = HAS_CATCH_UP and settings.webhooks_catch_up > 0
     page: gr.Blocks
-    with gr.Blocks(title="Webhooks") as page:
-        gr.HTML(parts.head(settings), elem_classes=bare)
-        gr.HTML(parts.arrivals(settings, has_dashboard), js_on_load=JS, elem_classes=bare)
-        gr.HTML(parts.steps(settings, has_dashboard), elem_classes=bare)
+    with gr.Blocks(title=settings.space_id or "Webhooks") as page:
+        top = gr.HTML(js_on_load=JS, elem_classes=["webhooks-card", "webhooks-bare"])
         gr.Markdown("## Endpoints")
-        shown: list[tuple[Endpoint, gr.Textbox, gr.Code]] = []
+        filled: list[tuple[Endpoint, gr.Textbox, gr.Code]] = []
         for endpoint in endpoints:
             with gr.Group():
-                gr.HTML(parts.endpoint(endpoint.path, endpoint.description), padding=True, elem_classes=card)
+                about = parts.endpoint(endpoint.path, endpoint.description, endpoint.watched)
+                gr.HTML(about, padding=True, elem_classes="webhooks-card")
                 address = gr.Textbox(
                     label="Address", interactive=False, buttons=["copy"], elem_classes="webhooks-address"
                 )
@@ -67,26 +72,32 @@ def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_dashboar
                         buttons=["copy"],
                         show_line_numbers=False,
                     )
-            shown.append((endpoint, address, command))
+            filled.append((endpoint, address, command))
 
-    def fill(base_url: str) -> None:
-        for endpoint, address, command in shown:
+    def fill(base_url: str, is_public: bool) -> None:
+        top.value = parts.top(settings, watched, has_dashboard, is_public, has_catch_up)
+        for endpoint, address, command in filled:
             address.value = base_url + endpoint.path
-            about = first_repository(endpoint.watched)
-            command.value = curl(address.value, settings, shortest(*about) if about else None)
-        page.config = page.get_config_file()  # what Gradio sends to whoever opens the page
+            repository = first_repository(endpoint.watched)
+            command.value = curl(address.value, settings, shortest(*repository) if repository else None)
+        page.config = page.get_config_file()  # Gradio sends this to each visitor
 
-    fill(settings.public_url or "")
+    fill(settings.public_url or "", settings.is_on_space)
     return page, fill
 
 
-def arrivals(counts: Callable[[], Mapping[str, int]], log: Callable[[], Path]) -> Route:
-    """Make the route that tells the page whether events arrive: how many there are, and when the last one came."""
+def arrivals(engine: Engine) -> Route:
+    """Return the route that tells the page how many events have arrived, and when the last one came."""
 
     def answer(_: Request) -> Response:
-        with reading(log()) as database:
-            row = database.execute("SELECT received_at FROM deliveries ORDER BY number DESC LIMIT 1").fetchone()
-        last = utc(row[0]).isoformat() if row else None
-        return JSONResponse({"count": sum(counts().values()), "last": last}, headers={"Cache-Control": "no-store"})
+        count, last, from_hub = 0, None, False
+        with contextlib.suppress(OSError, sqlite3.Error), reading(engine.log.path) as database:
+            count, last, from_hub = database.execute(
+                "SELECT (SELECT count(*) FROM deliveries), "
+                "(SELECT received_at FROM deliveries ORDER BY number DESC LIMIT 1), "
+                "EXISTS (SELECT 1 FROM deliveries WHERE source IS NOT 'code' AND replay_of IS NULL)"
+            ).fetchone()
+        body = {"count": count, "last": last and utc(last).isoformat(), "from_hub": bool(from_hub)}
+        return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
     return Route("/arrivals", answer)

@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Receive, Scope, Send
 
-from .deliveries.engine import Engine, NotTakenError
+from .deliveries.engine import Engine
+from .deliveries.processing import NotTakenError
 from .delivery import Delivery
 from .endpoints import PREFIX, Endpoint, find
 from .redact import redact_query, withhold_headers

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from . import console, gradio_app
 from .autostart import is_at_prompt, is_called_by_script, launch_at_script_end
 from .deliveries.database import Database
-from .deliveries.engine import Engine, FailureListener
+from .deliveries.engine import Engine
+from .deliveries.processing import FailureListener
 from .endpoints import PREFIX, Endpoint
 from .invoke import Handler
 from .payload import WebhookPayload, to_body
@@ -39,7 +40,7 @@ HAS_CATCH_UP = Path(__file__).with_name("catch_up.py").is_file()
 # thread for a tenth of a second, many times a minute.
 GC_THRESHOLDS = (10_000, 50, 20)
 
-RESTART = "Restart the Space for that (or, on your machine, the script)."
+LOOPBACK = ("127.0.0.1", "localhost")  # names of a server that only this machine reaches
 
 _running: set[Path] = set()  # the folders of the logs that are in use
 _shared_server: WebhooksServer | None = None
@@ -87,7 +88,7 @@ class WebhooksServer:
         data_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if _is_reloading() and _running:
-            raise SetupError(f"The server runs, and cannot become another one while it does. {RESTART}")
+            raise SetupError("A running server cannot be replaced: restart the Space.")
         given = {"WEBHOOK_SECRET": str(webhook_secret)} if webhook_secret else {}
         if data_dir is not None:
             given["WEBHOOKS_DATA_DIR"] = os.fspath(data_dir)
@@ -224,15 +225,24 @@ class WebhooksServer:
             SetupError: no handler is registered, the port or the `ui` is in use, or the delivery log cannot be used.
         """
         self._cancel_autostart()
-        if _is_reloading():
-            raise SetupError(f"The server runs, and cannot be launched otherwise while it does. {RESTART}")
+        if os.environ.get("GRADIO_WATCH_DIRS") and not self._settings.is_on_space:  # set by Gradio's command line
+            raise SetupError("`gradio app.py` is not supported: it replaces a running server. Use `python app.py`.")
         with self._lifecycle:
             if self._engine is None:
                 self._start(gradio_launch_kwargs)
             assert self._engine is not None
-            folder, urls = self._engine.log.path.parent, (self._local_url, self._url)
-            lines = (self._owner_link, self._catch_up_line)
-            console.show(console.summary(self._settings, self._endpoints, folder, *urls, *lines))
+            console.show(
+                console.summary(
+                    self._settings,
+                    self._endpoints,
+                    self._engine.log.path.parent,
+                    self._local_url,
+                    self._url,
+                    is_open=self._engine.processor.is_open_to_strangers,
+                    link=self._owner_link,
+                    catch_up=self._catch_up_line,
+                )
+            )
         if not (prevent_thread_lock or is_at_prompt()):
             assert self._ui is not None
             gradio_app.wait(self._ui, self.close)
@@ -315,7 +325,8 @@ class WebhooksServer:
         except BaseException:
             self.close(grace=0)
             raise
-        receiver.engine.is_open_to_strangers = self._has_public_url() and not self._settings.secrets
+        is_reachable = self._has_public_url() or (self._ui and self._ui.server_name not in LOOPBACK)
+        receiver.engine.processor.is_open_to_strangers = bool(is_reachable and not self._settings.secrets)
         receiver.engine.recover()
         if HAS_CATCH_UP and self._settings.webhooks_catch_up and not self._settings.is_closed:
             self._catch_up(receiver.engine)
@@ -338,7 +349,7 @@ class WebhooksServer:
             self._ui, fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DASHBOARD)
             # Nothing on this page takes a file, so a stranger cannot fill the disk that the log needs.
             ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
-            routes = [arrivals(lambda: receiver.engine.health()[1], lambda: receiver.engine.log.path)]
+            routes = [arrivals(receiver.engine)]
             options = {**ours, **options, "css": "\n".join([CSS, options.get("css") or ""])}
         ui = self._ui
         assert ui is not None
@@ -367,7 +378,7 @@ class WebhooksServer:
         self._undo.callback(close_ui)
         ui.close = lambda verbose=True: self._close_with_gradio()  # type: ignore[method-assign]
         if self._is_landing_page:
-            fill(self._url)
+            fill(self._url, self._has_public_url())
         self._owner_link = dashboard.access.link(self._url) if HAS_DASHBOARD else None
         return app
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -47,8 +47,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Vary": "Cookie",
 }
-
-T = TypeVar("T")
 
 
 def is_from_own_page(headers: Headers, own_hosts: Iterable[str]) -> bool:
@@ -170,9 +168,9 @@ class Access:
         hosts, here = self._settings.space_hosts, request.headers.get("host", "")
         host = here if here in hosts or not hosts else hosts[0]
         back = f"https://{host}{root_of(request.scope)}{SIGN_IN_CALLBACK}"
-        state: dict[str, Any] = {}
-        redirect: Response = await self._ask(lambda hub: hub.authorize_redirect(_with_state(request, state), back))
-        cookie, value = _cookie_name(request) + "_in", self._signer.dumps(state)
+        request.scope["session"] = {}  # where Authlib keeps the state
+        redirect: Response = await self._ask(lambda hub: hub.authorize_redirect(request, back))
+        cookie, value = _cookie_name(request) + "_in", self._signer.dumps(request.session)
         self._set_cookie(request, redirect, cookie, value, samesite="lax", max_age=SIGN_IN_SECONDS)
         return redirect
 
@@ -188,26 +186,24 @@ class Access:
             state = self._signer.loads(request.cookies.get(_cookie_name(request) + "_in", ""), SIGN_IN_SECONDS)
         except BadData:
             raise SignInError("This sign-in took too long, or began in another browser. Sign in again.") from None
+        request.scope["session"] = state
         author = self._settings.space_author_name
 
         async def read_profile(hub: Any) -> tuple[Session, bool]:
-            answer = await hub.authorize_access_token(_with_state(request, state))
+            answer = await hub.authorize_access_token(request)
             profile, until = answer["userinfo"], min(answer["expires_at"], time.time() + SESSION_SECONDS)
-            return Session(until, str(profile["preferred_username"]), answer["access_token"]), is_owner(
-                profile, author
-            )
+            session = Session(until, str(profile["preferred_username"]), answer["access_token"])
+            return session, is_owner(profile, author)
 
         session, is_allowed = await self._ask(read_profile)
         if not is_allowed:
-            raise SignInError(
-                f"You are signed in as {session.name}. Only {author} sees what arrived. "
-                "If that is an organization in which you may write, sign in again and grant access to it."
-            )
+            hint = "Where an organization owns the Space, sign in again and grant access to it."
+            raise SignInError(f"You are signed in as {session.name}. Only {author} sees what arrived. {hint}")
         response = RedirectResponse(base_of(request), 303)
         self.begin(request, response, session)
         return response
 
-    async def _ask(self, question: Callable[[Any], Awaitable[T]]) -> T:
+    async def _ask(self, question: Callable[[Any], Awaitable[Any]]) -> Any:
         if not self._settings.has_oauth:
             raise SignInError
         try:
@@ -235,10 +231,6 @@ class Access:
         is_over_tls = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
         secure = is_over_tls or self._settings.is_on_space or (public.scheme, public.netloc) == ("https", host)
         response.set_cookie(name, value, path=base_of(request), httponly=True, secure=secure, **options)
-
-
-def _with_state(request: Request, state: dict[str, Any]) -> Request:
-    return Request({**request.scope, "session": state})
 
 
 def _cookie_name(request: Request) -> str:

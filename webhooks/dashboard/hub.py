@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, WebhookInfo, constants
@@ -22,14 +21,9 @@ TIMEOUT_SECONDS = 20.0  # the client itself waits without end
 
 _REASONS = {
     401: "The Hub does not know this token any more. Sign out and in again, or make a new HF_TOKEN.",
-    403: (
-        "The token may not manage your webhooks. Where you signed in, the Space needs `hf_oauth: true` and the scope "
-        "`webhooks` in its README; an HF_TOKEN needs the permission for webhooks."
-    ),
+    403: "The token may not manage webhooks. It needs the permission for that, a Space the scope `webhooks`.",
     429: "The Hub has had too many requests from here. Try again in a few minutes.",
 }
-
-T = TypeVar("T")
 
 _creating = threading.Lock()  # two requests at once would create the same webhook twice
 
@@ -61,82 +55,14 @@ class WebhookRow:
         return " ".join([self.endpoint, *map(str, self.watched)])
 
     def command(self, base_url: str) -> str:
-        """Return the command that creates this webhook."""
-        item, url = self.watched[0], base_url + self.endpoint
-        domains = " ".join(f"--domain {domain}" for domain in item.domains)
-        return f'hf webhooks create --watch {item} --url {shlex.quote(url)} {domains} --secret "$WEBHOOK_SECRET"'
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the Hub reaches this server.
-
-    Args:
-        base: the URL without a path.
-        hosts: all names of this server, with their ports.
-    """
-
-    base: str
-    hosts: Collection[str]
-
-    def path_of(self, webhook: WebhookInfo) -> str | None:
-        """Return the path that a webhook calls here. A POST by http to a Space is lost in a redirect."""
-        try:
-            url = urlsplit(webhook.url or "")
-        except ValueError:  # an invalid URL, such as "https://[me"
-            return None
-        is_here = url.netloc.lower() in self.hosts and url.scheme == urlsplit(self.base).scheme
-        return url.path.rstrip("/") if is_here and url.path.startswith(PREFIX) else None
+        """Return the command that creates this webhook, without a secret."""
+        domains = " ".join(f"--domain {domain}" for domain in self.watched[0].domains)
+        return f"hf webhooks create --watch {self.watched[0]} --url {shlex.quote(base_url + self.endpoint)} {domains}"
 
 
 def watched_rows(endpoints: Mapping[str, Endpoint], state: str = "") -> list[WebhookRow]:
     """Return a row for each watched item, while the Hub cannot be asked."""
     return [WebhookRow(path, [item], "skipped", state) for path, one in endpoints.items() for item in one.watched]
-
-
-def compare(endpoints: Mapping[str, Endpoint], address: Address, webhooks: Sequence[WebhookInfo]) -> list[WebhookRow]:
-    """Compare what the handlers watch with all webhooks of an account.
-
-    Returns:
-        A row for each watched item, in their order, then one for each webhook that calls this server without need.
-    """
-    rows: list[WebhookRow] = []
-    needed: list[WebhookInfo] = []
-    for path, endpoint in endpoints.items():
-        here = [webhook for webhook in webhooks if address.path_of(webhook) == path]
-        for item in endpoint.watched:
-            row, used = _compare_item(path, item, here)
-            rows.append(row)
-            needed += used
-    for webhook in webhooks:
-        called = address.path_of(webhook)
-        if called and webhook not in needed:
-            handler = find(endpoints, called)
-            why = "" if handler and not handler.watched else ": no handler needs it"
-            kind = "skipped" if why else "waiting" if webhook.disabled else "done"
-            rows.append(WebhookRow(called, _items(webhook), kind, _state(webhook) + why, webhook))
-    return rows
-
-
-def _compare_item(path: str, item: Watched, here: Iterable[WebhookInfo]) -> tuple[WebhookRow, list[WebhookInfo]]:
-    """Return the row of a watched item, with the webhooks that it needs.
-
-    A webhook that watches a user or an organization covers the repositories there.
-    """
-    covering = [webhook for webhook in here if any(other.covers(item) for other in _items(webhook))]
-    exact = [webhook for webhook in covering if item.key in [other.key for other in _items(webhook)]]
-    missing, used = item.domains, []
-    for webhook in sorted(covering, key=lambda webhook: webhook not in exact):
-        if not webhook.disabled and {*missing} & {*webhook.domains}:
-            missing = tuple(domain for domain in missing if domain not in webhook.domains)
-            used.append(webhook)
-    disabled = [webhook for webhook in exact if webhook.disabled and missing]
-    if missing and not disabled:
-        return WebhookRow(path, [replace(item, domains=missing)], "failed", "missing"), used
-    webhook = (disabled or used)[0]
-    watched = [item, *(other for other in _items(webhook) if other.key != item.key)]
-    kind = "waiting" if disabled else "done"
-    return WebhookRow(path, watched, kind, _state(webhook), webhook), [*used, *disabled]
 
 
 def _items(webhook: WebhookInfo) -> list[Watched]:
@@ -154,20 +80,43 @@ def watched_name(item: Watched) -> str:
 
 @dataclass(frozen=True)
 class Webhooks:
-    """The webhooks of one account on the Hub. Its methods block: call them through `ask`.
+    """The webhooks of one account on the Hub. `rows` and `create` block: call them through `ask`.
 
     Args:
         api: with a token that may manage the account's webhooks.
+        base_url: of this server, as the Hub reaches it.
+        hosts: all names of this server, with their ports.
         secret: what the Hub has to send.
     """
 
     api: HfApi
-    address: Address
+    base_url: str
+    hosts: Collection[str]
     endpoints: Mapping[str, Endpoint]
     secret: str | None = None
 
     def rows(self) -> list[WebhookRow]:
-        return compare(self.endpoints, self.address, self.api.list_webhooks())
+        """Compare what the handlers watch with all webhooks of the account.
+
+        Returns:
+            A row for each watched item, in their order, then one for each webhook that calls this server without need.
+        """
+        called = [(path, webhook) for webhook in self.api.list_webhooks() if (path := self._path_of(webhook))]
+        rows: list[WebhookRow] = []
+        needed: list[WebhookInfo] = []
+        for endpoint in self.endpoints.values():
+            here = [webhook for path, webhook in called if path == endpoint.path]
+            for item in endpoint.watched:
+                row, used = _compare(endpoint.path, item, here)
+                rows.append(row)
+                needed += used
+        for path, webhook in called:
+            if webhook not in needed:
+                handler = find(self.endpoints, path)
+                why = "" if handler and not handler.watched else ": no handler needs it"
+                kind = "skipped" if why else "waiting" if webhook.disabled else "done"
+                rows.append(WebhookRow(path, _items(webhook), kind, _state(webhook) + why, webhook))
+        return rows
 
     def create(self, key: str | None = None) -> None:
         """Create the webhook of a row, or all that are missing."""
@@ -176,22 +125,51 @@ class Webhooks:
             if not missing:
                 raise HubError("Nothing is missing there any more. Look at the list again.")
             for row in missing:
-                item, url = row.watched[0], self.address.base + row.endpoint
+                item, url = row.watched[0], self.base_url + row.endpoint
                 watched: Any = [{"type": item.type, "name": item.name}]
                 domains: Any = list(item.domains)
                 self.api.create_webhook(url=url, watched=watched, domains=domains, secret=self.secret)
 
+    def _path_of(self, webhook: WebhookInfo) -> str | None:
+        """Return the path that a webhook calls here. A POST by http to a Space is lost in a redirect."""
+        try:
+            url = urlsplit(webhook.url or "")
+        except ValueError:  # an invalid URL, such as "https://[me"
+            return None
+        is_here = url.netloc.lower() in self.hosts and url.scheme == urlsplit(self.base_url).scheme
+        return url.path.rstrip("/") if is_here and url.path.startswith(PREFIX) else None
 
-async def ask(question: Callable[[], T]) -> T:
-    """Ask the Hub on a thread.
+
+def _compare(path: str, item: Watched, here: Iterable[WebhookInfo]) -> tuple[WebhookRow, list[WebhookInfo]]:
+    """Return the row of a watched item, with the webhooks that it needs.
+
+    A webhook that watches a user or an organization covers the repositories there.
+    """
+    covering = [webhook for webhook in here if any(other.covers(item) for other in _items(webhook))]
+    exact = [webhook for webhook in covering if item.key in [other.key for other in _items(webhook)]]
+    missing, used = item.domains, []
+    for webhook in sorted(covering, key=lambda webhook: webhook not in exact):
+        if not webhook.disabled and {*missing} & {*webhook.domains}:
+            missing = tuple(domain for domain in missing if domain not in webhook.domains)
+            used.append(webhook)
+    disabled = [webhook for webhook in exact if webhook.disabled and missing]
+    if missing and not disabled:
+        return WebhookRow(path, [replace(item, domains=missing)], "failed", "missing"), used
+    webhook = (disabled or used)[0]
+    watched = [item, *(other for other in _items(webhook) if other.key != item.key)]
+    row = WebhookRow(path, watched, "waiting" if disabled else "done", _state(webhook), webhook)
+    return row, [*used, *disabled]
+
+
+def ask(question: Callable[[], Any]) -> Any:
+    """Ask the Hub on a thread, with a timeout.
 
     The thread is a daemon: one of an executor would keep the process from ending while the Hub does not answer.
 
     Raises:
         HubError: with a sentence for whatever went wrong.
     """
-    answer: Future[T] = Future()
-    answer.set_running_or_notify_cancel()
+    answer: Future[Any] = Future()
 
     def run() -> None:
         try:
@@ -201,7 +179,7 @@ async def ask(question: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="webhooks hub", daemon=True).start()
     try:
-        return await asyncio.wait_for(asyncio.wrap_future(answer), TIMEOUT_SECONDS)
+        return answer.result(TIMEOUT_SECONDS)
     except HubError:
         raise
     except HfHubHTTPError as error:

@@ -30,6 +30,8 @@ _OUTCOME = (
     "CASE WHEN status = 'failed' THEN 'failed' WHEN status IN ('queued', 'running', 'scheduled') THEN 'waiting' "
     "WHEN skipped OR status = 'superseded' THEN 'skipped' ELSE 'done' END"
 )
+# Failed, and never replayed: a failed replay stands for the delivery that it repeats.
+_TO_REPLAY = "(status = 'failed' AND NOT EXISTS (SELECT 1 FROM deliveries AS r WHERE r.replay_of = deliveries.number))"
 # All deliveries that a delivery superseded, also through others.
 _SUPERSEDED = """WITH RECURSIVE older (number) AS (
     SELECT number FROM deliveries AS first WHERE first.superseded_by = {}
@@ -73,20 +75,19 @@ class Filter:
         if self.outcome is None and self.q is None:
             conditions.append(f"{_OUTCOME} != 'skipped'")
         if self.q is not None:
+            text = "repo LIKE ? ESCAPE '|' OR number IN (SELECT delivery FROM attempts WHERE error LIKE ? ESCAPE '|')"
+            is_id = re.fullmatch("[0-9a-f]{4,16}", self.q)
+            conditions.append(f"({text} OR id LIKE ?)" if is_id else f"({text})")
             part = "%" + re.sub("([%_|])", r"|\1", self.q) + "%"
-            conditions.append(
-                "(id LIKE ? ESCAPE '|' OR repo LIKE ? ESCAPE '|' OR "
-                "number IN (SELECT delivery FROM attempts WHERE error LIKE ? ESCAPE '|'))"
-            )
-            values += [part[1:] if len(self.q) > 3 else "", part, part]
+            values += [part, part, f"{self.q}%"] if is_id else [part, part]
         return " AND ".join(conditions) or "true", values
 
 
-class ListedDelivery(SimpleNamespace):
+class ListRow(SimpleNamespace):
     """A delivery in the list, with `_COLUMNS` as attributes. It is mended when a replay of it has succeeded."""
 
 
-def page(database: sqlite3.Connection, wanted: Filter, before: str | None = None) -> tuple[list[ListedDelivery], bool]:
+def page(database: sqlite3.Connection, wanted: Filter, before: str | None = None) -> tuple[list[ListRow], bool]:
     """Return the 50 newest deliveries, or the 50 before an id, and whether there are older ones.
 
     Raises:
@@ -98,7 +99,7 @@ def page(database: sqlite3.Connection, wanted: Filter, before: str | None = None
     return found[:PAGE_SIZE], len(found) > PAGE_SIZE
 
 
-def listed(database: sqlite3.Connection, id: str) -> ListedDelivery:
+def listed(database: sqlite3.Connection, id: str) -> ListRow:
     """Read a delivery as the list shows it.
 
     Raises:
@@ -109,20 +110,24 @@ def listed(database: sqlite3.Connection, id: str) -> ListedDelivery:
     raise KeyError(id)
 
 
-def _listed(database: sqlite3.Connection, where: str, values: Sequence[Any]) -> list[ListedDelivery]:
+def _listed(database: sqlite3.Connection, where: str, values: Sequence[Any]) -> list[ListRow]:
     query = f"SELECT {_COLUMNS} FROM deliveries WHERE {where}"
-    found = [ListedDelivery(**row) for row in database.execute(query, values)]
+    found = [ListRow(**row) for row in database.execute(query, values)]
     for row in found:
         row.received_at, row.due_at = utc(row.received_at), row.due_at and utc(row.due_at)
         row.jobs = [StartedJob(**job) for job in json.loads(row.jobs)]
     return found
 
 
-def counts(database: sqlite3.Connection, wanted: Filter) -> Counter[str]:
-    """Count the deliveries of each outcome that the other filters leave."""
+def counts(database: sqlite3.Connection, wanted: Filter) -> tuple[Counter[str], Counter[str]]:
+    """Count what the other filters leave: the deliveries of each outcome, and by endpoint those to replay."""
     where, values = replace(wanted, outcome="all").where()
-    query = f"SELECT {_OUTCOME}, count(*) FROM deliveries WHERE {where} GROUP BY 1"
-    return Counter(dict(map(tuple, database.execute(query, values))))
+    outcomes, to_replay = Counter[str](), Counter[str]()
+    query = f"SELECT {_OUTCOME}, endpoint, count(*), sum({_TO_REPLAY}) FROM deliveries WHERE {where} GROUP BY 1, 2"
+    for outcome, endpoint, count, replays in database.execute(query, values):
+        outcomes[outcome] += count
+        to_replay[endpoint] += replays
+    return outcomes, +to_replay
 
 
 def choices(database: sqlite3.Connection) -> dict[str, list[str]]:
@@ -136,24 +141,25 @@ def per_hour(database: sqlite3.Connection) -> dict[datetime, Counter[str]]:
     """Count the deliveries of the last 24 clock hours by hour and outcome."""
     last = time.time_ns() // HOUR
     counted: dict[int, Counter[str]] = {hour: Counter() for hour in range(last - 23, last + 1)}
-    query = f"SELECT min(number / {HOUR}, ?), {_OUTCOME}, count(*) FROM deliveries WHERE number >= ? GROUP BY 1, 2"
+    query = f"SELECT min(number / {HOUR}, ?), {_OUTCOME}, count(*) FROM deliveries WHERE +number >= ? GROUP BY 1, 2"
     for hour, outcome, count in database.execute(query, (last, min(counted) * HOUR)):
         counted[hour][outcome] = count
     return {utc(hour * 3600): counts for hour, counts in counted.items()}
 
 
 def to_replay(database: sqlite3.Connection, wanted: Filter, until: str) -> list[tuple[str, str]]:
-    """Return id and endpoint of the failed deliveries of a filter that were never replayed, oldest first.
-
-    A failed replay stands for the delivery that it repeats.
+    """Return id and endpoint of the deliveries of a filter to replay, oldest first.
 
     Args:
-        until: the id of the newest delivery that the owner has seen.
+        until: the id of the newest delivery when the owner was asked.
     """
     where, values = replace(wanted, outcome="failed").where()
-    never = "NOT EXISTS (SELECT 1 FROM deliveries AS again WHERE again.replay_of = deliveries.number)"
-    query = f"SELECT id, endpoint FROM deliveries WHERE {where} AND number <= ? AND {never} ORDER BY number"
+    query = f"SELECT id, endpoint FROM deliveries WHERE {where} AND number <= ? AND {_TO_REPLAY} ORDER BY number"
     return [(id, endpoint) for id, endpoint in database.execute(query, [*values, number(until)])]
+
+
+def newest_id(database: sqlite3.Connection) -> str:
+    return database.execute("SELECT printf('%016x', coalesce(max(number), 0)) FROM deliveries").fetchone()[0]  # type: ignore[no-any-return]
 
 
 def related(database: sqlite3.Connection, id: str) -> dict[str, list[str]]:

@@ -6,13 +6,12 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from huggingface_hub import HfApi
 from starlette.applications import Starlette
@@ -25,11 +24,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from .. import samples
-from ..deliveries.engine import Engine, NotTakenError
-from ..deliveries.log import find, reading, utc
+from ..deliveries import log
+from ..deliveries.engine import Engine
+from ..deliveries.processing import NotTakenError
 from ..delivery import FINAL, UNFINISHED, Delivery
-from ..endpoints import Endpoint
-from ..endpoints import find as find_endpoint
+from ..endpoints import Endpoint, find
 from ..responses import RefusedError
 from ..settings import Settings
 from ..watched import first_repository
@@ -39,8 +38,6 @@ from .queries import Filter
 from .stages import JobWatch
 
 HERE = Path(__file__).parent
-NEWEST = "7fffffffffffffff"  # the greatest id
-MAX_FORM = 4 * 1024 * 1024  # bytes of a field; a payload may be 1 MiB, and a form writes some characters as three
 
 
 @dataclass
@@ -61,6 +58,7 @@ class Dashboard:
 
     def __post_init__(self) -> None:
         self.access = Access(self.settings, self.public_url)
+        self._find = partial(find, self.endpoints)
         token = self.settings.hf_token
         self.job_watch = JobWatch(token.get_secret_value() if token else None, self.engine.set_stage)
         self._templates = Jinja2Templates(HERE / "templates")
@@ -68,8 +66,8 @@ class Dashboard:
         environment.finalize = views.visible
         environment.trim_blocks = environment.lstrip_blocks = True
         environment.globals.update(views=views, settings=self.settings, endpoints=self.endpoints, kinds=samples.KINDS)
-        environment.globals.update(find=partial(find_endpoint, self.endpoints), outcomes=queries.OUTCOMES)
-        environment.globals.update(hub_settings=hub.SETTINGS, has_public_address=self.has_public_address, utc=utc)
+        environment.globals.update(find=self._find, outcomes=queries.OUTCOMES)
+        environment.globals.update(hub_settings=hub.SETTINGS, has_public_address=self.has_public_address, utc=log.utc)
         self.app = self._make_app()
 
     def routes(self) -> list[BaseRoute]:
@@ -93,18 +91,19 @@ class Dashboard:
             Route(f"{PAGE}/{{id}}/replay", self.replay_one, methods=["POST"]),
         ]
         handlers = dict.fromkeys((NotTakenError, HTTPException), self.show_error)
-        return Starlette(
-            routes=routes, middleware=[guard(self.access, self.sign_in_page)], exception_handlers=handlers
-        )
+        middleware = [guard(self.access, self.sign_in_page)]
+        return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Open the log. An unknown id becomes a page that says so."""
+        """Open the log. An unknown id or an unreadable log becomes a page that says so."""
         try:
-            with reading(self.engine.log.path) as database:
+            with log.reading(self.engine.log.path) as database:
                 yield database
         except KeyError:
             raise HTTPException(404, "There is no such delivery. It may be too old, and deleted.") from None
+        except (OSError, sqlite3.Error) as error:
+            raise HTTPException(503, f"The delivery log cannot be read: {error}.") from None
 
     # What arrived
 
@@ -112,18 +111,18 @@ class Dashboard:
         wanted, before = read_filter(request.query_params), request.query_params.get("before") or None
         with self._reading() as database:
             rows, has_older = queries.page(database, wanted, before)
-            counts, hours = queries.counts(database, wanted), queries.per_hour(database)
-            choices = queries.choices(database)
-        replayable, _ = self._to_replay(wanted, NEWEST) if counts["failed"] else ([], 0)
+            counts, to_replay = queries.counts(database, wanted)
+            hours, choices = queries.per_hour(database), queries.choices(database)
+        replayable = sum(count for path, count in to_replay.items() if self._find(path))
         self.job_watch.look(job for row in rows for job in row.jobs)
         values = {"rows": rows, "has_older": has_older, "counts": counts, "hours": hours, "choices": choices}
-        values |= {"wanted": asdict(wanted), "before": before, "replayable": len(replayable)}
+        values |= {"wanted": asdict(wanted), "before": before, "replayable": replayable}
         return self.show(request, "list.html", values)
 
     def details(self, request: Request) -> Response:
         id = request.path_params["id"]
         with self._reading() as database:
-            record, row, related = find(database, id), queries.listed(database, id), queries.related(database, id)
+            record, row, related = log.find(database, id), queries.listed(database, id), queries.related(database, id)
         self.job_watch.look(row.jobs)
         is_over = record.status not in UNFINISHED and all(job.stage in FINAL for job in row.jobs)
         values = {"record": record, "row": row, "delivery": record.delivery, "is_over": is_over, **related}
@@ -142,22 +141,24 @@ class Dashboard:
     # Replays
 
     def replay_one(self, request: Request) -> Response:
-        try:
+        with self._reading():  # for an unknown id
             return self.redirect(request, "/" + self.engine.replay(request.path_params["id"]))
-        except KeyError:
-            raise HTTPException(404, "There is no such delivery any more.") from None
 
     def ask_to_replay_all(self, request: Request) -> Response:
         wanted = read_filter(request.query_params)
-        chosen, gone = self._to_replay(wanted, NEWEST)
-        groups = Counter(endpoint for _, endpoint in chosen)
-        values = {"wanted": asdict(wanted), "until": chosen[-1][0] if chosen else "", "groups": groups, "gone": gone}
+        with self._reading() as database:
+            _, groups = queries.counts(database, wanted)
+            until = queries.newest_id(database)
+        gone = sum(groups.pop(path) for path in [*groups] if not self._find(path))
+        values = {"wanted": asdict(wanted), "until": until, "groups": groups, "gone": gone}
         return self.show(request, "replay.html", values)
 
     def replay_all(self, request: Request) -> Response:
         """Replay what the question has shown, while there is room, and say how many that were."""
         wanted, count = read_filter(request.query_params), 0
-        for id, _ in self._to_replay(wanted, request.query_params.get("until", ""))[0]:
+        with self._reading() as database:
+            failed = queries.to_replay(database, wanted, request.query_params.get("until", ""))
+        for id in [id for id, path in failed if self._find(path)]:
             if not self.engine.has_room():
                 return self.redirect(request, "/replay", {**asdict(wanted), "replayed": count})
             with contextlib.suppress(KeyError):  # pruned meanwhile
@@ -165,24 +166,16 @@ class Dashboard:
                 count += 1
         return self.redirect(request, "", {**asdict(wanted), "outcome": None, "replayed": count})
 
-    def _to_replay(self, wanted: Filter, until: str) -> tuple[list[tuple[str, str]], int]:
-        """Return ids and endpoints, and how many cannot be replayed because their handler is gone."""
-        with self._reading() as database:
-            failed = queries.to_replay(database, wanted, until)
-        known = {endpoint for endpoint in {endpoint for _, endpoint in failed} if self._find(endpoint)}
-        chosen = [(id, endpoint) for id, endpoint in failed if endpoint in known]
-        return chosen, len(failed) - len(chosen)
-
     # Test events
 
     def test_event(self, request: Request) -> Response:
         """Show an event to change and send: a recorded delivery, or one about what a handler watches."""
         id, path, kind = (request.query_params.get(name, "") for name in ("of", "endpoint", "kind"))
         if not id:
-            return self._fill_in(request, path or next(iter(self.endpoints), ""), kind or "commit")
+            return self._show_event(request, path or next(iter(self.endpoints), ""), kind or "commit")
         with self._reading() as database:
-            delivery = find(database, id).delivery
-        return self._event_page(request, path=delivery.endpoint, body=views.pretty(delivery.body))
+            delivery = log.find(database, id).delivery
+        return self._show_event(request, delivery.endpoint, body=views.pretty(delivery.body))
 
     async def send_test_event(self, request: Request) -> Response:
         """Deliver the event and open its delivery, or only fill in the JSON for another handler or kind."""
@@ -191,70 +184,60 @@ class Dashboard:
         handler = self.endpoints.get(path)
         if handler and handler.template and handler.template.match(form.get("path", "")):
             path = form["path"]
-        if "fill" in form and kind:
-            return await run_in_threadpool(self._fill_in, request, path, kind)
         if "fill" in form:
-            return self._event_page(request, path=path, body=body)
+            return await run_in_threadpool(self._show_event, request, path, kind, "" if kind else body)
         try:
             content = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
             return self.redirect(request, "/" + await run_in_threadpool(self.engine.deliver, path, content))
-        except (ValueError, RecursionError) as error:
-            notice = f"This is not JSON: {error}."
         except LookupError:
             notice = "There is no such endpoint."
         except RefusedError as error:
             fields = views.read_json(bytes(error.response.body)).get("fields", ())
             notice = " ".join([str(error), *(f"{field['field']}: {field['reason']}." for field in fields)])
-        return self._event_page(request, 400, path=path, kind=kind, body=body, notice=self.settings.redact(notice))
+        except (ValueError, RecursionError) as error:
+            notice = f"This is not JSON: {error}."
+        return await run_in_threadpool(self._show_event, request, path, kind, body, self.settings.redact(notice))
 
-    def _fill_in(self, request: Request, path: str, kind: str) -> Response:
+    def _show_event(self, request: Request, path: str, kind: str = "", body: str = "", notice: str = "") -> Response:
+        """Show a test event. Without a body, fill in an event of this kind about what the handler watches."""
         handler = self._find(path)
-        about = first_repository(handler.watched) if handler else None
-        with self._reading() as database:
-            repo, commit = queries.last_commit(database, "/".join(about) if about else None)
-        type, _, name = repo.partition("/")
-        try:
-            event = samples.sample(kind, type, name, commit)
-        except ValueError as error:
-            return self._event_page(request, 400, path=path, kind=kind, notice=str(error))
-        return self._event_page(request, path=path, kind=kind, body=views.plain_json(event, indent=2))
-
-    def _event_page(self, request: Request, status: int = 200, *, path: str, **values: str) -> Response:
-        handler = self._find(path)
+        if kind and not body:
+            about = first_repository(handler.watched) if handler else None
+            with self._reading() as database:
+                repo, commit = queries.last_commit(database, "/".join(about) if about else None)
+            type, _, name = repo.partition("/")
+            try:
+                body = views.plain_json(samples.sample(kind, type, name, commit), indent=2)
+            except ValueError as error:
+                notice = str(error)
         if handler and path == handler.path:
             path = views.example_path(path)
-        return self.show(request, "test.html", {"handler": handler, "path": path, **values}, status)
-
-    def _find(self, path: str) -> Endpoint | None:
-        return find_endpoint(self.endpoints, path)
+        values = {"handler": handler, "path": path, "kind": kind, "body": body, "notice": notice}
+        return self.show(request, "test.html", values, 400 if notice else 200)
 
     # Webhooks on the Hub
 
-    async def webhooks(self, request: Request, notice: str = "") -> Response:
+    def webhooks(self, request: Request, notice: str = "") -> Response:
         """Show what the handlers watch, beside what the Hub has and what catching up has found."""
         problem, rows = "", hub.watched_rows(self.endpoints)
         try:
-            rows = await hub.ask(self._webhooks_of(request).rows)
+            rows = hub.ask(self._webhooks_of(request).rows)
         except hub.HubError as reason:
             problem = self.settings.redact(str(reason))
-        marks = await run_in_threadpool(self._marks)
+        with self._reading() as database:
+            marks = queries.marks(database)
         address = self.public_url() if self.has_public_address() else "https://<your address>"
         values = {"rows": rows, "notice": notice, "problem": problem, "address": address, "marks": marks}
         return self.show(request, "hub.html", values | {"watched_name": hub.watched_name}, 400 if notice else 200)
 
-    def _marks(self) -> list[sqlite3.Row]:
-        with self._reading() as database:
-            return queries.marks(database)
-
-    async def create_webhooks(self, request: Request) -> Response:
+    def create_webhooks(self, request: Request) -> Response:
         """Create the webhook of a row, or all that are missing."""
-        form = await read_form(request)
         try:
             if self.settings.is_closed:
                 raise hub.HubError("Set WEBHOOK_SECRET first: without it this Space answers every call with 503.")
-            await hub.ask(partial(self._webhooks_of(request).create, form.get("row")))
+            hub.ask(partial(self._webhooks_of(request).create, request.query_params.get("row")))
         except hub.HubError as reason:
-            return await self.webhooks(request, self.settings.redact(str(reason)))
+            return self.webhooks(request, self.settings.redact(str(reason)))
         return self.redirect(request, "/hub")
 
     def _webhooks_of(self, request: Request) -> hub.Webhooks:
@@ -264,8 +247,8 @@ class Dashboard:
         if token is None:
             how = "Sign in with Hugging Face" if self.settings.has_oauth else "Set HF_TOKEN and start again"
             raise hub.HubError(f"{how} to see and create your webhooks.")
-        address = hub.Address(public, [urlsplit(public).netloc, *self.settings.space_hosts])
-        return hub.Webhooks(HfApi(token=token), address, self.endpoints, self.settings.secret_to_send)
+        hosts = [urlsplit(public).netloc, *self.settings.space_hosts]
+        return hub.Webhooks(HfApi(token=token), public, hosts, self.endpoints, self.settings.secret_to_send)
 
     # Signing in, and what all pages share
 
@@ -313,8 +296,7 @@ def read_filter(query: Mapping[str, str]) -> Filter:
 
 async def read_form(request: Request) -> dict[str, str]:
     """Read a form. Of fields with the same name the last counts."""
-    form = await request.form(max_part_size=MAX_FORM)
-    return {name: value for name, value in form.items() if isinstance(value, str)}
+    return dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
 
 
 def with_query(base: str, path: str = "", /, **query: object) -> str:

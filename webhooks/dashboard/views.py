@@ -13,11 +13,10 @@ from huggingface_hub import constants
 from markupsafe import Markup, escape
 
 from ..console import escaped
-from ..deliveries.log import INTERRUPTED, STOPPED, Attempt
 from ..delivery import UNFINISHED, Delivery, StartedJob
 from ..endpoints import PREFIX, Endpoint
 from ..payload import FOLDERS
-from .queries import ListedDelivery
+from .queries import ListRow
 
 MAX_PAYLOAD = 256 * 1024  # characters that are shown
 MAX_LINE = 200  # characters of a summary, a name or a title
@@ -27,12 +26,7 @@ SCOPES = {"repo": "repository", "repo.content": "content", "repo.config": "setti
 ACTIONS = {"create": "created", "update": "changed", "move": "moved", "delete": "deleted"}
 DOMAINS = {"repo": "commits and settings", "discussion": "discussions"}
 SOURCES = {"catch_up": "found by looking", "code": "sent from here"}  # the others came over HTTP
-STAGES = {  # of a Job: the kind, and the word
-    "COMPLETED": ("done", "completed"),
-    "ERROR": ("failed", "failed"),
-    "CANCELED": ("skipped", "canceled"),
-    "DELETED": ("skipped", "deleted"),
-}
+STAGES = {"COMPLETED": "done", "ERROR": "failed", "CANCELED": "skipped", "DELETED": "skipped"}  # of a Job: the kind
 QUOTED = re.compile(r"^ {4}\| ?", re.MULTILINE)  # how the log indents a traceback
 
 # Text
@@ -117,7 +111,7 @@ class Summary:
     more: str = ""
 
 
-def summarize(row: ListedDelivery, endpoint: Endpoint | None) -> Summary:
+def summarize(row: ListRow, endpoint: Endpoint | None) -> Summary:
     """Say what came of a delivery. Its endpoint may have been removed."""
     if row.status in UNFINISHED:
         return _waiting(row, endpoint)
@@ -133,20 +127,18 @@ def summarize(row: ListedDelivery, endpoint: Endpoint | None) -> Summary:
 
 
 def job_summary(job: StartedJob, count: int = 1) -> Summary:
-    kind, word = STAGES.get(job.stage, ("job", job.stage.lower()))
+    word = "failed" if job.stage == "ERROR" else job.stage.lower()
     others = f", and {count - 1} more" if count > 1 else ""
-    return Summary(kind, job=job, more=f" {word}, {job.flavor}{others}")
+    return Summary(STAGES.get(job.stage, "job"), job=job, more=f" {word}, {job.flavor}{others}")
 
 
-def _waiting(row: ListedDelivery, endpoint: Endpoint | None) -> Summary:
-    total = f" of {endpoint.max_attempts}" if endpoint and endpoint.max_attempts > 1 else ""
-    attempt = f"attempt {row.failures + 1}{total}" if row.failures or total else ""
+def _waiting(row: ListRow, endpoint: Endpoint | None) -> Summary:
+    attempt = f"attempt {row.failures + 1} of {endpoint.max_attempts}" if endpoint and row.failures else ""
     if row.status != "scheduled":
-        return Summary("waiting", row.status, more=f", {attempt}" if row.attempts > 1 and attempt else "")
+        return Summary("waiting", row.status, more=f", {attempt}" if attempt else "")
     if not row.attempts:
         return Summary("waiting", "runs", row.due_at, more=", unless a newer event supersedes it")
-    error = short(last_line(row.error))
-    return Summary("waiting", attempt or "runs", row.due_at, more=f": {error}" if error else "")
+    return Summary("waiting", attempt or "runs", row.due_at, more=f": {short(last_line(row.error))}")
 
 
 def last_line(error: str | None) -> str:
@@ -168,18 +160,15 @@ def _value(answer: bytes | None, key: str) -> str:
     return _text(answered.get(key, "") if isinstance(answered, dict) else answered)
 
 
-def _returned(row: ListedDelivery) -> str:
+def _returned(row: ListRow) -> str:
     answered = read_json(row.answer)
+    if answered in ("", {}, {"delivery": row.id, "status": "succeeded"}):
+        return "done" if row.answer_status == 200 else f"answered {row.answer_status}"
     if isinstance(answered, dict) and answered.get("dry_run") is True and "command" in answered:
         return f"dry run: {_text(answered['command'])} on {_text(answered.get('flavor'))}"
-    if isinstance(answered, dict):
-        pairs = {} if answered == {"delivery": row.id, "status": "succeeded"} else answered
-        text = ", ".join(f"{key}: {_text(value)}" for key, value in pairs.items())
-    else:
-        text = _text(answered)
-    if row.answer_status == 200:
-        return text or "done"
-    return f"{row.answer_status}: {text}" if text else f"answered {row.answer_status}"
+    pairs = answered.items() if isinstance(answered, dict) else ()
+    text = ", ".join(f"{key}: {_text(value)}" for key, value in pairs) or _text(answered)
+    return text if row.answer_status == 200 else f"{row.answer_status}: {text}"
 
 
 def _text(value: Any) -> str:
@@ -189,15 +178,6 @@ def _text(value: Any) -> str:
 # One delivery
 
 
-def attempt_kind(attempt: Attempt) -> tuple[str, str]:
-    """Return how an attempt is drawn, and the word for how it ended."""
-    if attempt.error in (INTERRUPTED, STOPPED):
-        return "skipped", "interrupted"
-    if attempt.error:
-        return "failed", "failed"
-    return ("done", "succeeded") if attempt.ended_at else ("waiting", "running")
-
-
 def describe(delivery: Delivery) -> str:
     """Say what happened on the Hub, with refs and discussion."""
     payload = delivery.payload
@@ -205,8 +185,8 @@ def describe(delivery: Delivery) -> str:
         return "no payload"
     refs = ", ".join(updated.ref for updated in payload.updatedRefs or ())
     discussion = f"#{payload.discussion.num} {payload.discussion.title}" if payload.discussion else ""
-    event = event_name(f"{payload.event.scope} {payload.event.action}")
-    return short(", ".join(filter(None, [event, refs, discussion])))
+    event = f"{payload.event.scope} {payload.event.action}"
+    return short(", ".join(filter(None, [event_name(event), refs, discussion])))
 
 
 def repo_url(delivery: Delivery) -> str | None:

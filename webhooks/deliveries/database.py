@@ -351,6 +351,8 @@ def _lock(folder: Path) -> int | None:
             f"Another process already works with the delivery log in {folder}. Stop that process, or set "
             "WEBHOOKS_DATA_DIR to another folder for this one."
         ) from None
+    except OSError as error:  # some mounts lock no folders, such as NFS; a Space has only one process
+        logger.warning("The folder %s cannot be locked (%s). Start no second server with it.", folder, error)
     return descriptor
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from support.dispatching import wait_until
+from support.engines import wait_until
 from support.hub import Hub, Seen
 from support.jobs import CANCEL, LOOK, START, TOKEN, WHOAMI, Trainer, commit_to
 from support.processes import Run

@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from support.dispatching import WAIT, wait_until
+from support.engines import WAIT, wait_until
 from support.payloads import load
 from support.servers import Servers, launch
 

@@ -116,7 +116,6 @@ def test_the_first_new_options_are_in_force(space: Space) -> None:
 CLI = "import sys; sys.argv = ['gradio', 'app.py']; from gradio.cli import cli; cli()"
 
 
-@pytest.mark.xfail(strict=False, reason="`gradio app.py` is not refused yet")
 def test_gradio_app_py_is_refused(run: Run, tmp_path: Any) -> None:
     (tmp_path / "app.py").write_text(APP, encoding="utf-8")
     process = run(f"import os, sys\nos.execv(sys.executable, [sys.executable, '-c', {CLI!r}])")

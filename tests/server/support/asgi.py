@@ -16,11 +16,6 @@ from starlette.types import ASGIApp, Message
 T = TypeVar("T")
 
 
-def wait_until_written(seconds: float) -> bool:
-    """Return at once: the console is written without a thread of its own."""
-    return True
-
-
 @dataclass
 class Exchange:
     """One request and its response. `received` counts the pieces of the body that the application read."""

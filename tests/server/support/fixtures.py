@@ -12,7 +12,6 @@ import hypothesis
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-import webhooks.deliveries.engine
 from support.browsers import CHROMIUM_ARGUMENTS
 from support.processes import Process, Run, Start
 
@@ -81,8 +80,3 @@ def browser(chromium: str) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def prunes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks.deliveries.engine, "PRUNE_EVERY", 0.01)

@@ -1,4 +1,4 @@
-"""What stands between a browser and a Space: TLS ends here, and the bytes go on to a plain server."""
+"""A proxy like the one in front of a Space: TLS ends here, and the bytes go on to a plain server."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import subprocess
 import tempfile
 import threading
-from datetime import datetime, timedelta, timezone
-from pathlib import Path
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 
-class TlsFront:
+class TlsProxy:
     """Serve `https://<host_name>` on a port of 127.0.0.1 from a plain server on another, for the `with` block.
 
     No byte is read, let alone changed: the server sees the Host and Origin that the browser sent, and learns nothing
@@ -39,7 +33,7 @@ class TlsFront:
         self._serving = threading.Event()
         self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),), daemon=True)
 
-    def __enter__(self) -> TlsFront:
+    def __enter__(self) -> TlsProxy:
         self._thread.start()
         self._serving.wait()
         return self
@@ -72,25 +66,12 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def _context(host_name: str) -> ssl.SSLContext:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host_name)])
-    today = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(today - timedelta(days=1))
-        .not_valid_after(today + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host_name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with tempfile.TemporaryDirectory() as folder:
-        chain = Path(folder) / "chain.pem"
-        chain.write_bytes(private + certificate.public_bytes(pem))
-        context.load_cert_chain(chain)
+        key, certificate = f"{folder}/key.pem", f"{folder}/certificate.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj"]
+        subprocess.run(
+            [*command, f"/CN={host_name}", "-keyout", key, "-out", certificate], check=True, capture_output=True
+        )
+        context.load_cert_chain(certificate, key)
     return context

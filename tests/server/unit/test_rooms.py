@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
 from support.processes import ROOT, clean_environment
 
 import webhooks
@@ -47,7 +46,7 @@ def importers(*targets: str) -> set[str]:
 
 
 def test_nothing_imports_the_server_nor_the_app() -> None:
-    assert importers("webhooks.server") == {"webhooks", "webhooks.autostart", "webhooks.testing"}
+    assert importers("webhooks.server") == {"webhooks", "webhooks.testing"}
     assert not [name for name, used in GRAPH.items() if used & {"webhooks", "app"}]
 
 
@@ -96,14 +95,12 @@ print("CHANGED", [name for name in before if before[name] != after[name]])
 """
 
 
-@pytest.mark.xfail(reason="the core is being rewritten", strict=False)
 def test_an_import_changes_nothing_outside() -> None:
     command = [sys.executable, "-c", IMPORT_TWICE]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith("CHANGED []\n"), done.stdout + done.stderr
 
 
-@pytest.mark.xfail(reason="the folder's README is being rewritten", strict=False)
 def test_the_readme_names_the_version_and_every_module() -> None:
     text = (ROOT / "webhooks" / "README.md").read_text(encoding="utf-8")
     assert text.startswith(f"# The webhook server, version {webhooks.__version__}\n")

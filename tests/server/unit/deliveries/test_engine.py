@@ -14,19 +14,20 @@ from typing import Annotated, Any
 import pytest
 from fastapi import HTTPException, Request, Security
 from fastapi.security import APIKeyHeader
-from support.asgi import on_loop, post
+from starlette.testclient import TestClient
+from support.asgi import on_loop
 from support.disks import full_disk
 from support.engines import BODY, WAIT, EngineHarness, execute, rows, statuses, wait_until
 from support.payloads import FIXTURES, load
-from support.receivers import receiver
 
 from webhooks import Delivery, WebhookPayload
-from webhooks.deliveries import timing
-from webhooks.deliveries.engine import NotTakenError
+from webhooks.deliveries import processing
 from webhooks.deliveries.log import INTERRUPTED
+from webhooks.deliveries.processing import NotTakenError
 from webhooks.delivery import GiveUp
-from webhooks.endpoints import Endpoint
+from webhooks.receiver import Receiver
 from webhooks.responses import RefusedError
+from webhooks.settings import Settings
 
 
 def commit(number: int) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def test_bad_failure_listener_harms_nothing(
 
 
 def test_backoff_survives_a_restart(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "backoff", lambda failures: 1.0)
+    monkeypatch.setattr(processing, "backoff", lambda failures: 1.0)
     ran: list[float] = []
 
     def handler(delivery: Delivery) -> None:
@@ -179,7 +180,7 @@ def test_comment_does_not_replace_a_commit(harness: EngineHarness) -> None:
 
 
 def test_commit_does_not_replace_a_retry(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "backoff", lambda failures: 0.5)
+    monkeypatch.setattr(processing, "backoff", lambda failures: 0.5)
     endpoint = harness.add(fail_once, max_attempts=2, debounce=0.1)
     harness.start().record(endpoint, commit(1))
     wait_until(lambda: rows(harness.folder, "SELECT * FROM attempts"))
@@ -207,7 +208,7 @@ def test_newer_commit_is_taken_at_capacity(harness: EngineHarness) -> None:
 def test_five_deaths_fail_a_delivery(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[int] = []
     told: list[str] = []
-    monkeypatch.setattr(timing, "backoff", lambda interruptions: waits.append(interruptions) or 0.0)
+    monkeypatch.setattr(processing, "backoff", lambda interruptions: waits.append(interruptions) or 0.0)
     ran, end = threading.Semaphore(0), threading.Event()
 
     def deadly() -> None:
@@ -258,7 +259,7 @@ CANNOT_RUN: dict[str, tuple[Callable[[EngineHarness], object], str]] = {
 
 @pytest.mark.parametrize("change", CANNOT_RUN)
 def test_delivery_that_cannot_run_fails(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    monkeypatch.setattr(timing, "backoff", lambda failures: 3600)
+    monkeypatch.setattr(processing, "backoff", lambda failures: 3600)
     told: list[str] = []
     harness.listeners.append(lambda delivery, error: told.append(error))
     harness.start().deliver(harness.add(fail_once, path="/f", max_attempts=2), b"hello")
@@ -399,30 +400,35 @@ def test_replay_of_an_unknown_id_is_a_key_error(harness: EngineHarness, id: str)
 # Credentials
 
 
-def test_log_has_no_credentials() -> None:
+def receiver(harness: EngineHarness, **settings: Any) -> TestClient:
+    return TestClient(Receiver(harness.endpoints, harness.start(recover=False).engine, Settings(**settings), WAIT))
+
+
+def test_log_has_no_credentials(harness: EngineHarness) -> None:
     def handler(request: Request, key: Annotated[str, Security(APIKeyHeader(name="X-Sender"))]) -> str:
         if request.query_params["fail"] == "yes":
             raise ValueError(key)
         return key
 
-    app = receiver(handler, webhook_secret="hidden-1")
+    harness.add(handler)
+    app = receiver(harness, webhook_secret="hidden-1")
     sent = {
         "X-Webhook-Secret": "hidden-1",
         "Cookie": "session=hidden-2",
         "X-IP-Token": "hidden-3",
         "X-Sender": "hidden-4",
     }
-    for fail in (b"no", b"yes"):
-        response = post(app, "/webhooks/handler", b"{}", headers=sent, query=b"token=hidden-5&fail=" + fail)
-        assert response.status == (500 if fail == b"yes" else 200)
-    app.engine.stop(WAIT)
-    files = list(app.engine.log.path.parent.iterdir())
+    for fail in ("no", "yes"):
+        response = app.post(f"/webhooks/handler?token=hidden-5&fail={fail}", content=b"{}", headers=sent)
+        assert response.status_code == (500 if fail == "yes" else 200)
+    harness.stop()
+    files = list(harness.folder.iterdir())
     assert files
     assert not any(b"hidden" in file.read_bytes() for file in files)
 
 
 @pytest.mark.usefixtures("no_backoff")
-def test_missing_credential_is_final() -> None:
+def test_missing_credential_is_final(harness: EngineHarness) -> None:
     attempts: list[int] = []
 
     def handler(delivery: Delivery, request: Request) -> None:
@@ -430,13 +436,13 @@ def test_missing_credential_is_final() -> None:
         if "Cookie" not in request.headers:
             raise HTTPException(401)
 
-    app = receiver(Endpoint(handler, max_attempts=3))
-    response = post(app, "/webhooks/handler", b"{}", headers={"Cookie": "session=1"})
-    engine = app.engine
-    engine.replay(response.json()["delivery"])
-    wait_until(lambda: engine.health()[1]["failed"])
-    engine.stop(WAIT)
-    ((error,),) = rows(engine.log.path.parent, "SELECT error FROM attempts")
+    harness.add(handler, max_attempts=3)
+    app = receiver(harness)
+    response = app.post("/webhooks/handler", content=b"{}", headers={"Cookie": "session=1"})
+    harness.engine.replay(response.json()["delivery"])
+    harness.wait_for("failed")
+    harness.stop()
+    ((error,),) = rows(harness.folder, "SELECT error FROM attempts")
     assert "It lacks cookie, and the handler refuses it" in error
     assert attempts == [1, 1]
 

@@ -117,15 +117,23 @@ def test_handler_runs_once_there_is_a_thread(
         tried.set()
         raise RuntimeError("can't start new thread")
 
+    gate, blocks = threading.Event(), threading.Event()
+
+    def block() -> None:
+        blocks.set()
+        gate.wait(WAIT)
+
     handlers = {False: lambda delivery: delivery.attempt, True: lambda n=1: n}
-    endpoint = harness.add(handlers[by_fastapi], path="/f")
-    harness.start()
+    endpoint, blocking = harness.add(handlers[by_fastapi], path="/f"), harness.add(block)
+    harness.start().send(blocking)
+    assert blocks.wait(WAIT)  # the only thread of the pool is in use
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
         sent = [harness.send(endpoint) for _ in range(3)]
         assert tried.wait(WAIT)
+    gate.set()
     assert [response.result(WAIT).body for response in sent] == [b"1"] * 3
-    assert [record.failures for record in harness.records()] == [0] * 3
+    assert [record.failures for record in harness.records()] == [0] * 4
 
 
 @pytest.mark.parametrize("place", [64 * 1024 - 6, 64 * 1024 - 3, 64 * 1024])

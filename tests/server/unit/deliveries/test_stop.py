@@ -11,8 +11,8 @@ import pytest
 from support.engines import WAIT, EngineHarness, rows, statuses, wait_until
 
 from webhooks import Delivery
-from webhooks.deliveries.engine import NotTakenError
 from webhooks.deliveries.log import STOPPED, DeliveryLog
+from webhooks.deliveries.processing import NotTakenError
 
 DATABASE = "webhooks.deliveries.database"
 

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from support.payloads import load
 
 from webhooks import WebhookPayload
-from webhooks.deliveries import timing
+from webhooks.deliveries import log, processing, runner
 
 
 @given(failures=st.integers(1, 10_000))
 def test_backoff_doubles_up_to_five_minutes(failures: int) -> None:
-    assert 0 <= timing.backoff(failures) <= min(300, 2.0 ** min(failures, 20))
+    assert 0 <= processing.backoff(failures) <= min(300, 2.0 ** min(failures, 20))
 
 
 def test_first_backoffs_differ_and_average_one_second() -> None:
-    waits = [timing.backoff(1) for _ in range(1000)]
+    waits = [processing.backoff(1) for _ in range(1000)]
     assert 0.9 < sum(waits) / len(waits) < 1.1
     assert len(set(waits)) == 1000
 
@@ -43,33 +43,33 @@ class AskingError(Exception):
     ],
 )
 def test_retry_after_is_read(value: str, seconds: float) -> None:
-    assert timing.retry_after(AskingError(value)) == seconds
+    assert runner.retry_after(AskingError(value)) == seconds
 
 
 @pytest.mark.parametrize(("offset", "seconds"), [(600, 600), (-600, 0)])
 def test_retry_after_may_be_a_date(offset: float, seconds: float) -> None:
     date = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=offset), usegmt=True)
-    assert timing.retry_after(AskingError(date)) == pytest.approx(seconds, abs=10)
+    assert runner.retry_after(AskingError(date)) == pytest.approx(seconds, abs=10)
 
 
 def test_retry_after_of_the_cause_is_read() -> None:
     error = ValueError("training could not start")
     error.__cause__ = AskingError("30")
-    assert timing.retry_after(error) == 30
-    assert timing.retry_after(ValueError()) == 0
+    assert runner.retry_after(error) == 30
+    assert runner.retry_after(ValueError()) == 0
 
 
 @given(events=st.lists(st.floats(0, 100), min_size=1), window=st.floats(0.1, 60))
 def test_burst_runs_after_ten_windows_at_the_latest(events: list[float], window: float) -> None:
     events.sort()
-    due_at = [timing.debounced_until(now, events[0], window) for now in events]
+    due_at = [log.debounced_until(now, events[0], window) for now in events]
     assert due_at[0] == events[0] + window
     assert due_at == sorted(due_at)
     assert due_at[-1] <= events[0] + 10 * window
 
 
 def key(body: dict[str, Any], endpoint: str = "/webhooks/f") -> str | None:
-    return timing.debounce_key(endpoint, WebhookPayload.model_validate(body))
+    return processing.debounce_key(endpoint, WebhookPayload.model_validate(body))
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_debounce_key_has_discussion_and_endpoint() -> None:
     here, elsewhere = load("discussion.comment-create"), load("discussion.comment-create")
     elsewhere["discussion"]["id"] = "another"
     assert len({key(here), key(elsewhere), key(here, "/webhooks/other")}) == 3
-    assert timing.debounce_key("/webhooks/f", None) is None
+    assert processing.debounce_key("/webhooks/f", None) is None
