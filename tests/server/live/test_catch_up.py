@@ -67,7 +67,7 @@ def log_with_mark(hub: Hub, start: Start) -> Path:
     """The log of a server that has looked at the repository once, and was killed."""
     hub.add_repo("dataset", "me/data", head=A)
     server = start(SERVER, HF_ENDPOINT=hub.url, WEBHOOKS_CATCH_UP="15")
-    assert f"{LINE.format(30)}\n" in server.output
+    server.wait_for(f"{LINE.format(30)}\n")
     wait_until(lambda: marks(server.folder) == [(A,)])
     server.stop()
     return server.folder / "log"
@@ -116,8 +116,7 @@ def test_commit_of_the_sleep_is_recorded_once(hub: Hub, data: Repo, run: Run, tm
 
 
 def test_laptop_handles_a_commit_without_a_link(hub: Hub, data: Repo, run: Run, tmp_path: Path) -> None:
-    server = begin(run, hub, LOCAL_SECONDS="0.2").wait_until_ready()
-    assert f"{LINE.format(0.2)}\n" in server.output
+    begin(run, hub, LOCAL_SECONDS="0.2").wait_for(f"{LINE.format(0.2)}\n")
     for revision in (B, C):
         data.commit(revision, age=0)
         wait_until(lambda revision=revision: marks(tmp_path) == [(revision,)])

@@ -44,7 +44,7 @@ def test_the_server_runs_without(rooms: list[str], run: Run, tmp_path: Path) -> 
     has_dashboard = "dashboard" not in rooms
     assert ("deliveries" in httpx.get(server.url).text) == has_dashboard
     assert httpx.get(f"{server.url}/deliveries").status_code == (403 if has_dashboard else 404)
-    assert ("Looking at dataset username/my-dataset" in server.output) == ("catch_up.py" not in rooms)
     server.interrupt()
     assert server.wait_for_exit() == 0
     assert "Traceback" not in server.output
+    assert ("Looking at dataset username/my-dataset" in server.output) == ("catch_up.py" not in rooms)
