@@ -27,6 +27,8 @@ def summary(
     folder: Path,
     local_url: str,
     url: str,
+    *,
+    is_open: bool,
     link: str | None,
     catch_up: str | None,
 ) -> str:
@@ -35,30 +37,30 @@ def summary(
     Source: https://huggingface.co/docs/huggingface_hub/guides/webhooks
 
     Args:
+        is_open: no secret is set, and others reach the server.
         link: to the dashboard, for the owner.
         catch_up: what is looked at on the Hub, if that is worth a line.
     """
-    is_public = url != local_url
     owner = ["", "See, test and replay deliveries, as the owner (keep this link to yourself):", f"  {link}"]
     lines = [
         "",
-        _secret_state(settings, is_public),
+        _secret_state(settings, is_open),
         "",
         f"Local:     {local_url}",
-        f"Public:    {url if is_public else 'none; only this machine reaches the addresses below'}",
+        f"Public:    {url if url != local_url else 'none; only this machine reaches the addresses below'}",
         f"Log:       {folder}{'' if settings.has_lasting_log else ' (lost at each restart: attach a Storage Bucket)'}",
         *(owner if link else ()),
         "",
         f"Webhooks are {'not yet ready' if settings.is_closed else 'correctly setup and ready'} to use:",
         *(f"  - POST {url}{path}" for path in paths),
-        *([catch_up] if catch_up else ()),
         "Go to https://huggingface.co/settings/webhooks to setup your webhooks.",
+        *(["", catch_up] if catch_up else ()),
         "",
     ]
     return "\n".join(lines)
 
 
-def _secret_state(settings: Settings, is_public: bool) -> str:
+def _secret_state(settings: Settings, is_open: bool) -> str:
     if settings.secrets:
         previous = " The previous one is accepted, too." if len(settings.secrets) > 1 else ""
         return f"Webhook secret is correctly defined.{previous}"
@@ -69,8 +71,8 @@ def _secret_state(settings: Settings, is_public: bool) -> str:
         )
     lines = [
         "Webhook secret is not defined. This means your webhook endpoints will be open to everyone.",
-        *(["Jobs are dry runs until then, since anyone can reach the public address."] if is_public else ()),
         "To close them, put a line such as WEBHOOK_SECRET=<long random text> into .env, and start again.",
+        *(["Until then Jobs are dry runs, since others can reach this server."] if is_open else ()),
     ]
     return "\n".join(lines)
 

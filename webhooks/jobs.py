@@ -284,7 +284,7 @@ def _why_dry_run(settings: Settings, delivery: Delivery) -> str | None:
         return "HF_TOKEN is not set."
     if not delivery.is_open_to_strangers:
         return None
-    reason = "No WEBHOOK_SECRET is set and this server has a public address: anyone could start paid Jobs."
+    reason = "No WEBHOOK_SECRET is set, and others can reach this server: anyone could start paid Jobs."
     return f"{reason} Put WEBHOOK_SECRET=... into .env."
 
 

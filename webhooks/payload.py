@@ -1,9 +1,8 @@
 """What the Hub sends: pydantic models of a webhook payload, version 3.
 
-The fields are those of the Hub's documentation (https://huggingface.co/docs/hub/webhooks) and bear the
-names that `huggingface_hub` gives them. What the documentation does not list yet is kept, not refused:
-actions, scopes, repository types and statuses are plain strings, and unknown fields stay readable as
-attributes, because a payload that is refused is an event that is lost.
+The fields are those of the Hub's documentation (https://huggingface.co/docs/hub/webhooks), with the names of
+`huggingface_hub`. A refused payload would be a lost event, so actions, scopes, repository types and statuses are plain
+strings, and unknown fields stay readable as attributes.
 """
 
 from __future__ import annotations
@@ -56,10 +55,10 @@ class WebhookPayloadEvent(_Part):
     scope: str
 
     def matches(self, scope: str, action: str | None = None) -> bool:
-        """Tell whether this event belongs to a scope, narrower scopes included.
+        """Return whether this event belongs to a scope or to a narrower one.
 
-        The Hub adds scopes over time and asks its users to take any action on a narrower scope for an
-        `update` of the broader one: `repo.config.dois` is an update of `repo.config` and of `repo`.
+        The Hub adds scopes over time. Its documentation says: any action on a narrower scope is an `update` of the
+        broader one. So `repo.config.dois` is an update of `repo.config` and of `repo`.
 
         Args:
             scope: `repo`, `repo.content`, `repo.config`, `discussion`, `discussion.comment`, or any other.
@@ -134,10 +133,9 @@ class WebhookPayload(_Part):
     comment: WebhookPayloadComment | None = None
 
     def updates(self, repo_type: str, name: str | None = None, ref: str = MAIN) -> bool:
-        """Tell whether this event brings new content to a ref of a repository.
+        """Return whether this event brings new content to a ref of a repository.
 
-        False for anything that would start a job for nothing, or start itself again: pull requests (they
-        have refs of their own), tags, deleted refs, settings and discussions.
+        False for pull requests (they have refs of their own), tags, deleted refs, settings and discussions.
 
         Args:
             repo_type: `model`, `dataset`, `space` or `bucket`.

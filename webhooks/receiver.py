@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Match, NoMatchFound
 from starlette.types import Receive, Scope, Send
 
 from .deliveries.engine import Engine
-from .deliveries.pending import NotTakenError
+from .deliveries.processing import NotTakenError
 from .delivery import Delivery
 from .endpoints import PREFIX, Endpoint, find
 from .redact import redact_query, withhold_headers

@@ -1,4 +1,4 @@
-"""Events as the Hub would report them, to try a handler with: on the owner's page, by `curl`, or in a test."""
+"""Write sample events of the Hub, for the dashboard, for `curl` and for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from .payload import FOLDERS, MAIN
 from .settings import Settings
 
-KINDS = {  # each by its name in code, in the words of the owner's page
+KINDS = {  # the name in code, and the words of the dashboard
     "commit": "New commit on main",
     "pull_request_commit": "New commit on a pull request",
     "tag": "New tag",
@@ -32,18 +32,18 @@ MAX_ARGUMENT = 100_000  # characters; Linux takes 131,071 bytes in one
 
 _REPO_ID = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 REVISION = re.compile(r"[0-9a-f]{40}")
-_ID = "6123456789abcdef01234567"  # of everything that has one
+_ID = "6123456789abcdef01234567"
 _NEW, _OLD = "c0ffee" * 6 + "c0ff", "0ff1ce" * 6 + "0ff1"
 
 
 def sample(kind: str, repo_type: str, repo_id: str, revision: str = "") -> dict[str, Any]:
-    """Write the payload that the Hub sends for such an event.
+    """Return the payload that the Hub sends for an event.
 
     Args:
         kind: one of `KINDS`.
         repo_type: one of `REPO_TYPES`.
         repo_id: `username/repository`.
-        revision: the commit that the event is about, 40 hexadecimal digits; empty for one that does not exist.
+        revision: the commit, 40 hexadecimal digits; empty for a commit that does not exist.
 
     Raises:
         ValueError: a sentence about what is wrong.
@@ -75,7 +75,7 @@ def sample(kind: str, repo_type: str, repo_id: str, revision: str = "") -> dict[
 
 
 def _events(repo_id: str, url: dict[str, str], revision: str) -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Return the scope, the action and what is said beside the repository, for each kind of event."""
+    """Return scope, action and further fields of each kind of event."""
 
     def updated(ref: str, old: str | None, new: str | None) -> tuple[str, str, dict[str, Any]]:
         return "repo.content", "update", {"updatedRefs": [{"ref": ref, "oldSha": old, "newSha": new}]}
@@ -120,7 +120,7 @@ def _events(repo_id: str, url: dict[str, str], revision: str) -> dict[str, tuple
 
 
 def shortest(repo_type: str = "dataset", repo_id: str = "username/my-dataset") -> str:
-    """Write the shortest payload of a commit, for somebody to read."""
+    """Return the shortest payload of a commit, which is easy to read."""
     return f"""{{
   "event": {{"action": "update", "scope": "repo.content"}},
   "repo": {{"type": "{repo_type}", "name": "{repo_id}", "id": "1", "private": false,

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from . import console, gradio_app
 from .autostart import is_at_prompt, is_called_by_script, launch_at_script_end
 from .deliveries.database import Database
-from .deliveries.engine import Engine, FailureListener
+from .deliveries.engine import Engine
+from .deliveries.processing import FailureListener
 from .endpoints import PREFIX, Endpoint
 from .invoke import Handler
 from .payload import WebhookPayload, to_body
@@ -38,6 +39,8 @@ HAS_CATCH_UP = Path(__file__).with_name("catch_up.py").is_file()
 # Gradio has hundreds of thousands of objects. With Python's thresholds, looking at all of them for garbage stops every
 # thread for a tenth of a second, many times a minute.
 GC_THRESHOLDS = (10_000, 50, 20)
+
+LOOPBACK = ("127.0.0.1", "localhost")  # names of a server that only this machine reaches
 
 _running: set[Path] = set()  # the folders of the logs that are in use
 _shared_server: WebhooksServer | None = None
@@ -228,9 +231,18 @@ class WebhooksServer:
             if self._engine is None:
                 self._start(gradio_launch_kwargs)
             assert self._engine is not None
-            folder, urls = self._engine.log.path.parent, (self._local_url, self._url)
-            lines = (self._owner_link, self._catch_up_line)
-            console.show(console.summary(self._settings, self._endpoints, folder, *urls, *lines))
+            console.show(
+                console.summary(
+                    self._settings,
+                    self._endpoints,
+                    self._engine.log.path.parent,
+                    self._local_url,
+                    self._url,
+                    is_open=self._engine.processor.is_open_to_strangers,
+                    link=self._owner_link,
+                    catch_up=self._catch_up_line,
+                )
+            )
         if not (prevent_thread_lock or is_at_prompt()):
             assert self._ui is not None
             gradio_app.wait(self._ui, self.close)
@@ -313,9 +325,10 @@ class WebhooksServer:
         except BaseException:
             self.close(grace=0)
             raise
-        receiver.engine.is_open_to_strangers = self._has_public_url() and not self._settings.secrets
+        is_reachable = self._has_public_url() or (self._ui and self._ui.server_name not in LOOPBACK)
+        receiver.engine.processor.is_open_to_strangers = bool(is_reachable and not self._settings.secrets)
         receiver.engine.recover()
-        if HAS_CATCH_UP and self._settings.webhooks_catch_up:
+        if HAS_CATCH_UP and self._settings.webhooks_catch_up and not self._settings.is_closed:
             self._catch_up(receiver.engine)
 
     def _catch_up(self, engine: Engine) -> None:

@@ -1,7 +1,7 @@
-"""For the tests of your own handlers: events as the Hub reports them, and a server without a port.
+"""Test your own handlers: with events of every kind, and with a server that needs no port.
 
-Nothing in here reaches the Hub, whatever token the environment has: Jobs are dry runs, and any other call of
-`huggingface_hub` in a handler raises `OfflineModeIsEnabled`, unless the test puts something in its place.
+Nothing here reaches the Hub, whatever token the environment has. Jobs are dry runs, and any other call of
+`huggingface_hub` in a handler raises `OfflineModeIsEnabled`, unless the test replaces it.
 
 Example:
     ```python
@@ -68,7 +68,7 @@ def event_json(
     revision: str | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
-    """Write an event as the JSON that the Hub sends (https://huggingface.co/docs/hub/webhooks#webhook-payloads).
+    """Return an event as the JSON that the Hub sends (https://huggingface.co/docs/hub/webhooks#webhook-payloads).
 
     Args:
         kind: what happened: `commit` (on `main`), `pull_request_commit`, `tag`, `branch_deleted`, `discussion`,
@@ -76,12 +76,12 @@ def event_json(
             `comment_hidden`, `repo_created`, `repo_moved`, `repo_deleted` or `made_private`.
         repo_type: `dataset`, `model`, `space` or `bucket`.
         repo_id: `username/repository`.
-        revision: the commit that the event is about, 40 hexadecimal digits; by default one that does not exist.
-        changes: what else is to be different, by the names of the payload. Objects are changed in part:
+        revision: the commit, 40 hexadecimal digits; by default a commit that does not exist.
+        changes: further fields of the payload. Objects are changed in part:
             `comment={"content": "Hi"}` leaves the other fields of the comment as they are.
 
     Raises:
-        ValueError: there is no such kind or type, and the text lists those there are; or a name or revision is none.
+        ValueError: the kind, type, name or revision is wrong; the text says what is possible.
     """
     return _changed(sample(kind, repo_type, repo_id, revision or ""), changes)
 
@@ -93,7 +93,7 @@ def event(
     revision: str | None = None,
     **changes: Any,
 ) -> WebhookPayload:
-    """Make the payload that a handler gets for an event. `event_json` explains the arguments and what is raised."""
+    """Return an event as the payload that a handler gets. `event_json` explains the arguments."""
     return WebhookPayload.model_validate(event_json(kind, repo_type, repo_id, revision, **changes))
 
 
@@ -106,12 +106,12 @@ def _changed(value: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def call(handler: Handler, payload: WebhookPayload | Mapping[str, Any] | None = None, *, attempt: int = 1) -> Any:
-    """Call a handler with what it asks for, as the server would, and return what it returns.
+    """Call a handler as the server would, and return its result.
 
     Args:
         handler: the function, `def` or `async def`.
         payload: the event; by default a commit to a dataset.
-        attempt: what the handler reads in `delivery.attempt`.
+        attempt: the value of `delivery.attempt`.
 
     Raises:
         SetupError: the handler has a parameter that nothing can fill.
@@ -152,13 +152,13 @@ async def _awaited(answer: Awaitable[Any]) -> Any:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a delivery.
+    """The end of a delivery.
 
     Attributes:
         status: `succeeded`, `failed` or `superseded`.
         attempts: how often the handler ran.
         errors: the traceback of each attempt that failed.
-        result: what the sender would be answered by now: what the handler returned, from JSON, or the error.
+        result: the result of the handler, read from JSON, or the error.
     """
 
     status: str
@@ -169,7 +169,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sent:
-    """A delivery that was posted. `answer` is what the Hub was told at once; `id` is `None` if it was not taken."""
+    """A posted delivery. `answer` is the response to the Hub; `id` is `None` if the delivery was not taken."""
 
     answer: Response
     _client: Client
@@ -180,7 +180,7 @@ class Sent:
 
     @property
     def outcome(self) -> Outcome:
-        """What becomes of it in the end; `Client.outcome` says what is raised."""
+        """The end of the delivery; `Client.outcome` lists the errors."""
         return self._client.outcome(self.id or "")
 
 
@@ -234,11 +234,11 @@ class Client(TestClient):
 
         Args:
             endpoint: the handler's path, with or without `/webhooks/`.
-            payload: what `event` or `event_json` made, or the bytes of any body; by default a commit to a dataset.
-            options: as of `TestClient.post`; `headers` take the place of the secret's.
+            payload: from `event` or `event_json`, or any bytes; by default a commit to a dataset.
+            options: of `TestClient.post`; `headers` replace the header with the secret.
 
         Raises:
-            LookupError: there is no such handler; the text lists those there are.
+            LookupError: there is no such handler; the text lists the handlers.
         """
         path = PREFIX + endpoint.removeprefix(PREFIX).strip("/")
         if find_endpoint(self._receiver.endpoints, path) is None:
@@ -250,13 +250,13 @@ class Client(TestClient):
         return Sent(self.post(path, content=content, **options), self)
 
     def outcome(self, delivery_id: str, within: float = WITHIN_SECONDS) -> Outcome:
-        """Let time pass until a delivery is over: no retry is waited for, and no burst.
+        """Skip the waits for retries and debouncing until a delivery is finished, and return its end.
 
         Args:
-            within: seconds that its handler may take in all.
+            within: seconds of real time for its handler.
 
         Raises:
-            KeyError: there is no such delivery: it was not taken.
+            KeyError: the delivery was not taken.
             RuntimeError: the `with` block has ended.
             TimeoutError: the handler does not end.
         """

@@ -1,4 +1,4 @@
-"""What a handler wants to hear of, in the words of the Hub (https://huggingface.co/docs/hub/webhooks)."""
+"""Read the option `watched=`, in the words of the Hub (https://huggingface.co/docs/hub/webhooks)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ DOMAINS = ("repo", "discussion")
 
 @dataclass(frozen=True)
 class Watched:
-    """Something on the Hub that a webhook can watch, and which of its events are meant.
+    """A repository, a user or an organization that a webhook watches, and the kinds of events.
 
     Attributes:
         type: one of `WATCHABLE`.
-        name: a repository's with its owner, or only a user's or an organization's. The Hub ignores its case.
+        name: of the repository with its owner, of the user or of the organization. The Hub ignores its case.
         domains: the kinds of events, out of `DOMAINS`.
     """
 
@@ -39,20 +39,20 @@ class Watched:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The same for the same thing, however it is written and whichever events are meant."""
+        """Equal for two items with the same type and name."""
         return self.type, self.name.lower()
 
     def covers(self, other: Watched) -> bool:
-        """Tell whether a webhook that watches this hears of the other: a user's repositories belong to the user."""
+        """Return whether a webhook that watches this item also gets the events of the other item."""
         belongs_here = self.type in OWNERS and other.name.lower().startswith(f"{self.name.lower()}/")
         return belongs_here or self.key == other.key
 
 
 def read_watched(given: ToWatch) -> tuple[Watched, ...]:
-    """Read what `watched=` was given: one item, or several.
+    """Return the items of `watched=`.
 
     An item is a dictionary or a `WebhookWatchedItem` as for `huggingface_hub.create_webhook`, or text as for
-    `hf webhooks create --watch`. A dictionary may have `"domains"`; without them all are meant, as on the Hub.
+    `hf webhooks create --watch`. Without `"domains"` it has all domains, as on the Hub.
 
     Raises:
         SetupError: the Hub cannot watch this; the text names the item.
@@ -68,7 +68,7 @@ def read_watched(given: ToWatch) -> tuple[Watched, ...]:
 
 
 def first_repository(watched: Iterable[Watched]) -> tuple[str, str] | None:
-    """Return type and name of the first repository among these, to make a test event about it."""
+    """Return type and name of the first repository, for a sample event."""
     return next(((item.type, item.name) for item in watched if item.type not in OWNERS), None)
 
 

@@ -12,7 +12,7 @@ import os
 
 
 def idle() -> None:
-    """Is never called, and so uses nobody's quota."""
+    """Do nothing. The function is never called, so it uses no quota."""
 
 
 if os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):

@@ -24,8 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def environment_without_settings() -> Iterator[None]:
-    """Remove the settings that tests/test_app.py has loaded from .env into this process."""
+    """Remove the settings that tests/test_app.py has loaded from .env, and look at nothing on the Hub."""
     with pytest.MonkeyPatch.context() as patched:
         for name in filter(is_setting, list(os.environ)):
             patched.delenv(name)
+        patched.setenv("WEBHOOKS_CATCH_UP", "0")
         yield

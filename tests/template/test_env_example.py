@@ -34,7 +34,7 @@ def test_it_lists_every_setting_with_its_default() -> None:
     defaults = {name.upper(): value for name, value in {**server, **read_app_settings()}.items()}
     assert VALUES.keys() == defaults.keys() - SET_BY_THE_PLATFORM
     for name, value in VALUES.items():
-        default = "" if defaults[name] is None else str(defaults[name])
+        default = "" if defaults[name] is None else str(defaults[name]).removesuffix(".0")
         assert value.lower() == default.lower(), name
 
 

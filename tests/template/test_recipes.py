@@ -1,4 +1,4 @@
-"""Each recipe does what it says, and does not start itself. The functions that call the Hub are replaced."""
+"""Each recipe does what it says, and does not start itself. Its calls to the Hub meet stand-ins."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import httpx
 import pytest
-from support.processes import ROOT
+from support.hub import Hub
+from support.processes import ROOT, Run
 
+from webhooks import Delivery, WebhookPayload
 from webhooks.testing import event, serving
 
-RECIPES = ROOT / "README.md"  # until webhooks/RECIPES.md is there
-HEADING = "\n## Recipes\n"
 # What the file that a recipe is copied into has already.
 HEADER = """\
 from webhooks import Delivery, WebhookPayload, WebhooksServer
 
 server = WebhooksServer()
 """
-TEXT = RECIPES.read_text(encoding="utf-8")
-TEXT = TEXT.partition(HEADING)[2].partition("\n## ")[0] if HEADING in TEXT else TEXT
+TEXT = (ROOT / "webhooks" / "RECIPES.md").read_text(encoding="utf-8")
 BLOCKS = {
     re.findall(r"^(?:async )?def (\w+)", block, re.M)[0]: block
     for block in re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)
 }
 BOT = SimpleNamespace(id="b" * 24, name="helper")
+SPACE = "me/hooks"
 LINK = "https://huggingface.co/acme/model/discussions/5#" + "c" * 24
 COMMENT: dict[str, Any] = {"id": "c" * 24, "content": f"Which format, @{BOT.name}?", "url": {"web": LINK}}
 Recipe = Callable[[str], ModuleType]
@@ -39,7 +40,9 @@ Recipe = Callable[[str], ModuleType]
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     """Import a recipe as a module."""
-    monkeypatch.setenv("CHAT_WEBHOOK_URL", "https://chat.example/services/x9Lq0aXk")
+    environment = {"SPACE_ID": SPACE, "SPACE_HOST": "me-hooks.hf.space, me.org", "WEBHOOK_SECRET": "s3cret"}
+    for name, value in {**environment, "CHAT_WEBHOOK_URL": "https://chat.example/services/x9Lq0aXk"}.items():
+        monkeypatch.setenv(name, value)
 
     def load(name: str) -> ModuleType:
         path = tmp_path / f"recipe_{name}.py"
@@ -64,7 +67,8 @@ def send(recipe: ModuleType, handler: str, *payloads: Any) -> list[Any]:
 
 
 def test_each_recipe_has_a_test() -> None:
-    assert list(BLOCKS) == ["answer_mention", "review_model_card", "notify_chat"]
+    handlers = ["answer_mention", "review_model_card", "announce_discussion"]
+    assert list(BLOCKS) == [*handlers, "report_to_chat", "report_in_discussion", "send"]
 
 
 def test_a_mention_is_answered_once(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,12 +125,68 @@ def test_its_own_pull_request_is_skipped(recipe: Recipe, kind: str) -> None:
 
 
 def test_a_chat_gets_a_link_and_no_text_of_strangers(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = recipe("notify_chat")
+    module = recipe("announce_discussion")
     posts = Mock(side_effect=[SimpleNamespace(is_success=False, status_code=500), SimpleNamespace(is_success=True)])
     monkeypatch.setattr(module, "httpx", SimpleNamespace(post=posts))
     payload = event("comment", "model", "acme/model", comment=COMMENT | {"content": "<!channel> evil"})
     with serving(module.server) as client:
-        outcome = client.deliver("notify_chat", payload).outcome
+        outcome = client.deliver("announce_discussion", payload).outcome
     assert (outcome.status, outcome.attempts) == ("succeeded", 2)
     assert posts.call_args.kwargs["json"] == {"text": f"New in the model acme/model: {LINK}"}
     assert not [error for error in outcome.errors if "x9Lq0aXk" in error]  # the address is a secret
+
+
+def fail(recipe: ModuleType) -> str | None:
+    """Let a handler fail, and return the delivery's id once the failure is reported."""
+
+    @recipe.server.add_webhook
+    def train(payload: WebhookPayload) -> None:
+        raise ValueError(payload.repo.name)
+
+    with serving(recipe.server) as client:
+        sent = client.deliver("train", event("commit", "dataset", "acme/private"))
+        assert sent.outcome.status == "failed"
+    return sent.id
+
+
+def test_a_chat_gets_the_address_of_a_failure(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, post = recipe("report_to_chat"), Mock()
+    monkeypatch.setattr(module, "httpx", SimpleNamespace(post=post))
+    address = f"https://me-hooks.hf.space/deliveries/{fail(module)}"
+    assert post.call_args.kwargs["json"] == {"text": f"/webhooks/train has failed: {address}"}
+
+
+def test_failures_go_to_one_discussion_without_payload(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, create, comment = recipe("report_in_discussion"), Mock(), Mock()
+    opened: list[SimpleNamespace] = []
+    monkeypatch.setattr(module, "create_discussion", create)
+    monkeypatch.setattr(module, "comment_discussion", comment)
+    monkeypatch.setattr(module, "get_repo_discussions", lambda *_, **__: opened)
+    text = f"`/webhooks/train` has failed. The owner finds the reason under delivery `{fail(module)}`."
+    create.assert_called_once_with(SPACE, module.FAILURES, description=text, repo_type="space")
+    opened.append(SimpleNamespace(title=module.FAILURES, num=1))
+    module.report_in_discussion(Delivery("/webhooks/train", None), "ValueError")
+    about_itself = event("discussion", "space", SPACE)  # whose report could cause the next failure
+    module.report_in_discussion(Delivery("/webhooks/train", about_itself), "ValueError")
+    comment.assert_called_once()
+
+
+def test_only_the_owner_on_the_own_page_sends_the_form(serve: Run) -> None:
+    with Hub() as hub:
+        app = serve(BLOCKS["send"], **hub.space(), WEBHOOK_SECRET="s3cret", HF_ENDPOINT=hub.url)
+
+        def send(user: str, origin: str) -> str:
+            hub.add_user(user)
+            hub.signed_in = user
+            begun = httpx.get(f"{app.url}/login/huggingface")
+            back = httpx.URL(httpx.get(begun.headers["location"]).headers["location"]).raw_path.decode()
+            signed_in = httpx.get(app.url + back, headers={"Cookie": begun.headers["set-cookie"].partition(";")[0]})
+            headers = {"Cookie": signed_in.headers["set-cookie"].partition(";")[0], "Origin": origin}
+            call = f"{app.url}/gradio_api/call/send"
+            sent = httpx.post(call, json={"data": ["acme/model"]}, headers=headers).json()
+            return httpx.get(f"{call}/{sent['event_id']}").text
+
+        assert "(deliveries/" in send("me", "https://me-hooks.hf.space")
+        assert "Only the owner" in send("stranger", "https://me-hooks.hf.space")
+        assert "another site" in send("me", "https://evil.example")
+        assert sum(httpx.get(f"{app.url}/health").json().values()) == 1

@@ -26,7 +26,7 @@ from starlette.templating import Jinja2Templates
 from .. import samples
 from ..deliveries import log
 from ..deliveries.engine import Engine
-from ..deliveries.pending import NotTakenError
+from ..deliveries.processing import NotTakenError
 from ..delivery import FINAL, UNFINISHED, Delivery
 from ..endpoints import Endpoint, find
 from ..responses import RefusedError

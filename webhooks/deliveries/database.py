@@ -42,7 +42,7 @@ _MIGRATIONS = {  # by the version of the schema that they lead to
         ALTER TABLE deliveries ADD COLUMN source TEXT;  -- NULL for HTTP, code, or catch_up
         CREATE TABLE marks (                -- the last commit of each watched repository that an endpoint knows
             endpoint  TEXT NOT NULL,
-            repo      TEXT NOT NULL,        -- type/name, as in deliveries
+            repo      TEXT NOT NULL COLLATE NOCASE,  -- type/name, as in deliveries
             revision  TEXT,
             looked_at REAL NOT NULL,
             problem   TEXT,                 -- why the last look failed
@@ -351,6 +351,8 @@ def _lock(folder: Path) -> int | None:
             f"Another process already works with the delivery log in {folder}. Stop that process, or set "
             "WEBHOOKS_DATA_DIR to another folder for this one."
         ) from None
+    except OSError as error:  # some mounts lock no folders, such as NFS; a Space has only one process
+        logger.warning("The folder %s cannot be locked (%s). Start no second server with it.", folder, error)
     return descriptor
 
 

@@ -1,9 +1,4 @@
-"""See each delivery through. `Engine._process` is its whole life, read from top to bottom.
-
-Everything here runs on the serving loop, and nothing of a user's does. A delivery is in the log before its handler
-runs and before its sender gets a response. A success is sent first and written right afterwards: after a crash in
-between, the handler runs again, as it may at any time.
-"""
+"""Take deliveries, go on with them after a restart, and stop."""
 
 from __future__ import annotations
 
@@ -12,7 +7,6 @@ import functools
 import logging
 import sqlite3
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -22,34 +16,27 @@ from typing import Any, TypeVar
 
 from starlette.responses import Response
 
-from .. import responses
-from ..console import escaped, title
 from ..delivery import FINISHED, UNFINISHED, Delivery, continue_after
 from ..endpoints import Endpoint, find
 from ..redact import REDACTED, Redactor
 from .database import STUCK_SECONDS, Database, NotWrittenError
 from .log import DeliveryLog, counts, reading
-from .pending import NotTakenError, Pending, backoff, debounce_key
-from .runner import Result, Runner, quoted_traceback
+from .processing import UNWRITABLE, Call, FailureListener, NotTakenError, Pending, Processor, debounce_key
+from .runner import Runner, quoted_traceback
 
 logger = logging.getLogger("webhooks")
 
 LAST_WRITES_SECONDS = 1.0  # for what is still to be written when the server stops
-MAX_INTERRUPTIONS = 5  # deaths of the process during the attempts of one delivery
 PRUNE_SECONDS = 60.0
-LOG_SECONDS = 0.05  # from a success to its line in the console
 
 STOPPING = "The server is stopping."
 TOO_MANY = "Too many deliveries are waiting."
-UNWRITABLE = "The delivery log cannot be written."
 
-FailureListener = Callable[[Delivery, str], Any]
-Call = tuple[Endpoint, Delivery, int]  # a handler, its delivery, and how often that has failed before
 T = TypeVar("T")
 
 
 class Engine:
-    """Take deliveries, and see each one through.
+    """Take deliveries over HTTP, from code and as replays, and have each one processed.
 
     Args:
         endpoints: by path.
@@ -58,6 +45,10 @@ class Engine:
         redact: takes the server's secrets out of everything that is logged, stored or sent.
         secret: the server's own, for requests that are rebuilt from the log.
         failure_listeners: told of each delivery that has failed for good.
+
+    Attributes:
+        log: the statements, for a step of `write_soon`.
+        processor: knows everything that is pending.
     """
 
     def __init__(
@@ -70,17 +61,13 @@ class Engine:
         failure_listeners: Sequence[FailureListener] = (),
     ) -> None:
         self.log, self.database = DeliveryLog(database.connection, database.path), database
-        self.is_open_to_strangers = False
         self._endpoints, self._max_pending, self._redact, self._secret = endpoints, max_pending, redact, secret
-        self._failure_listeners = failure_listeners
         self._runner = Runner(redact)
-        self._pending: dict[str, Pending] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}  # of pending deliveries, pruning, recovery, notifications
-        self._successes: list[str] = []  # to be logged
+        self.processor = Processor(endpoints, database, self.log, self._runner, secret, failure_listeners)
+        self._pending = self.processor.pending
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # of pending deliveries, pruning and recovery
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._context: Mapping[str, Any] = {}
-        self._skip_waits = asyncio.Event()
-        self._is_stopping = self._has_taken_over = False
+        self._has_taken_over = False
         self._stop_lock = threading.Lock()
         self._all_ended: bool | None = None  # known once it has stopped
         continue_after(self.log.last_number)
@@ -95,7 +82,7 @@ class Engine:
         """
         if not self._loop:
             self._loop = asyncio.get_running_loop()
-            self._context = context or {}
+            self.processor.context = context or {}
             self._begin("pruning", self._prune())
 
     def recover(self) -> None:
@@ -145,7 +132,7 @@ class Engine:
             headers.append((b"x-webhook-secret", REDACTED.encode()))
         payload = endpoint.read_payload(body)
         delivery = Delivery(path, payload, headers=tuple(headers), body=body, source=source)
-        delivery.rebuild_request(self._secret, self._context)
+        delivery.rebuild_request(self._secret, self.processor.context)
         return self._wait_for(self._deliver(endpoint, delivery, also))
 
     def replay(self, delivery_id: str) -> str:
@@ -165,7 +152,7 @@ class Engine:
 
     def write_soon(self, step: Callable[[], object]) -> None:
         """Write a step to the log. From any thread; nobody waits for it."""
-        if self._loop and not self._is_stopping:
+        if self._loop and not self.processor.is_stopping:
             asyncio.run_coroutine_threadsafe(self.database.write(step), self._loop)
 
     def finish_now(self, delivery_id: str, within: float) -> None:
@@ -212,148 +199,6 @@ class Engine:
                 self._all_ended = self._stop(grace)
             return self._all_ended
 
-    # The life of a delivery
-
-    async def _process(self, pending: Pending, call: Call | None) -> None:
-        """Write a delivery down, run its handler, write down how that ended, and if need be wait and run it again.
-
-        Args:
-            call: the first attempt of a delivery that has just arrived; `None` for one that is in the log.
-        """
-        if call:
-            call = await self._record(pending, *call)
-        while not self._is_stopping and pending.status in UNFINISHED:
-            if call is None:  # read from the log again: the bodies of waiting deliveries need not stay in memory
-                await self._sleep_until(pending.due_at)
-                call = await self._start_attempt(pending)
-            if call is None or self._is_stopping:
-                return  # it is superseded, it cannot run, or it runs at the next start
-            await self._run(pending, *call)
-            call = None
-
-    async def _record(self, pending: Pending, endpoint: Endpoint, delivery: Delivery, failures: int) -> Call | None:
-        """Write down what has arrived. Return its first attempt, unless it has to wait."""
-        key = pending.debounce_key
-
-        def step() -> tuple[str | None, float]:
-            pending.also()
-            if key is not None:
-                return self.log.add_debounced(delivery, key, endpoint.debounce)
-            self.log.add(delivery, "running")
-            return None, 0.0
-
-        try:
-            superseded, pending.due_at = await self.database.write(step)
-        except NotWrittenError:
-            pending.refuse(UNWRITABLE)
-            return None
-        pending.status = "running" if key is None else "scheduled"
-        if not pending.recorded.done():
-            pending.recorded.set_result(None)
-        if pending.is_late:
-            pending.respond_early()
-        if key is None:
-            return endpoint, delivery, failures
-        if superseded and (earlier := self._pending.get(superseded)) and earlier.task:
-            earlier.task.cancel()
-        pending.respond(pending.accepted())
-        return None
-
-    async def _run(self, pending: Pending, endpoint: Endpoint, delivery: Delivery, failures: int) -> None:
-        """Run the handler once, write down how it ended, and respond."""
-        delivery.is_open_to_strangers = self.is_open_to_strangers
-        result = await self._runner.run(endpoint, delivery, pending.respond)
-        if result.error is None and not delivery.jobs:  # the most frequent end, and nobody has to wait for its commit
-            pending.status = "succeeded"
-            self._pending.pop(pending.id, None)  # the sender may send the next one as soon as it has the response
-            pending.respond(result.response)
-            self.database.write_later(functools.partial(self._finish_log, delivery, "succeeded", result))
-            self._log_success(delivery, result)
-            return
-        is_over = result.error is None or result.is_final or failures + 1 >= endpoint.max_attempts
-        wait = 0.0 if is_over else max(backoff(failures + 1), result.retry_after)
-        status = "succeeded" if result.error is None else "failed" if is_over else "scheduled"
-        pending.due_at = time.time() + wait
-
-        def step() -> None:
-            if result.error is not None:
-                self.log.fail_attempt(delivery.id, result.error)
-            if is_over:
-                self._finish_log(delivery, status, result)
-            else:
-                self.log.schedule(delivery.id, pending.due_at)
-            self.log.add_jobs(delivery.id, delivery.jobs)
-
-        await self.database.write_with_retry(step)
-        pending.status = status
-        pending.respond(result.response if is_over else pending.accepted())
-        if result.error is None:
-            self._log_success(delivery, result)
-            return
-        then = "for good" if is_over else f"again in {wait:.1f} s"
-        logger.error("%s: failed after %.2f s, %s\n%s", title(delivery), result.seconds, then, result.error)
-        if is_over:
-            self._notify(delivery, result.error)
-
-    def _finish_log(self, delivery: Delivery, status: str, result: Result) -> None:
-        self.log.finish(delivery.id, status, result.response.status_code, result.stored)
-
-    def _log_success(self, delivery: Delivery, result: Result) -> None:
-        """Log the successes of a moment as one record: a record for each would cost a tenth of the rate."""
-        assert self._loop
-        self._successes.append(f"{title(delivery)}: succeeded in {result.seconds:.2f} s")
-        if len(self._successes) == 1:
-            self._loop.call_later(LOG_SECONDS, self._log_successes)
-
-    def _log_successes(self) -> None:
-        if self._successes:
-            logger.info("%s", "\n".join(self._successes))
-            self._successes.clear()
-
-    async def _sleep_until(self, due_at: float) -> None:
-        if (seconds := due_at - time.time()) > 0:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._skip_waits.wait(), seconds)
-
-    async def _start_attempt(self, pending: Pending) -> Call | None:
-        """Begin an attempt after a wait; `None` if the delivery is over."""
-        try:
-            record = await self.database.write_with_retry(lambda: self.log.start_attempt(pending.id))
-        except KeyError:  # superseded at the same moment
-            return None
-        except ValueError as error:
-            await self._fail(pending, f"This delivery cannot be read any more: {error}.")
-            return None
-        pending.status, pending.debounce_key = "running", None
-        delivery = record.delivery
-        if pending.scope is None:
-            delivery.rebuild_request(self._secret, self._context)
-        else:
-            delivery.attach_request(pending.scope)
-        endpoint = find(self._endpoints, pending.path)
-        if endpoint is None:
-            await self._fail(pending, f"No handler is registered at {pending.path} any more.", delivery)
-        elif endpoint.invoker().takes_payload and delivery.payload is None:
-            reason = f"The handler at {pending.path} takes a payload now, and the body of this delivery is none."
-            await self._fail(pending, reason, delivery)
-        else:
-            return endpoint, delivery, record.failures
-        return None
-
-    async def _fail(self, pending: Pending, reason: str, delivery: Delivery | None = None) -> None:
-        """Fail a delivery that cannot run."""
-        response = responses.not_run(pending.id, reason)
-        body = bytes(response.body)
-        await self.database.write_with_retry(lambda: self.log.finish(pending.id, "failed", response.status_code, body))
-        pending.status = "failed"
-        logger.error("delivery %s: %s failed: %s", pending.id, escaped(pending.path), escaped(reason))
-        self._notify(delivery or Delivery(pending.path, None, pending.id), reason)
-
-    def _notify(self, delivery: Delivery, error: str) -> None:
-        for number, listener in enumerate(self._failure_listeners):
-            notification = self._runner.notify(listener, delivery, error)
-            self._begin(f"notification {number} of {delivery.id}", notification)
-
     # Begin and end
 
     def _accept(self, endpoint: Endpoint, delivery: Delivery, also: Callable[[], object] = bool) -> Pending:
@@ -366,7 +211,7 @@ class Engine:
 
     def _track(self, pending: Pending, call: Call | None = None) -> None:
         self._pending[pending.id] = pending
-        pending.task = self._begin(pending.id, self._process(pending, call))
+        pending.task = self._begin(pending.id, self.processor.process(pending, call))
 
     def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         assert self._loop
@@ -380,7 +225,9 @@ class Engine:
         if not task.cancelled() and (error := task.exception()):  # a bug of the server; the log still has everything
             logger.error("%s: the server itself has failed\n%s", name, quoted_traceback(error, self._redact))
         if pending := self._pending.pop(name, None):
-            pending.refuse(STOPPING if self._is_stopping else "The server itself has failed; its log says why.")
+            pending.refuse(
+                STOPPING if self.processor.is_stopping else "The server itself has failed; its log says why."
+            )
             pending.respond(pending.accepted())
 
     async def _deliver(self, endpoint: Endpoint, delivery: Delivery, also: Callable[[], object]) -> str:
@@ -412,13 +259,8 @@ class Engine:
         if left:
             logger.info("%d unfinished deliveries go on.", len(left))
         for row in left:
-            if row["interruptions"] >= MAX_INTERRUPTIONS:
-                reason = f"The process has ended {MAX_INTERRUPTIONS} times while this delivery's handler ran."
-                pending = Pending(row["id"], row["endpoint"], row["status"])
-                await self._fail(pending, f"{reason} Does the handler end it, or use up the memory?")
-            else:
-                endpoint = find(self._endpoints, row["endpoint"])
-                self._track(Pending.from_row(row, endpoint.debounce if endpoint else 0.0))
+            endpoint = find(self._endpoints, row["endpoint"])
+            self._track(Pending.from_row(row, endpoint.debounce if endpoint else 0.0))
 
     async def _prune(self) -> None:
         while True:
@@ -426,16 +268,16 @@ class Engine:
             await asyncio.sleep(PRUNE_SECONDS)
 
     async def _finish(self, delivery_id: str) -> None:
-        self._skip_waits.set()
+        self.processor.skip_waits.set()
         try:
             if task := self._tasks.get(delivery_id):
                 await asyncio.wait((task,))
             await self.database.write(bool)  # with it everything that nobody waits for
         finally:
-            self._skip_waits.clear()
+            self.processor.skip_waits.clear()
 
     def _stop(self, grace: float) -> bool:
-        self._is_stopping = True
+        self.processor.is_stopping = True
         all_ended = not self._pending
         if self._loop and self._loop.is_running():
             ending = asyncio.run_coroutine_threadsafe(self._end(grace), self._loop)
@@ -460,7 +302,7 @@ class Engine:
         for pending in self._pending.values():
             if pending.status == "arriving" and pending.task:
                 pending.task.cancel()  # its sender is told that it was not taken, so it must not be written
-        self._log_successes()
+        self.processor.log_successes()
         self.database.close(self._put_back)
         return all_ended
 
@@ -473,7 +315,7 @@ class Engine:
         self.log.put_back(0 if self._has_taken_over else self.log.last_number)
 
     def _refusal(self, debounce_key: str | None = None) -> str | None:
-        if self._is_stopping:
+        if self.processor.is_stopping:
             return STOPPING
         if self.database.is_stuck:
             return UNWRITABLE

@@ -20,10 +20,10 @@ from pydantic_core import to_json
 
 from ..delivery import FINAL, Delivery, StartedJob, new_id
 from ..payload import WebhookPayload, parse_payload
-from .pending import debounced_until
 
 KEEP = 10_000  # finished deliveries
 KEEP_SECONDS = 30 * 24 * 60 * 60.0
+MAX_WINDOWS = 10  # of a stream of debounced events that never pauses
 PRUNED_AT_ONCE = 1000  # deliveries, so that none that arrives has to wait long
 INTERRUPTED = "Interrupted: the process ended during this attempt."
 STOPPED = "Interrupted: the server was stopped during this attempt."
@@ -234,6 +234,11 @@ class DeliveryLog:
             "looked_at = excluded.looked_at, problem = excluded.problem",
             (endpoint, repo, revision, time.time(), problem),
         )
+
+
+def debounced_until(now: float, burst_at: float, window: float) -> float:
+    """Return when a burst of events that began at `burst_at` runs, if none follows the event of `now`."""
+    return min(now + window, burst_at + MAX_WINDOWS * window)
 
 
 # Read, from any thread

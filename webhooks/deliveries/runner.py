@@ -13,10 +13,12 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import anyio.to_thread
@@ -31,7 +33,6 @@ from ..endpoints import Endpoint
 from ..invoke import FastAPIInvoker, Invoker, is_async
 from ..redact import Redactor
 from ..responses import OnResponse
-from .pending import retry_after
 
 try:
     import uvloop as loops
@@ -44,6 +45,7 @@ SHORT_CALL_SECONDS = 0.002
 MAX_THREADS = 10_000  # more than may wait; each is used again
 MAX_ERROR_LENGTH = 32 * 1024  # characters of a traceback that the log keeps
 MAX_RESPONSE_SIZE = 64 * 1024  # bytes of a response that the log keeps
+MAX_RETRY_AFTER_SECONDS = 3600.0
 NOTIFY_SECONDS = 30.0  # for a function that is told of a failure
 THREAD_RETRY_SECONDS = 0.5  # when the machine gives no more threads
 
@@ -279,6 +281,21 @@ class Runner:
     def _redactor(self, delivery: Delivery) -> Redactor:
         """Return a redactor for the sender's credentials and the server's secrets; one may contain the other."""
         return self._redact | Redactor(delivery.credentials)
+
+
+def retry_after(error: BaseException) -> float:
+    """Return the seconds that an error or its cause asks to wait, as the Hub's errors do in `Retry-After`; else 0."""
+    for source in (error, error.__cause__):
+        headers = getattr(source, "headers", None) or getattr(getattr(source, "response", None), "headers", None)
+        if not isinstance(headers, Mapping):
+            continue
+        value: Any = next((headers[name] for name in headers if name.lower() == "retry-after"), "0")
+        with suppress(ValueError, TypeError):
+            is_date = not str(value).replace(".", "").isdigit()
+            now = datetime.now(timezone.utc)
+            seconds = (parsedate_to_datetime(value) - now).total_seconds() if is_date else float(value)
+            return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
+    return 0.0
 
 
 def _is_unparsable(error: BaseException) -> bool:

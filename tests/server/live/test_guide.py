@@ -68,7 +68,7 @@ def test_the_decorator_example_starts_by_itself(serve: Run) -> None:
     assert answer.json() == {"delivery": answer.headers["X-Delivery-Id"], "status": "succeeded"}
     said = server.output.replace(server.url, "LOCAL").replace(str(server.folder), "HERE")
     assert re.sub(r"token=[\w-]+", "token=TOKEN", said).startswith(NEWCOMER)
-    assert "Runs your code when a dataset, model or Space changes" in httpx.get(server.url).text  # the landing page
+    assert "/webhooks/trigger_training" in httpx.get(server.url).text  # the landing page
 
 
 def test_the_explicit_example_serves_behind_its_secret(serve: Run) -> None:

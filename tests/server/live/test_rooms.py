@@ -10,8 +10,13 @@ import pytest
 from support.payloads import load
 from support.processes import ROOT, Run
 
-# With a token, so that the server would start Jobs and ask the Hub if it could.
-SETTINGS = {"WEBHOOK_SECRET": "s3cret", "HF_TOKEN": "hf_" + "token" * 7, "HF_ENDPOINT": "http://127.0.0.1:9"}
+# The server would start Jobs and look for commits if it could reach the Hub.
+SETTINGS = {
+    "WEBHOOK_SECRET": "s3cret",
+    "HF_TOKEN": "hf_" + "token" * 7,
+    "HF_ENDPOINT": "http://127.0.0.1:9",
+    "WEBHOOKS_CATCH_UP": "15",
+}
 SCRIPT = """
 import webhooks
 from webhooks import WebhookPayload, WebhooksServer
@@ -42,3 +47,4 @@ def test_the_server_runs_without(rooms: list[str], run: Run, tmp_path: Path) -> 
     server.interrupt()
     assert server.wait_for_exit() == 0
     assert "Traceback" not in server.output
+    assert ("Looking at dataset username/my-dataset" in server.output) == ("catch_up.py" not in rooms)

@@ -34,6 +34,7 @@ def clean_environment(**extra: str) -> dict[str, str]:
         "GRADIO_SHARE": "False",
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_NUM_PORTS": "1",
+        "WEBHOOKS_CATCH_UP": "0",
         "PYTHONPATH": os.pathsep.join([str(STARTUP), str(ROOT)]),
     }
     return {**kept, **defaults, "PYTHONUNBUFFERED": "1", **extra}

@@ -130,6 +130,7 @@ def test_without_an_address_the_page_shows_what_is_watched() -> None:
     assert "f1 every repository of me commits and settings, discussions not known" in page
     command = "hf webhooks create --watch dataset:me/data --url 'https://<your address>/webhooks/f1' --domain repo"
     assert f'{command} --secret "$WEBHOOK_SECRET"' in page
+    assert page.count('"$WEBHOOK_SECRET" hf webhooks create') == 2, "each on a line"
     assert "Create what is missing" not in page
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.engines import EngineHarness
 
-from webhooks.deliveries import engine
+from webhooks.deliveries import engine, processing
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def harness(tmp_path: Path) -> Iterator[EngineHarness]:
 
 @pytest.fixture
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "backoff", lambda failures: 0.0)
+    monkeypatch.setattr(processing, "backoff", lambda failures: 0.0)
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from support.engines import BODY, WAIT, EngineHarness, execute, rows, statuses, 
 from support.payloads import FIXTURES, load
 
 from webhooks import Delivery, WebhookPayload
-from webhooks.deliveries import engine, pending
+from webhooks.deliveries import processing
 from webhooks.deliveries.log import INTERRUPTED
-from webhooks.deliveries.pending import NotTakenError
+from webhooks.deliveries.processing import NotTakenError
 from webhooks.delivery import GiveUp
 from webhooks.responses import RefusedError
 
@@ -107,7 +107,7 @@ def test_bad_failure_listener_harms_nothing(
 
 
 def test_backoff_survives_a_restart(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "backoff", lambda failures: 3600.0)
+    monkeypatch.setattr(processing, "backoff", lambda failures: 3600.0)
     harness.start().deliver(harness.add(fail_once, max_attempts=2))
     harness.stop()
     harness.start().stop(0)
@@ -161,7 +161,7 @@ def test_newer_commit_is_taken_at_capacity(harness: EngineHarness) -> None:
 def test_five_deaths_fail_a_delivery(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[int] = []
     told: list[str] = []
-    monkeypatch.setattr(pending, "backoff", lambda interruptions: waits.append(interruptions) or 0.0)
+    monkeypatch.setattr(processing, "backoff", lambda interruptions: waits.append(interruptions) or 0.0)
     ran, end = threading.Semaphore(0), threading.Event()
 
     def deadly() -> None:
@@ -184,7 +184,7 @@ def test_five_deaths_fail_a_delivery(harness: EngineHarness, monkeypatch: pytest
 
 
 def test_delivery_without_its_handler_fails(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "backoff", lambda failures: 3600)
+    monkeypatch.setattr(processing, "backoff", lambda failures: 3600)
     told: list[str] = []
     harness.listeners.append(lambda delivery, error: told.append(error))
     harness.start().deliver(harness.add(fail_once, path="/f", max_attempts=2), b"hello")

@@ -15,8 +15,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from support.engines import WAIT, EngineHarness, wait_until
 
 from webhooks import Delivery
-from webhooks.deliveries.engine import MAX_INTERRUPTIONS
 from webhooks.deliveries.log import find, reading
+from webhooks.deliveries.processing import MAX_INTERRUPTIONS
 from webhooks.delivery import FINISHED
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("no_backoff", "brief_stops")]

@@ -11,7 +11,7 @@ from support.engines import WAIT, EngineHarness, statuses, wait_until
 
 from webhooks import Delivery
 from webhooks.deliveries.log import STOPPED
-from webhooks.deliveries.pending import NotTakenError
+from webhooks.deliveries.processing import NotTakenError
 
 pytestmark = pytest.mark.usefixtures("brief_stops")
 

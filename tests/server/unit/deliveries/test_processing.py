@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from support.payloads import load
 
 from webhooks import WebhookPayload
-from webhooks.deliveries import pending
+from webhooks.deliveries import log, processing, runner
 
 
 @given(failures=st.integers(1, 10_000))
 def test_backoff_doubles_up_to_five_minutes(failures: int) -> None:
-    waits = {pending.backoff(failures) for _ in range(10)}
+    waits = {processing.backoff(failures) for _ in range(10)}
     assert 0 <= min(waits) < max(waits) <= min(300, 2.0 ** min(failures, 20))  # with jitter
 
 
@@ -37,25 +37,25 @@ class AskingError(Exception):
     ],
 )
 def test_retry_after_is_read(value: str, seconds: float) -> None:
-    assert pending.retry_after(AskingError(value)) == seconds
+    assert runner.retry_after(AskingError(value)) == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
     date = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=600), usegmt=True)
-    assert pending.retry_after(AskingError(date)) == pytest.approx(600, abs=10)
+    assert runner.retry_after(AskingError(date)) == pytest.approx(600, abs=10)
 
 
 @given(events=st.lists(st.floats(0, 100), min_size=1), window=st.floats(0.1, 60))
 def test_burst_runs_after_ten_windows_at_the_latest(events: list[float], window: float) -> None:
     events.sort()
-    due_at = [pending.debounced_until(now, events[0], window) for now in events]
+    due_at = [log.debounced_until(now, events[0], window) for now in events]
     assert due_at[0] == events[0] + window
     assert due_at == sorted(due_at)
     assert due_at[-1] <= events[0] + 10 * window
 
 
 def key(body: dict[str, Any], endpoint: str = "/webhooks/f") -> str | None:
-    return pending.debounce_key(endpoint, WebhookPayload.model_validate(body))
+    return processing.debounce_key(endpoint, WebhookPayload.model_validate(body))
 
 
 @pytest.mark.parametrize(
@@ -77,4 +77,4 @@ def test_debounce_key_has_discussion_and_endpoint() -> None:
     here, elsewhere = load("discussion.comment-create"), load("discussion.comment-create")
     elsewhere["discussion"]["id"] = "another"
     assert len({key(here), key(elsewhere), key(here, "/webhooks/other")}) == 3
-    assert pending.debounce_key("/webhooks/f", None) is None
+    assert processing.debounce_key("/webhooks/f", None) is None
