@@ -1,6 +1,6 @@
 """Compare this server with the one of `huggingface_hub`, which it replaces. A table, no test.
 
-    python tests/benchmarks/rivals.py [--seconds 5] [--rounds 5] [--only NAME ...]
+    python tests/benchmarks/rivals.py [--seconds 5] [--rounds 5]
 
 Needs Linux, wrk, and what a Space has: `pip install -r requirements.txt "gradio[oauth,mcp]" websockets spaces`.
 A full run takes about 15 minutes. The sides take turns in each round, each alone on the machine. This server writes
@@ -71,7 +71,7 @@ class Server:
         self.start_seconds = time.perf_counter() - started
 
     def takes_a_delivery(self) -> bool:
-        headers = {"Content-Type": "application/json", "X-Webhook-Secret": SECRET, "Connection": "close"}
+        headers = {"Content-Type": "application/json", "X-Webhook-Secret": SECRET}
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
             connection.request("POST", "/webhooks/hook", self.payload.read_bytes(), headers)
@@ -161,33 +161,29 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--seconds", type=int, default=5, help="of each load")
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS))
     given = options.parse_args()
     if not shutil.which("wrk"):
         sys.exit("Install wrk first; the load comes from it.")
     FOLDERS.mkdir(exist_ok=True)
-    turns: dict[str, list[dict[str, Seen]]] = {group: [] for group in given.only}
     for side in SCRIPTS:  # once without measuring: from here on the packages are in the disk cache
         with serving(side):
             pass
+    turns: dict[str, list[dict[str, Seen]]] = {group: [] for group in GROUPS}
     for number in range(given.rounds):
         for group, (sides, look) in GROUPS.items():
-            if group not in turns:
-                continue
-            turns[group].append({})
-            first = number % len(sides)  # another side begins in each round
-            for side in sides[first:] + sides[:first]:
+            turn = {}
+            for side in sides[:: 1 if number % 2 else -1]:  # another side begins in each round
                 with serving(side) as server:
-                    turns[group][-1][side] = look(server, given.seconds)
-                print(f"Round {number + 1}, {group}, {side}: {turns[group][-1][side]}", file=sys.stderr, flush=True)
+                    turn[side] = look(server, given.seconds)
+                print(f"Round {number + 1}, {group}, {side}: {turn[side]}", file=sys.stderr, flush=True)
+            turns[group].append(turn)
     print("| measure | this server | against | ratio (min to max) |\n| --- | --- | --- | --- |")
     for group, name, measure, against, other in ROWS:
-        pairs = [(turn[SERVER][measure], turn[against][other]) for turn in turns.get(group, [])]
-        if pairs:
-            ratios = [one / two for one, two in pairs]
-            one, two = (statistics.median(side) for side in zip(*pairs, strict=True))
-            ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            print(f"| {name} | {one:,.2f} | {two:,.2f} ({against}, {other}) | {ratio} |")
+        pairs = [(turn[SERVER][measure], turn[against][other]) for turn in turns[group]]
+        ratios = [one / two for one, two in pairs]
+        one, two = (statistics.median(side) for side in zip(*pairs, strict=True))
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"| {name} | {one:,.2f} | {two:,.2f} ({against}, {other}) | {ratio} |")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import textwrap
@@ -21,20 +22,26 @@ hypothesis.settings.register_profile("webhooks", deadline=None, derandomize=os.e
 hypothesis.settings.load_profile("webhooks")
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    """Run a script, given as text, and stop it after the test. Further arguments are its environment."""
+@contextlib.contextmanager
+def processes_in(folder: Path) -> Iterator[Run]:
+    """Run scripts, given as text, and stop them at the end. Further arguments are their environment."""
     processes: list[Process] = []
 
-    def start(source: str, *, port: int | None = None, **environment: str) -> Process:
-        script = tmp_path / f"script{len(processes)}.py"
+    def run(source: str, *, port: int | None = None, **environment: str) -> Process:
+        script = folder / f"script{len(processes)}.py"
         script.write_text(textwrap.dedent(source), encoding="utf-8")
         processes.append(Process(script, environment, port))
         return processes[-1]
 
-    yield start
+    yield run
     for process in processes:
         process.stop()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with processes_in(tmp_path) as run:
+        yield run
 
 
 @pytest.fixture
@@ -45,18 +52,14 @@ def serve(run: Run) -> Run:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Start a server for all tests of a module. Further arguments are its environment."""
-    processes: list[Process] = []
+    """Like `serve`, for all tests of a module. Each server has a folder of its own."""
+    with contextlib.ExitStack() as stack:
 
-    def start(source: str, **environment: str) -> Process:
-        script = tmp_path_factory.mktemp("server") / "script.py"
-        script.write_text(textwrap.dedent(source), encoding="utf-8")
-        processes.append(Process(script, environment))
-        return processes[-1].wait_until_ready()
+        def start(source: str, **environment: str) -> Process:
+            run = stack.enter_context(processes_in(tmp_path_factory.mktemp("server")))
+            return run(source, **environment).wait_until_ready()
 
-    yield start
-    for process in processes:
-        process.stop()
+        yield start
 
 
 @pytest.fixture(scope="session")

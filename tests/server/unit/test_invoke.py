@@ -75,16 +75,6 @@ def test_a_request_that_misfits_is_422_and_final() -> None:
         assert "input-" not in sent.answer.text + sent.outcome.errors[0]
 
 
-def test_a_malformed_form_is_final() -> None:
-    async def read(request: Request) -> Any:
-        return dict(await request.form())
-
-    with serving(server_of(read, max_attempts=3)) as client:
-        headers = {"content-type": "multipart/form-data; boundary=X"}
-        sent = client.deliver("read", b"--X\r\nno form at all", headers=headers)
-        assert (sent.answer.status_code, sent.outcome.status, sent.outcome.attempts) == (400, "failed", 1)
-
-
 def test_a_path_parameter_is_kept_for_retry_and_replay() -> None:
     server = WebhooksServer()
 

@@ -72,27 +72,11 @@ def test_webhook_of_a_handler_is_found(watched: Any, webhook: WebhookInfo, state
         hook("a", DATA, url=f"https://me-hooks.hf.space@evil.com{TRAIN}"),
         hook("a", DATA, url=HERE.replace("https:", "http:")),
         hook("a", DATA, url=None),
+        hook("a", DATA, domains=("repo",)),  # discussions are missing
     ],
 )
-def test_webhook_of_another_address_does_not_count(webhook: WebhookInfo) -> None:
+def test_other_webhook_does_not_count(webhook: WebhookInfo) -> None:
     assert states(DATA) == states(DATA, webhook) == [(DATA, "missing", None)]
-
-
-@pytest.mark.parametrize(
-    ("watched", "webhooks", "missing"),
-    [
-        (DATA, [], BOTH),
-        (REPO_ONLY, [], ("repo",)),
-        (DATA, [hook("a", DATA, domains=("repo",))], ("discussion",)),
-        (DATA, [hook("a", DATA, domains=("repo",)), hook("b", DATA, domains=("discussion",))], ()),
-    ],
-)
-def test_missing_domains_are_counted_over_all_webhooks(
-    watched: Any, webhooks: list[WebhookInfo], missing: tuple[str, ...]
-) -> None:
-    row, *others = rows(watched, *webhooks)
-    assert (row.state, others) == ("missing" if missing else "enabled", [])
-    assert not missing or row.watched[0].domains == missing
 
 
 @pytest.mark.parametrize(

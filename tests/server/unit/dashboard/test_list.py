@@ -140,13 +140,6 @@ def test_chart_links_each_hour_and_outcome(pages: PagesHarness, owner: Client) -
     assert ids_of(owner.get(query={"outcome": "done", "before": bars[2][1]}))[0] == new
 
 
-def test_static_files_need_no_other_host(owner: Client) -> None:
-    sent = b"".join(owner.get(f"/static/dashboard.{kind}").body for kind in ("css", "js"))
-    assert sent
-    assert not re.search(rb"http|url\(", sent)
-    assert owner.get("/static/%2e%2e/routes.py").status == 404
-
-
 def test_deleted_log_is_a_sentence(pages: PagesHarness, owner: Client) -> None:
     pages.log.path.rename(pages.log.path.with_name("elsewhere"))
     for path in ("", "/replay", "/hub", f"/{1:016x}"):
