@@ -101,3 +101,9 @@ def test_the_console_of_a_space_says_who_may_call(
     assert ("Webhooks are correctly setup and ready to use:" in output) == is_ready
     assert output.endswith(f"  - POST https://me-hooks.hf.space/webhooks/trigger_training\n{Process.READY}\n")
     assert not [text for text in ("s3cret", "open to everyone") if text in output]
+
+
+def test_a_mistake_ends_the_script_with_a_sentence(run: Run) -> None:
+    process = run(DECORATED, GRADIO_SHARE="perhaps")
+    assert process.wait_for_exit() == 1
+    assert "GRADIO_SHARE is wrong:" in process.output.splitlines()[-1]

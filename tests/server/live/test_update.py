@@ -118,12 +118,13 @@ def test_the_template_is_found(mine: Path, template: Path, tmp_path: Path, sourc
 def test_an_edited_server_is_left_as_it_is(mine: Path, template: Path, name: str) -> None:
     release(template)
     (mine / name).write_text("mine")
-    for _ in ("uncommitted", "committed"):
+    for is_committed in (False, True):
+        if is_committed:
+            commit(mine, {})
         before = read(mine)
         done = update(mine, template)
         assert (done.returncode, done.stdout, read(mine)) == (1, "", before)
         assert name in done.stderr
-        commit(mine, {})
 
 
 REFUSALS = {

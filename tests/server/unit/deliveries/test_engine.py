@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from fastapi import HTTPException, Request
-from support.disks import full_disk
 from support.engines import BODY, WAIT, EngineHarness, execute, rows, statuses, wait_until
 from support.payloads import FIXTURES, load
 
@@ -164,19 +163,22 @@ def test_five_deaths_fail_a_delivery(harness: EngineHarness, monkeypatch: pytest
     assert told[0].startswith("The process has ended 5 times while this delivery's handler ran.")
 
 
-def test_delivery_without_its_handler_fails(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delivery_without_its_handler_fails(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(processing, "backoff", lambda failures: 3600)
     told: list[str] = []
     harness.listeners.append(lambda delivery, error: told.append(error))
     harness.start().deliver(harness.add(fail_once, path="/f", max_attempts=2), b"hello")
     harness.stop()
     harness.endpoints.clear()
-    execute(harness.path, "UPDATE deliveries SET due_at = 0")
+    execute(harness.path, "UPDATE deliveries SET due_at = 0, endpoint = endpoint || char(10) || 'x'")
     harness.start().wait_for("failed")
     ((answer,),) = rows(harness.folder, "SELECT answer FROM deliveries")
-    assert "No handler is registered at /webhooks/f any more." in json.loads(answer)["error"]
+    assert json.loads(answer)["error"] == "No handler is registered at /webhooks/f\nx any more."
     wait_until(lambda: told)
     assert told == [json.loads(answer)["error"]]
+    assert "\n" not in caplog.messages[-1]
 
 
 @pytest.mark.usefixtures("no_backoff")
@@ -242,18 +244,23 @@ def test_deliver_refuses_what_cannot_run(harness: EngineHarness) -> None:
     assert harness.records() == []
 
 
-def test_also_shares_the_commit_of_its_delivery(harness: EngineHarness) -> None:
+def test_also_shares_the_commit_of_its_delivery(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = harness.add(lambda: None, path="/f")
     engine = harness.start().engine
 
-    def deliver(body: bytes) -> str:
-        also = lambda: engine.log.set_mark(endpoint.path, "dataset/me/data", "abc")  # noqa: E731
-        return engine.deliver(endpoint.path, body, "catch_up", also)
+    def fail(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
 
-    with full_disk(harness.folder), pytest.raises(NotTakenError, match="cannot be written"):
-        deliver(b"x" * 1_000_000)
+    def deliver() -> str:
+        also = lambda: engine.log.set_mark(endpoint.path, "dataset/me/data", "abc")  # noqa: E731
+        return engine.deliver(endpoint.path, b"x", "catch_up", also)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.log, "add", fail)
+        with pytest.raises(NotTakenError, match="cannot be written"):
+            deliver()
     assert rows(harness.folder, "SELECT * FROM marks") == []
-    id = deliver(b"x")
+    id = deliver()
     assert rows(harness.folder, "SELECT d.id, d.source, m.revision FROM deliveries d, marks m") == [
         (id, "catch_up", "abc")
     ]
