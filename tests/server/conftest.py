@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.fixtures import browser, chromium, run, serve, start
+from support.fixtures import browser, chromium, hub, one_hub, run, serve, start
 from support.processes import is_setting
 from support.receivers import receiver
 from support.servers import make
 
-__all__ = ["browser", "chromium", "make", "receiver", "run", "serve", "start"]
+__all__ = ["browser", "chromium", "hub", "make", "one_hub", "receiver", "run", "serve", "start"]
 
 LONG = {Path(__file__).with_name("live"), Path(__file__).with_name("browser")}
 

@@ -16,16 +16,8 @@ from webhooks.settings import Settings
 
 TEXT = (ROOT / ".env.example").read_text(encoding="utf-8")
 VALUES = {name: value or "" for name, value in dotenv_values(ROOT / ".env.example").items()}
-SET_BY_THE_PLATFORM = {
-    "SYSTEM",
-    "SPACE_ID",
-    "SPACE_HOST",
-    "SPACE_AUTHOR_NAME",
-    "OAUTH_CLIENT_ID",
-    "OAUTH_CLIENT_SECRET",
-    "OAUTH_SCOPES",
-    "OPENID_PROVIDER_URL",
-}
+SET_BY_THE_PLATFORM = {"SYSTEM", "SPACE_ID", "SPACE_HOST", "SPACE_AUTHOR_NAME", "OPENID_PROVIDER_URL"}
+SET_BY_THE_PLATFORM |= {"OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OAUTH_SCOPES"}
 
 
 def read_app_settings(**environment: str) -> dict[str, Any]:

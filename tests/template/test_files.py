@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-import pytest
 from support.processes import ROOT
-
-
-@pytest.mark.parametrize(("name", "lines"), [("app.py", 110), ("tests/test_app.py", 100)])
-def test_the_files_that_users_edit_are_short(name: str, lines: int) -> None:
-    assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) <= lines
 
 
 def test_the_repository_holds_text_only() -> None:

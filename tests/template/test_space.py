@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -20,13 +19,20 @@ from support.payloads import load
 from support.processes import ROOT, Process
 
 SECRET = "s3cret"
+TOKEN = "hf_" + "token" * 7
+JOBS = {
+    "HF_TOKEN": TOKEN,
+    "TRAINING_DATASET": "username/my-dataset",
+    "TRAINED_MODEL": "username/my-model",
+    "RESULTS_ORG": "results",
+}
 SPACE = {
     "SPACE_REPO_NAME": "hooks",
     "SPACE_CREATOR_USER_ID": "0123456789abcdef01234567",
     "GRADIO_SERVER_NAME": "0.0.0.0",
 }
-NODE = os.environ.get("GRADIO_NODE_PATH") or shutil.which("node")
 
+DATASET_COMMIT, MODEL_COMMIT = load("repo.content-update"), load("repo.content-update-model")
 Boot = Any
 
 
@@ -36,34 +42,45 @@ def boot(tmp_path: Path) -> Iterator[Boot]:
     processes: list[Process] = []
     shutil.copy(ROOT / "app.py", tmp_path)
     with Hub() as hub:
+        hub.add_user("julien")
+        hub.add_token(TOKEN, "julien")
 
         def boot(**environment: str) -> Process:
             given = {**hub.space(), **SPACE, "HF_ENDPOINT": hub.url, **environment}
             processes.append(Process(tmp_path / "app.py", given))
             return processes[-1].wait_until_ready()
 
+        boot.hub = hub
         yield boot
+        assert hub.unknown == []
         for process in processes:
             process.stop()
 
 
-def deliver(app: Process) -> httpx.Response:
-    return app.post("trigger_training", load("repo.content-update"), headers={"X-Webhook-Secret": SECRET})
+def deliver(app: Process, handler: str = "trigger_training", payload: Any = DATASET_COMMIT) -> httpx.Response:
+    return app.post(handler, payload, headers={"X-Webhook-Secret": SECRET})
 
 
 def test_with_a_secret_it_takes_deliveries(boot: Boot) -> None:
     app = boot(WEBHOOK_SECRET=SECRET, SPACE_HOST="me-hooks.hf.space, hooks.example.org")
-    response = deliver(app)
-    assert (response.status_code, response.json()["dry_run"]) == (200, True)
+    assert deliver(app).json()["dry_run"] is True
     assert "POST https://me-hooks.hf.space/webhooks/trigger_training" in app.output
     assert not [secret for secret in (SECRET, CLIENT[1]) if secret in app.output]
 
 
-@pytest.mark.skipif(NODE is None, reason="there is no Node")
-def test_server_side_rendering_is_off(boot: Boot) -> None:
-    app = boot(WEBHOOK_SECRET=SECRET, GRADIO_SSR_MODE="true", GRADIO_NODE_PATH=str(NODE))
-    assert deliver(app).status_code == 200
-    assert "Node" not in app.output
+def test_a_commit_trains_and_the_model_is_evaluated(boot: Boot) -> None:
+    app, hub = boot(WEBHOOK_SECRET=SECRET, **JOBS), boot.hub
+    assert deliver(app).json()["dry_run"] is False
+    assert deliver(app, "trigger_evaluation", MODEL_COMMIT).json()["dry_run"] is False
+    training, evaluation = hub.jobs
+    assert {"trl", "sft", "--hub_model_id=username/my-model"} <= set(training.command)
+    revision = MODEL_COMMIT["updatedRefs"][0]["newSha"]
+    assert {"lighteval", f"model_name=username/my-model,revision={revision}"} <= set(evaluation.command)
+    for handler in ("trigger_training", "trigger_evaluation"):
+        for repo in ("results/details_username__my-model_private", "results/my-dataset", "results/my-model"):
+            result = {**DATASET_COMMIT, "repo": {**DATASET_COMMIT["repo"], "name": repo}}
+            assert list(deliver(app, handler, result).json()) == ["skipped"]
+    assert [job.stage for job in hub.jobs] == ["SCHEDULING", "SCHEDULING"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("spaces") is None, reason="the package `spaces` is not installed")

@@ -18,10 +18,5 @@ def add_handlers(server, payload_type):
         return {"ok": True}
 
     @server.add_webhook
-    async def block_async(payload: payload_type):
-        time.sleep(3)
-        return {"ok": True}
-
-    @server.add_webhook
     def filled(payload: payload_type, number: int = 1):  # a query parameter, so FastAPI fills it
         return {"ok": True, "number": number}

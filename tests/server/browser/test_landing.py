@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from support.browsers import CONTRASTS, LOOKS
-from support.payloads import load
+from support.browsers import CONTRASTS, FITS, LOOKS, opened_page
 from support.processes import Process, Start
 
 SECRET = "s3cret $HOME `id` \"x\" 'y' \\ %41"
@@ -56,16 +54,10 @@ def new_space(start: Start) -> Process:
 
 @contextmanager
 def opened(browser: Browser, server: Process, **options: Any) -> Iterator[Page]:
-    """Open the page and wait until it is filled. A complaint of the browser fails the test."""
-    complaints: list[str] = []
-    with browser.new_context(**options) as context:
-        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
-        page = context.new_page()
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(server.url)
+    """Open the page and wait until it is filled."""
+    with opened_page(browser, server, **options) as page:
         expect(addresses(page).last).to_have_value(re.compile(LONG))
         yield page
-    assert complaints == []
 
 
 def addresses(page: Page) -> Any:
@@ -104,32 +96,18 @@ def test_copied_command_works_in_a_shell(browser: Browser, laptop: Process) -> N
 
 
 @pytest.mark.parametrize("server", ["laptop", "new_space"])
-@pytest.mark.parametrize(("look", "options"), LOOKS.items())
+@pytest.mark.parametrize("look", LOOKS)
 def test_page_fits_the_screen_and_is_readable(
-    browser: Browser, request: pytest.FixtureRequest, server: str, look: str, options: dict[str, Any]
+    browser: Browser, request: pytest.FixtureRequest, server: str, look: str
 ) -> None:
-    with opened(browser, request.getfixturevalue(server), **options) as page:
+    with opened(browser, request.getfixturevalue(server), **LOOKS[look]) as page:
         page.get_by_role("button", name="Try it").last.click()
         expect(page.locator(".cm-content")).to_be_visible()
         contrasts = page.evaluate(CONTRASTS)
         assert len(contrasts) > 10
         assert [(text, ratio) for text, ratio in contrasts if ratio < (3 if text == "✓" else 4.5)] == []
-        root = "document.documentElement"
-        assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
+        assert page.evaluate(FITS)
         assert page.evaluate("document.body.classList.contains('dark')") is (look == "dark")
         if server == "new_space":
             expect(page.get_by_text("Not receiving yet", exact=True)).to_be_visible()
             assert addresses(page).first.input_value() == f"https://me-hooks.hf.space{TRAIN}"
-
-
-def test_arrivals_complete_their_steps_and_name_nothing(browser: Browser, start: Start) -> None:
-    server = start(HANDLERS)
-    assert httpx.get(f"{server.url}/arrivals").json() == {"count": 0, "last": None, "from_hub": False}
-    server.post("train", load("repo.content-update"))
-    told = httpx.get(f"{server.url}/arrivals")
-    assert (told.json()["count"], told.json()["from_hub"], "username" in told.text) == (1, True, False)
-    with opened(browser, server) as page:
-        expect(page.get_by_text("1 event has arrived, the last one on")).to_be_visible()
-        states = page.locator(".webhooks-steps li").evaluate_all("steps => steps.map(step => step.className)")
-        assert states == ["done", "done", "done", "done", "todo"]
-        expect(page.get_by_text("4 of 5 done")).to_be_visible()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -39,19 +37,10 @@ def test_a_middleware_refuses_webhooks_as_well(make: Servers) -> None:
     assert ran == [1]
 
 
-@pytest.mark.parametrize("path", ["/mine", "/webhooks/wa"])
-def test_a_route_is_reached_beside_a_webhook(make: Servers, path: str) -> None:
-    """WhatsApp, for example, verifies a webhook by a GET to its address."""
-    url = launch(
-        make("wa"), app_kwargs={"routes": [Route(path, lambda _: PlainTextResponse("mine"), methods=["GET"])]}
-    )
-    assert httpx.get(url + path).text == "mine"
-    assert httpx.post(f"{url}/webhooks/wa").json() == "wa"
-
-
-def test_routes_added_after_the_launch_are_reached(make: Servers) -> None:
+def test_routes_are_reached_beside_a_webhook(make: Servers) -> None:
     server = make("f")
-    url = launch(server)
+    url = launch(server, app_kwargs={"routes": [Route("/mine", lambda _: PlainTextResponse("mine"))]})
+    assert httpx.get(f"{url}/mine").text == "mine"
     app: Any = server.fastapi_app
     app.get("/webhooks/f")(lambda: "get")
     app.post("/webhooks/later")(lambda: "post")
@@ -65,48 +54,6 @@ def test_routes_added_after_the_launch_are_reached(make: Servers) -> None:
 
 def database(request: Request) -> str:
     return str(request.app.state.db)
-
-
-def plain(request: Request) -> str:
-    return str(request.app.state.db)
-
-
-async def filled(request: Request, n: int = 1) -> str:
-    return str(request.app.state.db)
-
-
-def depends(db: str = Depends(database)) -> str:
-    return db
-
-
-@pytest.mark.parametrize("handler", [plain, filled, depends])
-def test_a_handler_reads_the_state_of_the_app(make: Servers, handler: Any) -> None:
-    server = make()
-    server.add_webhook("/f")(handler)
-    url = launch(server)
-    app: Any = server.fastapi_app
-    app.state.db = "the database"
-    assert httpx.post(f"{url}/webhooks/f").json() == "the database"
-
-
-def test_a_lifespans_state_is_the_requests(make: Servers) -> None:
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[dict[str, str]]:
-        yield {"x": "from the lifespan"}
-
-    server = make()
-
-    @server.add_webhook
-    def handler(request: Request) -> str:
-        return str(request.state.x)
-
-    @server.add_webhook
-    async def filled(request: Request, n: int = 1) -> str:
-        return str(request.state.x)
-
-    url = launch(server, app_kwargs={"lifespan": lifespan})
-    for name in ("handler", "filled"):
-        assert httpx.post(f"{url}/webhooks/{name}").json() == "from the lifespan"
 
 
 def test_dependencies_of_the_app_are_refused(make: Servers) -> None:

@@ -212,6 +212,9 @@ def test_endless_handlers_run_at_the_next_start(run: Run) -> None:
     assert second.wait_for_exit() == 1
     assert "Another process already works with the delivery log" in second.output
     server.popen.terminate()
-    assert server.wait_for_exit() == 0
+    server.wait_for("Stopping")
+    server.popen.terminate()  # a second signal does not wait ten seconds for the handlers
+    assert server.wait_for_exit(timeout=8) == 0
+    assert "the script goes on" not in server.output
     assert "What is unfinished runs again at the next start" in server.output
     run(STOPPABLE).wait_for("endless, attempt 2")

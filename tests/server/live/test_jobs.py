@@ -38,25 +38,16 @@ FAULTS: dict[str, Callable[[Hub], object]] = {
     "cancel failed": lambda hub: hub.fail(*CANCEL, 503),
     "cancel cut": lambda hub: hub.lose_answer(*CANCEL),
 }
-STEPS = ("at the look", "at the start", "at the look again")
 
 
-@pytest.fixture(scope="module")
-def one_hub() -> Iterator[Hub]:
+@pytest.fixture(scope="module", autouse=True)
+def julien(one_hub: Hub) -> Iterator[None]:
     # The process that forks imports the modules once, which takes longer than a test. It sees no other path.
-    with pytest.MonkeyPatch.context() as patched, Hub() as hub:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        hub.add_user("julien")
-        hub.add_token(TOKEN, "julien")
-        yield hub
-
-
-@pytest.fixture
-def hub(one_hub: Hub) -> Iterator[Hub]:
-    yield one_hub
-    unknown = list(one_hub.unknown)
-    one_hub.forget()
-    assert unknown == []
+        one_hub.add_user("julien")
+        one_hub.add_token(TOKEN, "julien")
+        yield
 
 
 class Story:
@@ -88,8 +79,12 @@ class Story:
                 action()
 
 
-@pytest.mark.parametrize("second", [None, *STEPS, "after"])
-@pytest.mark.parametrize("killed", [None, *STEPS])
+# Each fault with no other event, with a kill at each step, and with a second commit at each step.
+STEPS = ("at the look", "at the start", "at the look again")
+EVENTS = [(None, None), *((step, None) for step in STEPS), *((None, step) for step in (*STEPS, "after"))]
+
+
+@pytest.mark.parametrize(("killed", "second"), EVENTS)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_newest_commits_job_is_left(hub: Hub, fault: str, killed: str | None, second: str | None) -> None:
     FAULTS[fault](hub)

@@ -8,8 +8,6 @@ from typing import Any
 import httpx
 import pytest
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 from support.engines import WAIT, wait_until
 from support.payloads import load
 from support.servers import Servers, launch
@@ -72,53 +70,7 @@ def test_closing_gradio_closes_the_server(make: Servers, ui: Any, own_ui: bool) 
             httpx.get(url)
 
 
-def test_closing_gives_running_handlers_time(make: Servers, ui: Any) -> None:
-    server = make("quick", ui=ui, reply_within=0)
-    runs, may_end = threading.Event(), threading.Event()
-
-    @server.add_webhook
-    def slow() -> None:
-        runs.set()
-        assert may_end.wait(WAIT)
-
-    url = launch(server)
-    assert call(url, "slow") == 202
-    assert runs.wait(WAIT)
-    closing = threading.Thread(target=ui.close)
-    closing.start()
-    wait_until(lambda: call(url, "quick") == 503)
-    may_end.set()
-    assert has_ended(closing)
-    assert counts(launch(server)).keys() == {"succeeded"}
-
-
-def test_a_route_can_close_its_server(make: Servers) -> None:
-    server = make("first")
-
-    async def close(request: Request) -> PlainTextResponse:
-        server.close()
-        return PlainTextResponse("closing")
-
-    wait, url = launch_and_wait(server, app_kwargs={"routes": [Route("/close", close)]})
-    assert httpx.get(f"{url}/close").text == "closing"
-    assert has_ended(wait)
-
-
 # --- another launch
-
-
-@BOTH
-def test_another_launch_goes_on_with_the_log(make: Servers, ui: Any, own_ui: bool) -> None:
-    server = make("first", ui=ui if own_ui else None)
-    for done in (1, 2):
-        url = launch(server)
-        assert call(url, "first") == "first"
-        assert counts(url) == {"succeeded": done}
-        assert server.close()
-    server.add_webhook("/second")(lambda: "second")
-    url = launch(server)
-    assert call(url, "second") == "second"
-    assert own_ui or "/webhooks/second" in httpx.get(url).text
 
 
 def test_a_failed_launch_leaves_nothing_behind(make: Servers, ui: Any) -> None:
@@ -166,9 +118,3 @@ def test_each_server_has_its_own_log(make: Servers) -> None:
     servers["second"].close()
     assert counts(launch(servers["second"])) == {"succeeded": 2}, "it has another server's log"
     assert counts(launch(servers["first"])) == {"succeeded": 1}
-
-
-def test_two_servers_cannot_share_a_folder(make: Servers) -> None:
-    launch(make("first", data_dir="log"))
-    with pytest.raises(SetupError, match=r"Another server of this process works with the delivery log in .*log\."):
-        launch(make("second", data_dir="log"))

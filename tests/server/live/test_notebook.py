@@ -1,6 +1,5 @@
 """In a notebook a server starts by `.run()`, and no cell waits for its end."""
 
-import sys
 from pathlib import Path
 
 import httpx
@@ -36,10 +35,7 @@ def test_run_starts_the_server_and_returns(tmp_path: Path) -> None:
         return httpx.post(f"{url}/{name}", json=PAYLOAD).json()
 
     with client.setup_kernel(env=clean_environment(GRADIO_SERVER_PORT=str(port))):
-        assert (
-            run_cell(REGISTER.format(name="trigger_training") + "import sys\nprint(sys.executable)")
-            == f"{sys.executable}\n"
-        )
+        run_cell(REGISTER.format(name="trigger_training"))
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
         assert f"POST {url}/trigger_training" in run_cell("trigger_training.run()")

@@ -55,11 +55,8 @@ def names(server: Process, folder: Path, name: str) -> Iterator[str]:
 def is_served(server: Process, name: str) -> bool:
     """Ask as a raw client does, which leaves `..` in the path."""
     with httpx.Client() as client:
-        answers = [
-            client.get(server.url, headers=headers, extensions={"target": f"/gradio_api/file{sign}{name}".encode()})
-            for sign in "=/"
-            for headers in ({}, {"Range": "bytes=0-9"})
-        ]
+        targets = [f"/gradio_api/file{sign}{name}".encode() for sign in "=/"]
+        answers = [client.get(server.url, extensions={"target": target}) for target in targets]
     return any(answer.is_success for answer in answers)
 
 
@@ -67,15 +64,7 @@ def test_an_allowed_file_is_served_under_each_name(server: Process, folder: Path
     assert [name for name in names(server, folder, "public.txt") if not is_served(server, name)] == []
 
 
-@pytest.mark.parametrize("private", [".env", ".git/config", ".git/objects/pack"])
-def test_settings_and_commits_are_not_served(server: Process, folder: Path, private: str) -> None:
+@pytest.mark.parametrize("private", [".env", ".git/config", ".git/objects/pack", ".webhooks/deliveries.db"])
+def test_settings_commits_and_log_are_not_served(server: Process, folder: Path, private: str) -> None:
     assert [name for name in names(server, folder, private) if is_served(server, name)] == []
     assert not is_served(server, f"{folder}/Settings.txt")
-
-
-def test_the_log_is_not_served(server: Process, folder: Path) -> None:
-    files = [file.name for file in (folder / ".webhooks").iterdir()]
-    places = (folder, "/proc/self/cwd", f"{folder.parent}/Link", ".")
-    asked = [f"{place}/.webhooks/{file}" for place in places for file in files]
-    assert files
-    assert [name for name in asked if is_served(server, name)] == []

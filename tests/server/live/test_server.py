@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
+import re
+import socket
 import time
 
 import httpx
-from support.attacks import send_raw
 from support.payloads import load
-from support.processes import Run
+from support.processes import Process, Run
 
 UPDATE = load("repo.content-update")
 GREETER = """
@@ -19,6 +19,13 @@ from webhooks import WebhookPayload, webhook_endpoint
 def greet(payload: WebhookPayload):
     return {"hello": payload.repo.name, "head": payload.repo.head_sha}
 """
+
+
+def send_raw(server: Process, request: bytes) -> bytes:
+    """Send bytes as they are, and return the first bytes of the response."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(request)
+        return client.recv(65536)
 
 
 def test_the_table_of_responses_holds_on_the_wire(serve: Run) -> None:
@@ -38,6 +45,10 @@ def test_the_table_of_responses_holds_on_the_wire(serve: Run) -> None:
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(json.dumps(UPDATE)), json.dumps(UPDATE).encode())
     head += b"X-Webhook-Secret: s3cret\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert send_raw(server, head + chunked).startswith(b"HTTP/1.1 200 ")
+    # httptools reads no body after an upgrade, so the answer is a 400 then.
+    upgrade = b"POST /webhooks/greet HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    upgrade += b"X-Webhook-Secret: s3cret\r\nContent-Length: 2\r\n\r\n{}"
+    assert re.match(rb"HTTP/1.1 4(00|22) ", send_raw(server, upgrade))
     server.stop()
     assert "s3cret" not in server.output
     assert "Traceback" not in server.output
@@ -59,19 +70,6 @@ def test_no_node_server_stands_in_front(serve: Run) -> None:
         GRADIO_SSR_MODE="true",
     )
     assert server.post("rendered-by-node").json() is False
-
-
-def test_page_and_webhooks_come_up_together(run: Run) -> None:
-    """The first response of the port is no 404."""
-    server = run(GREETER)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            first = server.post("greet", UPDATE)
-            break
-        except httpx.ConnectError:
-            continue
-    assert first.status_code == 200
 
 
 def test_300_handlers_work_with_256_file_descriptors(serve: Run) -> None:
@@ -102,24 +100,3 @@ def test_300_handlers_work_with_256_file_descriptors(serve: Run) -> None:
         while (counts := client.get("/health").json())["running"] and time.monotonic() < deadline:
             time.sleep(0.1)
     assert {status: count for status, count in counts.items() if count} == {"succeeded": 300}
-
-
-def test_a_handler_can_terminate_its_child_process(serve: Run) -> None:
-    server = serve(
-        """
-        import multiprocessing, time
-        from webhooks import webhook_endpoint
-
-        @webhook_endpoint(timeout=30)
-        def handler():
-            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-            child.start()
-            time.sleep(0.2)  # into the sleep
-            child.terminate()
-            child.join(4)
-            code = child.exitcode
-            child.kill()
-            return code
-        """
-    )
-    assert server.post("handler").json() == -signal.SIGTERM

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
-import pytest
 from support.processes import Run
 
 HOST = """
@@ -50,28 +47,3 @@ def test_sigterm_is_the_programs_again_after_the_wait(run: Run) -> None:
     assert process.wait_for_exit() == 0
     assert "the host got SIGTERM" not in process.output
     assert process.output.endswith("end\n")
-
-
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_waits_for_no_handler(run: Run, sent: signal.Signals) -> None:
-    process = run("""
-        import threading
-        from webhooks import WebhooksServer
-
-        server = WebhooksServer(reply_within=0)
-
-        @server.add_webhook
-        def endless():
-            threading.Event().wait()
-
-        server.launch()
-        print("the script goes on", flush=True)
-    """).wait_until_ready()  # fmt: skip
-    assert process.post("endless").status_code == 202
-    process.popen.send_signal(sent)
-    process.wait_for("Stopping")
-    process.popen.send_signal(sent)
-    assert process.wait_for_exit(timeout=8) == 0  # less than the ten seconds that handlers have
-    assert "runs again at the next start" in process.output
-    assert "the script goes on" not in process.output
-    assert "Traceback" not in process.output

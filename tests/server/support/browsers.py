@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from playwright.sync_api import Browser, Page
+
+from support.processes import Process
 
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
 LOOKS: dict[str, Any] = {
@@ -16,6 +22,7 @@ LOOKS: dict[str, Any] = {
     },
 }
 
+FITS = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 # The contrast of every piece of our own text with what is painted behind it, as WCAG 2 counts it.
 CONTRASTS = """() => {
   const rgba = color => { const [r, g, b, a = 1] = color.match(/[\\d.]+/g).map(Number); return [r, g, b, a] };
@@ -32,3 +39,17 @@ CONTRASTS = """() => {
       return [e.innerText, (high + .05) / (low + .05)];
     });
 }"""
+
+
+@contextmanager
+def opened_page(browser: Browser, server: Process, path: str = "", **options: Any) -> Iterator[Page]:
+    """Open a page. A complaint of the browser fails the test."""
+    complaints: list[str] = []
+    with browser.new_context(**options) as context:
+        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(server.url + path)
+        yield page
+    assert [text for text in complaints if "status of 4" not in text] == []

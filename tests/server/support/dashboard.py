@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
 from datetime import datetime, timezone
 from html import unescape
 from pathlib import Path
@@ -56,15 +54,14 @@ class PagesHarness:
 
     Args:
         handlers: with their options.
-        max_pending: as of the server.
         environ: the settings.
     """
 
-    def __init__(self, *handlers: Endpoint, max_pending: int = 1000, **environ: str) -> None:
+    def __init__(self, *handlers: Endpoint, **environ: str) -> None:
         self.settings = read_settings(Settings, environ)
         self.endpoints = {endpoint.path: endpoint for endpoint in handlers}
         database = Database(Path(tempfile.mkdtemp(dir=_folders.name)))
-        self.engine = Engine(self.endpoints, database, max_pending, self.settings.redact)
+        self.engine = Engine(self.endpoints, database, 1000, self.settings.redact)
         self.log = self.engine.log
         self.looked_at: list[StartedJob] = []
         self.is_public = "SPACE_HOST" in environ
@@ -103,11 +100,6 @@ class PagesHarness:
     def write(self, step: Callable[[], object]) -> None:
         """Write to the log as the engine does."""
         on_loop(self.engine.database.write, step)
-
-    def execute(self, query: str, *values: Any) -> None:
-        """Change the log as the pages cannot."""
-        with closing(sqlite3.connect(self.log.path)) as database, database:
-            database.execute(query, values)
 
     def owner(self) -> Client:
         visitor = Client(self)

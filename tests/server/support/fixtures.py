@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import textwrap
@@ -13,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from support.browsers import CHROMIUM_ARGUMENTS
+from support.hub import Hub
 from support.processes import Process, Run, Start
 
 # Without a deadline, since a disk can be slow. CI runs the same examples each time.
@@ -20,20 +22,26 @@ hypothesis.settings.register_profile("webhooks", deadline=None, derandomize=os.e
 hypothesis.settings.load_profile("webhooks")
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Iterator[Run]:
-    """Run a script, given as text, and stop it after the test. Further arguments are its environment."""
+@contextlib.contextmanager
+def processes_in(folder: Path) -> Iterator[Run]:
+    """Run scripts, given as text, and stop them at the end. Further arguments are their environment."""
     processes: list[Process] = []
 
-    def start(source: str, *, port: int | None = None, **environment: str) -> Process:
-        script = tmp_path / f"script{len(processes)}.py"
+    def run(source: str, *, port: int | None = None, **environment: str) -> Process:
+        script = folder / f"script{len(processes)}.py"
         script.write_text(textwrap.dedent(source), encoding="utf-8")
         processes.append(Process(script, environment, port))
         return processes[-1]
 
-    yield start
+    yield run
     for process in processes:
         process.stop()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with processes_in(tmp_path) as run:
+        yield run
 
 
 @pytest.fixture
@@ -44,18 +52,14 @@ def serve(run: Run) -> Run:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Start a server for all tests of a module. Further arguments are its environment."""
-    processes: list[Process] = []
+    """Like `serve`, for all tests of a module. Each server has a folder of its own."""
+    with contextlib.ExitStack() as stack:
 
-    def start(source: str, **environment: str) -> Process:
-        script = tmp_path_factory.mktemp("server") / "script.py"
-        script.write_text(textwrap.dedent(source), encoding="utf-8")
-        processes.append(Process(script, environment))
-        return processes[-1].wait_until_ready()
+        def start(source: str, **environment: str) -> Process:
+            run = stack.enter_context(processes_in(tmp_path_factory.mktemp("server")))
+            return run(source, **environment).wait_until_ready()
 
-    yield start
-    for process in processes:
-        process.stop()
+        yield start
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +84,19 @@ def browser(chromium: str) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def one_hub() -> Iterator[Hub]:
+    """A Hub for all tests of a module. They share its users and tokens."""
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(one_hub: Hub) -> Iterator[Hub]:
+    """The Hub of the module, empty. A request that it cannot answer fails the test."""
+    yield one_hub
+    unknown = list(one_hub.unknown)
+    one_hub.forget()
+    assert unknown == []

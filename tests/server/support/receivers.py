@@ -16,24 +16,21 @@ from webhooks.testing import Client, serving
 Receiver = Callable[..., Client]
 
 
-@contextlib.contextmanager
-def receiving(*handlers: Any, reply_within: float = 5, max_pending: int = 1000, **settings: str) -> Iterator[Client]:
-    """Serve handlers. Further arguments are the settings of the environment, in small letters."""
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in settings.items():
-            patched.setenv(name.upper(), value)
-        server = WebhooksServer(reply_within=reply_within, max_pending=max_pending)
-    for handler in handlers:
-        server.add_webhook(handler)
-    with serving(server) as client:
-        yield client
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    """Serve handlers until the end of the test, like `receiving`."""
+    """Serve handlers until the end of the test. Further arguments are settings, in small letters."""
     with contextlib.ExitStack() as stack:
-        yield lambda *handlers, **options: stack.enter_context(receiving(*handlers, **options))
+
+        def receiver(*handlers: Any, reply_within: float = 5, max_pending: int = 1000, **settings: str) -> Client:
+            with pytest.MonkeyPatch.context() as patched:
+                for name, value in settings.items():
+                    patched.setenv(name.upper(), value)
+                server = WebhooksServer(reply_within=reply_within, max_pending=max_pending)
+            for handler in handlers:
+                server.add_webhook(handler)
+            return stack.enter_context(serving(server))
+
+        yield receiver
 
 
 def post(client: Client, path: str, *chunks: bytes | None, **options: Any) -> Exchange:

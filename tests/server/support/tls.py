@@ -14,13 +14,8 @@ import threading
 class TlsProxy:
     """Serve `https://<host_name>` on a port of 127.0.0.1 from a plain server on another, for the `with` block.
 
-    No byte is read, let alone changed: the server sees the Host and Origin that the browser sent, and learns nothing
-    of TLS, as there is no `X-Forwarded-Proto`. The certificate is self-signed.
-
-    Attributes:
-        url: the address for the browser, without a port.
-        port: where TLS is spoken.
-        chromium_argument: makes Chromium find `url` here.
+    The bytes are not changed, so the server sees the Host and Origin of the browser, and no `X-Forwarded-Proto`.
+    `chromium_argument` makes Chromium find `url` here.
     """
 
     def __init__(self, plain_port: int, host_name: str = "me-hooks.hf.space") -> None:
@@ -50,11 +45,7 @@ class TlsProxy:
         server.close()
 
     async def _forward(self, browser: asyncio.StreamReader, to_browser: asyncio.StreamWriter) -> None:
-        try:
-            server, to_server = await asyncio.open_connection("127.0.0.1", self.plain_port)
-        except OSError:
-            to_browser.close()
-            return
+        server, to_server = await asyncio.open_connection("127.0.0.1", self.plain_port)
         await asyncio.gather(_pump(browser, to_server), _pump(server, to_browser))
 
 

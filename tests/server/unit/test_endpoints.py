@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import functools
 import threading
-from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Annotated, Any
 
 import fastapi
 import pytest
-import starlette.requests
 from fastapi import Depends
 
-from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer, webhook_endpoint
+from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer
 from webhooks.endpoints import Endpoint
-from webhooks.testing import call, event, serving
+from webhooks.testing import call
 
 if TYPE_CHECKING:
     from webhooks import WebhookPayload as OnlyForTypeCheckers
@@ -26,46 +24,20 @@ def by_annotation(a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
     return type(a), type(b), type(c)
 
 
-def by_starlette_annotation(a: WebhookPayload, b: Delivery, c: starlette.requests.Request) -> Any:
-    return type(a), type(b), type(c)
-
-
 def by_name(payload, delivery, request):  # type: ignore[no-untyped-def]
     return type(payload), type(delivery), type(request)
 
 
-def positional_only(a: WebhookPayload, b: Delivery, /, *, c: fastapi.Request) -> Any:
-    return type(a), type(b), type(c)
-
-
-async def coroutine(a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
-    return type(a), type(b), type(c)
-
-
-class Callable:
-    def __call__(self, a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
-        return type(a), type(b), type(c)
-
-    def method(self, a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
-        return type(a), type(b), type(c)
-
-
-class Async:
-    async def __call__(self, a: WebhookPayload, b: Delivery, c: fastapi.Request) -> Any:
+class Bot:
+    async def method(self, a: WebhookPayload, b: Delivery, /, *, c: fastapi.Request) -> Any:
         return type(a), type(b), type(c)
 
 
 HANDLERS = {
     "annotation": by_annotation,
-    "Starlette's": by_starlette_annotation,
     "name": by_name,
-    "positional only": positional_only,
-    "object": Callable(),
-    "method": Callable().method,
+    "async method": Bot().method,
     "partial": functools.partial(by_annotation),
-    "async def": coroutine,
-    "async partial": functools.partial(coroutine),
-    "async object": Async(),
 }
 
 
@@ -89,25 +61,6 @@ def test_an_annotation_in_quotes_wins_over_the_name() -> None:
     assert call(handler) == ("/webhooks/handler", "/webhooks/handler")
 
 
-def test_the_request_can_be_read_twice() -> None:
-    async def read(request: fastapi.Request) -> Any:
-        return [(await request.json())["repo"]["name"] for _ in range(2)], (await request.body())[:1]
-
-    assert call(read, event(repo_id="me/data")) == (["me/data"] * 2, b"{")
-
-
-def test_a_delivery_has_its_own_id_and_its_time() -> None:
-    def handler(delivery: Delivery) -> Any:
-        return delivery
-
-    first, second = call(handler), call(handler)
-    assert first.id != second.id
-    assert (len(first.id), int(first.id, 16) > 0) == (16, True)
-    assert first.received_at.tzinfo is timezone.utc
-    assert datetime.now(timezone.utc) - first.received_at < timedelta(minutes=1)
-    assert (first.attempt, first.replay_of) == (1, None)
-
-
 # --- paths
 
 
@@ -117,7 +70,6 @@ def test_a_delivery_has_its_own_id_and_its_time() -> None:
         (None, "/webhooks/by_annotation"),
         ("hello", "/webhooks/hello"),
         ("/hello/", "/webhooks/hello"),
-        ("/{name}", "/webhooks/{name}"),
         ("/v1/{number:int}/x", "/webhooks/v1/{number:int}/x"),
         ("/v1/hello-world.json", "/webhooks/v1/hello-world.json"),
     ],
@@ -126,7 +78,7 @@ def test_every_path_is_under_webhooks(path: str | None, full: str) -> None:
     assert Endpoint(by_annotation, path).path == full
 
 
-@pytest.mark.parametrize("path", ["", "/", "a b", "a?b", "a#b", "{a b}", "{id:colour}", "a//b", "entraîner", "a\n"])
+@pytest.mark.parametrize("path", ["", "a b", "a?b", "{id:colour}", "a//b", "entraîner", "a\n"])
 def test_a_path_that_cannot_be_called_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match="cannot be the path"):
         Endpoint(by_annotation, path)
@@ -144,14 +96,7 @@ def test_the_same_path_twice_is_a_value_error(second: str) -> None:
 # --- registration
 
 
-class Depending:
-    def __init__(self, *args: Any) -> None: ...
-
-
 def positional(a: int, /) -> None: ...
-
-
-def by_web_socket(socket: fastapi.WebSocket) -> None: ...
 
 
 def by_unknown_type(lock: Annotated[threading.Lock, fastapi.Body()]) -> None: ...
@@ -159,11 +104,8 @@ def by_unknown_type(lock: Annotated[threading.Lock, fastapi.Body()]) -> None: ..
 
 REFUSED = {
     "args": lambda *args: None,
-    "kwargs": lambda payload, **kwargs: None,
-    "args of a dependency": lambda a=Depends(Depending): None,
     "kwargs of a dependency": lambda a=Depends(lambda b=Depends(lambda **kwargs: None): None): None,
     "positional": positional,
-    "web socket": by_web_socket,
     "no type for FastAPI": by_unknown_type,
 }
 
@@ -172,25 +114,6 @@ REFUSED = {
 def test_a_parameter_that_nothing_fills_is_refused(name: str) -> None:
     with pytest.raises(SetupError, match=r"nothing can fill|^FastAPI cannot fill the webhook handler by_unknown_type"):
         Endpoint(REFUSED[name], "/f")
-
-
-def test_a_wrapper_without_wraps_is_told_of_wraps() -> None:
-    def decorated(function: Any) -> Any:
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return function(*args, **kwargs)
-
-        return wrapper
-
-    with pytest.raises(SetupError, match=r"functools\.wraps"):
-        WebhooksServer().add_webhook(decorated(by_annotation))
-
-
-def test_a_wrapper_with_wraps_is_filled() -> None:
-    @functools.wraps(by_annotation)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return by_annotation(*args, **kwargs)
-
-    assert call(wrapper)[0] is WebhookPayload
 
 
 def test_a_parameter_like_a_payload_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -213,13 +136,3 @@ def test_adding_a_webhook_returns_the_function() -> None:
     assert server.add_webhook("/two")(two) is two
     assert server.add_webhook(path="/three", max_attempts=2)(three) is three
     assert server.registered_webhooks == {"/webhooks/one": one, "/webhooks/two": two, "/webhooks/three": three}
-
-
-def test_webhook_endpoint_takes_a_method() -> None:
-    class Bot:
-        def answer_with_a_method(self, payload: WebhookPayload) -> str:
-            return payload.repo.name
-
-    assert webhook_endpoint(Bot().answer_with_a_method)(event(repo_id="me/data")) == "me/data"
-    with serving() as client:
-        assert client.deliver("answer_with_a_method", event(repo_id="me/data")).answer.json() == "me/data"

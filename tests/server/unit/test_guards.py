@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import Cookie, Depends, Header, HTTPException, Request, Security
-from fastapi.security import APIKeyHeader, APIKeyQuery, HTTPBasic, HTTPBasicCredentials, SecurityScopes
+from fastapi.security import APIKeyHeader, APIKeyQuery
 
 from webhooks import Delivery, WebhookPayload, WebhooksServer
 from webhooks.testing import Client, serving
@@ -30,17 +30,9 @@ def by_cookie(session: str | None = Cookie(None)) -> None:
     check(session)
 
 
-def by_basic(found: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> None:
-    check(found.password)
-
-
 def by_yield(key: str = Security(APIKeyHeader(name="X-Token"))) -> Any:
     check(key)
     yield
-
-
-def by_scopes(scopes: SecurityScopes, x_token: str | None = Header(None)) -> None:
-    check(x_token if scopes.scopes == ["hooks"] else None)
 
 
 ran: list[int] = []
@@ -65,17 +57,13 @@ def compares(request: Request, delivery: Delivery) -> Any:
     return run(delivery)
 
 
-GUARDS = {guard.__name__: guarded(Depends(guard)) for guard in (by_header, by_cookie, by_basic, by_yield)}
-GUARDS |= {"by_scopes": guarded(Security(by_scopes, scopes=["hooks"])), "compares": compares}
-KNOWN = {
-    "X-Token": RIGHT,
-    "Cookie": f"session={RIGHT}",
-    "Authorization": "Basic bWU6dGhlLXJpZ2h0LW9uZQ==",  # me:the-right-one
-}
+GUARDS = {guard.__name__: guarded(Depends(guard)) for guard in (by_header, by_cookie, by_yield)}
+GUARDS["compares"] = compares
+KNOWN = {"X-Token": RIGHT, "Cookie": f"session={RIGHT}"}
 ATTACKS: dict[str, dict[str, str]] = {
     "nothing": {},
-    "wrong": {"X-Token": "wrong", "Cookie": "session=wrong", "Authorization": "Basic bWU6d3Jvbmc="},
-    "redacted": {"X-Token": "***", "Cookie": "session=***", "Authorization": "***"},
+    "wrong": {"X-Token": "wrong", "Cookie": "session=wrong"},
+    "redacted": {"X-Token": "***", "Cookie": "session=***"},
 }
 
 
@@ -93,14 +81,10 @@ def client(server: WebhooksServer) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture(autouse=True)
-def nothing_ran() -> None:
-    ran.clear()
-
-
 @pytest.mark.parametrize("name", GUARDS)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_stranger_never_runs_a_handler(server: WebhooksServer, client: Client, name: str, attack: str) -> None:
+    ran.clear()
     sent = client.deliver(name, headers={**SIGNED, **ATTACKS[attack]})
     assert sent.outcome.status == "failed"
     assert client.outcome(server.replay(sent.id or "")).status == "failed"
@@ -109,12 +93,13 @@ def test_a_stranger_never_runs_a_handler(server: WebhooksServer, client: Client,
 
 @pytest.mark.parametrize("name", GUARDS)
 def test_a_credential_lasts_for_retries_only(server: WebhooksServer, client: Client, name: str) -> None:
+    ran.clear()
     sent = client.deliver(name, headers={**SIGNED, **KNOWN})
     assert (sent.outcome.status, sent.outcome.result, ran) == ("succeeded", 2, [1, 2])
     again = client.outcome(server.replay(sent.id or ""))
     assert (again.status, again.attempts, ran) == ("failed", 1, [1, 2])  # another attempt would lack it, too
     assert "keeps no credentials" in again.errors[0]
-    assert "without authorization" in again.errors[0] or "x-token" in again.errors[0]
+    assert ("cookie" if name == "by_cookie" else "x-token") in again.errors[0]
 
 
 def test_a_replay_carries_the_servers_own_secret() -> None:
@@ -133,78 +118,46 @@ def test_a_replay_carries_the_servers_own_secret() -> None:
 # --- what is written down
 
 
-@pytest.fixture
-def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Have `serving` put its log into this folder."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
+def test_no_credential_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """A credential reaches the handler and its sender; the log, the console and a replay do not have it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where `serving` has its log
+    server, seen = WebhooksServer(webhook_secret=SECRET), []
 
-
-def written(log: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in log.rglob("*") if file.is_file())
-
-
-def test_no_credential_is_written_or_logged(log: Path, caplog: pytest.LogCaptureFixture) -> None:
-    server = WebhooksServer(webhook_secret=SECRET)
-
-    @server.add_webhook
-    def returns(request: Request) -> Any:
+    @server.add_webhook("/returns/{name}")
+    def returns(
+        request: Request,
+        _: Any = Depends(APIKeyHeader(name="X-Declared", auto_error=False)),
+        __: Any = Depends(APIKeyQuery(name="declared", auto_error=False)),
+    ) -> Any:
+        seen.append(
+            f"{request.url} {[value for name, value in request.headers.items() if name != 'x-webhook-secret']}"
+        )
         return dict(request.headers)
 
-    @server.add_webhook
+    @server.add_webhook("/raises/{name}")
     async def raises(request: Request, x_token: str = Header()) -> Any:
         raise ValueError(f"{x_token} {dict(request.headers)}")
 
-    @server.add_webhook
+    @server.add_webhook("/misfits/{name}")
     def misfits(x_token: int = Header(), session: int = Cookie(), x_api_key: int = Header()) -> Any: ...
 
-    @server.add_webhook
+    @server.add_webhook("/refuses/{name}")
     def refuses(x_token: str = Header()) -> None:
         raise HTTPException(401, {"sent": x_token})
 
-    sent = {"X-Token": "s3cret-1", "Authorization": "Bearer s3cret-2", "Cookie": "session=s3cret-3; a=s3cret-4"}
+    by_name = {"X-Token": "s3cret-1", "Authorization": "Bearer s3cret-2", "Cookie": "session=s3cret-3; a=s3cret-4"}
+    headers = {**SIGNED, **by_name, "X-Api-Key": "s3cret-5", "X-Other": f"a {SECRET}"}
     with serving(server) as client:
         for name in ("returns", "raises", "misfits", "refuses"):
-            delivery = client.deliver(name, headers={**SIGNED, "X-Api-Key": "s3cret-5", **sent})
-            assert delivery.outcome.status in ("succeeded", "failed")
-            assert (name in ("returns", "refuses")) == ("s3cret" in delivery.answer.text)  # its sender may see it
-        text = written(log)
+            declared = {"X-Declared": "s3cret-6"} if name == "returns" else {}
+            query = {"declared": "s3cret-7"} if name == "returns" else {}
+            sent = client.deliver(f"{name}/{SECRET}", headers={**headers, **declared}, params=query)
+            assert (name in ("returns", "refuses")) == ("s3cret" in sent.answer.text)  # its sender may see it
+            assert client.outcome(server.replay(sent.id or "")).status in ("succeeded", "failed")
+        text = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    first, replayed = seen
+    assert [part in first for part in (SECRET, "s3cret-2", "s3cret-6", "s3cret-7")] == [True] * 4
     assert b"refuses" in text
-    for place in (text, caplog.text.encode()):
+    for place in (text, caplog.text.encode(), replayed.encode()):
         assert b"s3cret" not in place
         assert SECRET.encode() not in place
-
-
-KEY = "abcdef-123456"
-DISGUISES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "APIKeyHeader": ("f", {"headers": {"X-Key": KEY}}, KEY),
-    "APIKeyQuery": ("f", {"params": {"key": KEY}}, KEY),
-    "own secret in a header": ("f", {"headers": {"X-Other": f"a {SECRET}"}}, SECRET),
-    "own secret in the query": ("f", {"params": {"other": SECRET}}, SECRET),
-    "own secret in the path": (SECRET, {}, SECRET),
-}
-
-
-@pytest.mark.parametrize("name", DISGUISES)
-def test_a_declared_key_and_the_secret_are_not_kept(log: Path, name: str) -> None:
-    server, seen = WebhooksServer(webhook_secret=SECRET), []
-
-    @server.add_webhook("/hook/{name}")
-    def handler(
-        request: Request,
-        _: Any = Depends(APIKeyHeader(name="X-Key", auto_error=False)),
-        __: Any = Depends(APIKeyQuery(name="key", auto_error=False)),
-    ) -> None:
-        others = [(name, value) for name, value in request.headers.items() if name != "x-webhook-secret"]
-        seen.append(f"{request.url} {others}")
-
-    path, options, value = DISGUISES[name]
-    with serving(server) as client:
-        options = {**options, "headers": {**SIGNED, **options.get("headers", {})}}
-        sent = client.deliver(f"hook/{path}", **options)
-        assert sent.outcome.status == "succeeded"
-        client.outcome(server.replay(sent.id or ""))
-        text = written(log)
-    assert value in seen[0]
-    assert value.encode() not in text
-    assert value not in "".join(seen[1:])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 
 import webhooks.settings
 from webhooks import landing
-from webhooks.samples import curl
 from webhooks.settings import Settings, read_settings
 from webhooks.watched import read_watched
 
@@ -51,13 +49,10 @@ def steps(given: Settings, **options: Any) -> list[Step]:
     [
         ({}, {}, [2]),
         ({}, {"is_public": False}, [1, 2, 4]),
-        ({}, {"is_public": False, "has_catch_up": False}, [1, 2]),
         ({"webhook_secret": "s"}, {}, [1, 2]),
         ({"webhook_secret": "s"}, {"watched": ["model:me/x", "dataset:username/my-dataset"]}, [1]),
         ({"hf_token": "t"}, {}, [2, 5]),
-        ({"dry_run": "true"}, {}, [2, 5]),
         (SPACE, {}, [2]),
-        ({**SPACE, "webhooks_allow_unauthenticated": "true"}, {}, [2]),
         ({**SPACE, "webhook_secret": "s", "hf_token": "t"}, {}, [1, 2]),
     ],
 )
@@ -78,19 +73,6 @@ def test_space_without_a_bucket_is_told_how_to_attach_one(monkeypatch: pytest.Mo
     assert steps(space)[4].is_done
 
 
-def test_step_says_where_it_is_done() -> None:
-    space, laptop = steps(settings(**SPACE), watched="dataset:username/x"), steps(settings())
-    for step in (space[0], space[4]):
-        assert 'href="https://huggingface.co/spaces/me/hooks/settings"' in step.text
-    assert 'href="https://huggingface.co/spaces/me/hooks/edit/main/app.py"' in space[1].text
-    for step in (laptop[0], laptop[4]):
-        assert "<code>.env</code>" in step.text
-    for place, page in ((2, "test"), (3, "hub")):
-        assert f'<a href="deliveries/{page}">' in laptop[place].text
-        assert f'<a href="deliveries/{page}" target="_blank">' in space[place].text
-    assert "“Start and manage Jobs”" in laptop[4].text
-
-
 def test_public_address_without_a_secret_is_warned_of() -> None:
     assert "503" in steps(settings(**SPACE))[0].text
     assert "Not receiving yet" in top(settings(**SPACE))
@@ -100,21 +82,3 @@ def test_public_address_without_a_secret_is_warned_of() -> None:
         assert "Anyone who knows the address can run the handlers. Jobs stay dry runs" in warning.text
         assert "Open to everyone" in top(settings(**environ))
     assert "Open to everyone" not in top(settings(), is_public=False)
-
-
-def test_visitor_of_a_space_can_duplicate_it() -> None:
-    link = "https://huggingface.co/spaces/me/hooks?duplicate=true"
-    assert f'href="{link}" target="_blank" rel="noopener">Duplicate this Space' in top(settings(**SPACE))
-    assert "Duplicate" not in top(settings())
-    assert 'Owner? <a href="deliveries" target="_blank">See deliveries' in top(settings(**SPACE))
-
-
-def test_page_and_command_show_no_secret() -> None:
-    given = settings(webhook_secret="hunter1", webhook_secret_previous="hunter2", hf_token="hunter3")
-    assert "hunter" not in top(given) + curl("https://me-hooks.hf.space/webhooks/train", given)
-
-
-def test_command_sends_braces_as_they_are(tmp_path: Path) -> None:
-    (tmp_path / "{name}").write_text("found")
-    command = curl(f"file://{tmp_path}/{{name}}", settings()).replace("-X POST", "")
-    assert subprocess.run(["bash", "-c", command], capture_output=True, text=True).stdout == "found"

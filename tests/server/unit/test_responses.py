@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 from fastapi import BackgroundTasks, HTTPException, Request
-from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel
-from starlette.background import BackgroundTask
-from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from support.receivers import Receiver, post
 
-from webhooks import Delivery, WebhooksServer
+from webhooks import WebhooksServer
 from webhooks.testing import serving
 
 BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
@@ -33,11 +31,6 @@ class Row:
     name: str
 
 
-class Mine:
-    def __init__(self) -> None:
-        self.name = "mine"
-
-
 # --- results
 
 
@@ -45,13 +38,12 @@ class Mine:
     ("result", "body"),
     [
         ({"a": [1, 2.5, None]}, {"a": [1, 2.5, None]}),
-        ("text", "text"),
-        (0, 0),
         (False, False),
         (Report(rows=3), {"rows": 3}),
         ([Row("a")], [{"name": "a"}]),
         (float("nan"), None),
         ({"when": {1, 2}}, {"when": [1, 2]}),
+        ([Decimal("1.5"), timedelta(minutes=1), SimpleNamespace(a=Row("b"))], [1.5, 60.0, {"a": {"name": "b"}}]),
     ],
     ids=str,
 )
@@ -63,46 +55,33 @@ def test_a_result_is_answered_as_json(receiver: Receiver, result: Any, body: Any
 
 def returns(result: Any) -> Any:
     def handler() -> Any:
+        if isinstance(result, BaseException):
+            raise result
         return result
 
     return handler
 
 
-OBJECTS = {
-    "namespace": SimpleNamespace(a=1),
-    "own class": Mine(),
-    "in a dict": {"mine": [Mine()], "space": SimpleNamespace(a=Row("b"))},
-    "Decimal": Decimal("1.5"),
-    "timedelta": timedelta(minutes=1),
-}
+def test_no_result_is_answered_with_the_delivery(receiver: Receiver) -> None:
+    answer = post(receiver(returns(None)), "/webhooks/handler")
+    assert answer.status == 200
+    assert answer.json() == {"delivery": answer.headers["x-delivery-id"], "status": "succeeded"}
 
 
-@pytest.mark.parametrize("name", OBJECTS)
-def test_an_object_is_answered_as_fastapi_does(receiver: Receiver, name: str) -> None:
-    answer = post(receiver(returns(OBJECTS[name])), "/webhooks/handler")
-    assert (answer.status, answer.json()) == (200, jsonable_encoder(OBJECTS[name]))
-
-
-@BOTH
-def test_a_result_without_json_is_500(receiver: Receiver, is_async: bool) -> None:
-    async def handler_async() -> Any:
-        return object()
-
-    app = receiver(returns(object()), handler_async)
-    sent = app.deliver("handler_async" if is_async else "handler", b"")
+def test_a_result_without_json_is_500(receiver: Receiver) -> None:
+    sent = receiver(returns(object())).deliver("handler", b"")
     assert (sent.answer.status_code, set(sent.answer.json())) == (500, {"error", "delivery"})
     assert "has no form in JSON" in sent.outcome.errors[0]
 
 
-def test_no_result_is_answered_with_the_delivery(receiver: Receiver) -> None:
-    answer = post(receiver(returns(None)), "/webhooks/handler")
-    assert (answer.status, len(answer.headers["x-delivery-id"])) == (200, 16)
-    assert answer.json() == {"delivery": answer.headers["x-delivery-id"], "status": "succeeded"}
-
-
 def test_a_slow_handler_is_202_and_goes_on(receiver: Receiver) -> None:
     ends = threading.Event()
-    app = receiver(returns_after(ends), reply_within=0.05)
+
+    def handler() -> str:
+        ends.wait(30)
+        return "done"
+
+    app = receiver(handler, reply_within=0.05)
     answer = post(app, "/webhooks/handler")
     id = answer.headers["x-delivery-id"]
     assert (answer.status, answer.json()) == (202, {"delivery": id, "status": "running"})
@@ -110,69 +89,38 @@ def test_a_slow_handler_is_202_and_goes_on(receiver: Receiver) -> None:
     assert app.outcome(id).result == "done"
 
 
-def returns_after(ends: threading.Event) -> Any:
-    def handler() -> str:
-        ends.wait(30)
-        return "done"
-
-    return handler
-
-
 # --- responses of Starlette's
-
-
-def build(kind: str) -> Any:
-    async def pieces() -> Any:
-        yield b"one "
-        yield b"two"
-
-    return {
-        "plain": PlainTextResponse("hi", 418, {"X-Tea": "pot"}),
-        "json": JSONResponse({"a": 1}, 201),
-        "stream": StreamingResponse(pieces(), media_type="text/csv"),
-    }[kind]
 
 
 @BOTH
 def test_a_response_is_passed_on(receiver: Receiver, is_async: bool) -> None:
+    async def pieces() -> Any:
+        yield b"one "
+        yield b"two"
+
     def handler(request: Request) -> Any:
-        return build(request.url.query)
+        is_stream = request.url.query == "stream"
+        return StreamingResponse(pieces()) if is_stream else PlainTextResponse("hi", 418, {"X-Tea": "pot"})
 
     async def handler_async(request: Request) -> Any:
-        return build(request.url.query)
+        return handler(request)
 
     app, path = receiver(handler, handler_async), f"/webhooks/handler{'_async' * is_async}"
-    plain = post(app, path, query=b"plain")
+    plain, stream = post(app, path), post(app, path, query=b"stream")
     assert (plain.status, plain.body, plain.headers["x-tea"]) == (418, b"hi", "pot")
     assert plain.headers["content-type"] == "text/plain; charset=utf-8"
-    assert post(app, path, query=b"json").status == 201
-    stream = post(app, path, query=b"stream")
-    assert (stream.status, stream.body, stream.headers["content-type"]) == (200, b"one two", "text/csv; charset=utf-8")
-    assert len(stream.headers["x-delivery-id"]) == 16
+    assert (stream.status, stream.body, len(stream.headers["x-delivery-id"])) == (200, b"one two", 16)
 
 
-@pytest.mark.parametrize(
-    ("response", "status"),
-    [
-        (PlainTextResponse("hello", headers={"content-length": "50"}), 200),
-        (PlainTextResponse("hello", headers={"x-title": "a\r\nset-cookie: b"}), 500),
-        (PlainTextResponse("hello", status_code=99), 500),
-        (PlainTextResponse("", status_code=204), 204),
-    ],
-    ids=["wrong length", "line break", "no status", "no content"],
-)
-def test_a_malformed_response_is_mended_or_500(receiver: Receiver, response: Any, status: int) -> None:
-    answer = post(receiver(returns(response)), "/webhooks/handler")
-    assert answer.status == status
-    assert "set-cookie" not in answer.headers
-    assert answer.headers.get("content-length") == (None if status == 204 else str(len(answer.body)))
+def test_a_line_break_in_a_header_is_500(receiver: Receiver) -> None:
+    answer = post(receiver(returns(PlainTextResponse("", headers={"x": "a\r\nset-cookie: b"}))), "/webhooks/handler")
+    assert (answer.status, "set-cookie" in answer.headers) == (500, False)
 
 
 # --- background tasks
 
 
-@pytest.mark.parametrize("kind", ["tasks", "response"])
-def test_a_failed_background_task_fails_the_attempt(kind: str) -> None:
+def test_a_failed_background_task_fails_the_attempt() -> None:
     attempts: list[int] = []
 
     def work() -> None:
@@ -183,11 +131,8 @@ def test_a_failed_background_task_fails_the_attempt(kind: str) -> None:
         tasks.add_task(work)
         return "answered"
 
-    async def response(delivery: Delivery) -> Any:
-        return JSONResponse("answered", background=BackgroundTask(work))
-
     server = WebhooksServer()
-    server.add_webhook("f", max_attempts=2)({"tasks": tasks, "response": response}[kind])
+    server.add_webhook("f", max_attempts=2)(tasks)
     with serving(server) as client:
         sent = client.deliver("f")
         assert (sent.answer.status_code, sent.answer.json()) == (200, "answered")
@@ -197,52 +142,24 @@ def test_a_failed_background_task_fails_the_attempt(kind: str) -> None:
 
 # --- errors
 
-ERRORS = [ValueError("pass" + "word"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), StopIteration()]
 
-
-@BOTH
-@pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_an_error_is_500_without_its_traceback(
-    receiver: Receiver, error: BaseException, is_async: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def handler_async() -> None:
-        raise error
-
-    app, path = receiver(raises(error), handler_async), f"/webhooks/handler{'_async' * is_async}"
-    answer = post(app, path)
+def test_an_error_is_500_without_its_traceback(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
+    answer = post(receiver(returns(ValueError("pass" + "word"))), "/webhooks/handler")
     assert (answer.status, set(answer.json())) == (500, {"error", "delivery"})
     assert answer.json()["delivery"] == answer.headers["x-delivery-id"]
     assert b"password" not in answer.body
     assert b"Traceback" not in answer.body
     assert answer.headers["x-delivery-id"] in caplog.text
     assert "Traceback" in caplog.text
-    assert post(app, path).status == 500, "the handler does not run after a failed attempt"
 
 
-def raises(error: BaseException) -> Any:
-    def handler() -> None:
-        raise error
-
-    return handler
-
-
-@pytest.mark.parametrize("status", [200, 204, 403, 503])
+@pytest.mark.parametrize("status", [200, 403])
 def test_an_http_exception_sets_the_status(receiver: Receiver, status: int) -> None:
-    app = receiver(raises(HTTPException(status, "no credit", {"X-Reason": "credit"})))
+    app = receiver(returns(HTTPException(status, "no credit", {"X-Reason": "credit"})))
     sent = app.deliver("handler", b"")
     assert (sent.answer.status_code, sent.answer.headers["x-reason"]) == (status, "credit")
-    if status != 204:
-        assert sent.answer.json() == {"detail": "no credit", "error": "no credit", "delivery": sent.id}
+    assert sent.answer.json() == {"detail": "no credit", "error": "no credit", "delivery": sent.id}
     assert sent.outcome.status == "failed"
-
-
-@pytest.mark.parametrize(
-    "error",
-    [HTTPException(42), HTTPException(500, detail=object()), HTTPException(400, headers={"X-A": 3})],
-    ids=["no status", "no JSON", "no text in a header"],
-)
-def test_a_malformed_http_exception_is_500(receiver: Receiver, error: HTTPException) -> None:
-    assert post(receiver(raises(error)), "/webhooks/handler").status == 500
 
 
 def test_a_task_left_behind_stops_no_other_handler(receiver: Receiver) -> None:

@@ -65,28 +65,12 @@ def test_only_a_commit_on_main_is_new_content(kind: str, repo_type: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("repo_type", "folder"), [("model", ""), ("dataset", "datasets/"), ("space", "spaces/"), ("bucket", "buckets/")]
-)
-def test_the_addresses_are_those_of_the_type(repo_type: str, folder: str) -> None:
-    payload = sample("comment", repo_type, NAME)
-    web, api = f"https://huggingface.co/{folder}{NAME}", f"https://huggingface.co/api/{repo_type}s/{NAME}"
-    assert payload["repo"]["url"] == {"web": web, "api": api}
-    assert payload["discussion"]["url"] == {"web": f"{web}/discussions/1", "api": f"{api}/discussions/1"}
-
-
-@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("comments", "dataset", NAME), r"^There is no kind of event .* Choose one of: commit, .*, made_private\.$"),
-        (("comment", "datasets", NAME), r"^There is no type of repository .* dataset, model, space, bucket\.$"),
-        *(
-            (("comment", "dataset", name), r"^The repository must be a name like username/my-dataset\.$")
-            for name in ("", "my-dataset", "a/b/c", "../my-dataset", "a/b\n", "üser/dataset", "a/" + "d" * 97)
-        ),
-        *(
-            (("comment", "dataset", NAME, revision), r"^The revision must be a full commit hash, 40 hexadecimal")
-            for revision in ("main", "8" * 39, "g" * 40, REVISION.upper(), REVISION + "\n")
-        ),
+        (("comments", "dataset", NAME), "^There is no kind of event .* Choose one of: commit, .*, made_private"),
+        (("comment", "datasets", NAME), "^There is no type of repository .* dataset, model, space, bucket"),
+        (("comment", "dataset", "a/b/c"), "^The repository must be a name like username/my-dataset"),
+        (("comment", "dataset", NAME, "main"), "^The revision must be a full commit hash, 40 hexadecimal"),
     ],
 )
 def test_a_wrong_argument_is_refused_with_a_sentence(arguments: tuple[str, ...], sentence: str) -> None:

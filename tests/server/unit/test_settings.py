@@ -35,12 +35,6 @@ def test_a_setting_is_read_by_its_name(environ: dict[str, str], expected: Exampl
     assert read_settings(Example, environ) == expected
 
 
-def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLOR", "green")
-    assert read_settings(Example).color == "green"
-    assert read_settings(color="red", size=(int, 1)).model_dump() == {"color": "green", "size": 1}
-
-
 def test_each_wrong_setting_is_named_without_its_value() -> None:
     with pytest.raises(SetupError) as error:
         read_settings(Example, {"COLOR": "blue", "SIZE": "hunter2", "STRICT": "hunter3"})
@@ -52,7 +46,7 @@ def test_each_wrong_setting_is_named_without_its_value() -> None:
 
 
 @pytest.mark.parametrize("name", ["WEBHOOK_SECRET", "WEBHOOK_SECRET_PREVIOUS"])
-@pytest.mark.parametrize("secret", ["hunter2ä", "hunter2\nhunter2", "hunter2\x00x", "hunter2🤗"], ids=ascii)
+@pytest.mark.parametrize("secret", ["hunter2ä", "hunter2\nhunter2"], ids=ascii)
 def test_a_secret_the_hub_cannot_send_is_refused(name: str, secret: str) -> None:
     with pytest.raises(SetupError) as error:
         read_settings(Settings, {name: secret})
@@ -67,39 +61,9 @@ def settings(**environ: str) -> Settings:
     return read_settings(Settings, {name.upper(): value for name, value in environ.items()})
 
 
-@pytest.mark.parametrize(
-    ("environ", "secrets"),
-    [
-        ({}, ()),
-        ({"webhook_secret": "new", "webhook_secret_previous": "old"}, (b"new", b"old")),
-        ({"webhook_secret_previous": "old"}, (b"old",)),
-        ({"webhook_secret": "", "webhook_secret_previous": ""}, ()),
-    ],
-    ids=str,
-)
-def test_both_secrets_are_good_during_a_rotation(environ: dict[str, str], secrets: tuple[bytes, ...]) -> None:
-    assert settings(**environ).secrets == secrets
-
-
 def test_printed_settings_show_no_secret() -> None:
     printed = settings(webhook_secret="hunter1", webhook_secret_previous="hunter2", hf_token="hf_hunter3")
     assert "hunter" not in repr(printed) + str(printed) + str(printed.model_dump()) + printed.model_dump_json()
-
-
-@pytest.mark.parametrize(
-    ("environ", "closed"),
-    [
-        ({"space_id": "me/hooks"}, True),
-        ({"space_id": "me/hooks", "webhook_secret": ""}, True),
-        ({"space_id": "me/hooks", "webhooks_allow_unauthenticated": "true"}, False),
-        ({"space_id": "me/hooks", "webhook_secret": "s"}, False),
-        ({"space_id": "me/hooks", "webhook_secret_previous": "s"}, False),
-        ({}, False),
-    ],
-    ids=str,
-)
-def test_a_space_without_a_secret_is_closed(environ: dict[str, str], closed: bool) -> None:
-    assert settings(**environ).is_closed is closed
 
 
 def test_an_empty_secret_beside_dotenv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,15 +85,6 @@ def test_the_log_is_in_the_setting_the_bucket_or_here(monkeypatch: pytest.Monkey
     assert Settings().data_dir == Settings(space_id="me/hooks").data_dir == Path(".webhooks")
     bucket.mkdir()
     assert Settings().data_dir == Path(".webhooks"), "outside a Space /data belongs to another program"
-    assert Settings(space_id="me/hooks").data_dir == bucket / "webhooks"
-    assert settings(space_id="me/hooks", webhooks_data_dir="/elsewhere").data_dir == Path("/elsewhere")
-
-
-def test_only_a_log_in_the_bucket_is_on_a_shared_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    bucket = tmp_path / "data"
-    bucket.mkdir()
-    monkeypatch.setattr(webhooks.settings, "BUCKET", bucket)
-    assert Settings(space_id="me/hooks").is_on_bucket
-    assert Settings(space_id="me/hooks", webhooks_data_dir=bucket / "mine").is_on_bucket
-    assert not Settings(space_id="me/hooks", webhooks_data_dir=tmp_path).is_on_bucket
-    assert not Settings(webhooks_data_dir=bucket).is_on_bucket
+    in_bucket, elsewhere = Settings(space_id="me/hooks"), settings(space_id="me/hooks", webhooks_data_dir="/elsewhere")
+    assert (in_bucket.data_dir, in_bucket.is_on_bucket) == (bucket / "webhooks", True)
+    assert (elsewhere.data_dir, elsewhere.is_on_bucket) == (Path("/elsewhere"), False)

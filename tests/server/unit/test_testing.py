@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import subprocess
-import sys
+import os
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from fastapi import Header, HTTPException, Request
-from pydantic import BaseModel, ValidationError
-from support.hub import Hub
-from support.processes import clean_environment
+from huggingface_hub import constants
+from huggingface_hub.errors import OfflineModeIsEnabled
+from pydantic import ValidationError
 
-from webhooks import Delivery, SetupError, WebhookPayload, WebhooksServer
+from webhooks import Delivery, WebhookPayload, WebhooksServer
+from webhooks.jobs import launch_job
 from webhooks.samples import KINDS
 from webhooks.testing import Client, call, event, event_json, serving
 
@@ -37,26 +35,20 @@ def test_an_event_is_a_payload_of_its_json(kind: str) -> None:
 
 
 def test_a_change_leaves_the_rest_of_an_event() -> None:
-    assert event().updates("dataset")
     plain, changed = event_json("comment"), event_json("comment", comment={"content": "Hi"}, brandNew=[1])
     assert (changed["comment"].pop("content"), changed.pop("brandNew")) == ("Hi", [1])
     del plain["comment"]["content"]
     assert changed == plain
-    assert event(updatedRefs=[{"ref": "refs/heads/dev", "newSha": REVISION}]).updates("dataset", ref="refs/heads/dev")
 
 
 # --- call
-
-
-class Out(BaseModel):
-    name: str
 
 
 async def everything(payload: WebhookPayload, delivery: Delivery, request: Request, n: int = 3) -> dict[str, Any]:
     return {"payload": payload, "delivery": delivery, "body": await request.json(), "n": n}
 
 
-@pytest.mark.parametrize("make", [event, event_json], ids=["payload", "JSON"])
+@pytest.mark.parametrize("make", [event, event_json])
 def test_call_gives_a_handler_its_parameters(make: Any) -> None:
     got = call(everything, make("comment", "model", "me/mine"), attempt=3)
     assert got["payload"] == got["delivery"].payload == event("comment", "model", "me/mine")
@@ -65,69 +57,40 @@ def test_call_gives_a_handler_its_parameters(make: Any) -> None:
 
 
 def test_call_returns_and_raises_like_the_handler() -> None:
-    def returns(payload: WebhookPayload) -> Out:
-        return Out(name=payload.repo.name)
+    def returns(payload: WebhookPayload) -> str:
+        return payload.repo.name
 
     async def raises(payload: WebhookPayload, x_token: str | None = Header(None)) -> None:
         raise HTTPException(409, payload.repo.name)
 
-    assert call(returns, event(repo_id="me/mine")) == Out(name="me/mine")
+    assert call(returns, event(repo_id="me/mine")) == "me/mine"
     with pytest.raises(HTTPException, match="409: me/mine"):
         call(raises, event(repo_id="me/mine"))
     with pytest.raises(ValidationError):
         call(returns, {"no": "payload"})
 
 
-def test_call_works_in_an_async_test() -> None:
-    async def test() -> Any:
-        return call(everything, event("tag"))["payload"].event.scope
-
-    assert asyncio.run(test()) == "repo.content"
-
-
 # --- the Hub
 
-HANDLERS = """
-import os
-import huggingface_hub, pytest
-from huggingface_hub.errors import OfflineModeIsEnabled
-from webhooks import Delivery, WebhookPayload, WebhooksServer
-from webhooks.jobs import launch_job
-from webhooks.testing import call, event, serving
 
-server = WebhooksServer()
+def test_no_test_reaches_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_token")
+    monkeypatch.setenv("DRY_RUN", "false")
+    server = WebhooksServer()
 
-@server.add_webhook
-def train(payload: WebhookPayload, delivery: Delivery):
-    return launch_job(delivery, "trl", ["sft"], cancel_running=True)
+    @server.add_webhook
+    def train(delivery: Delivery) -> Any:
+        return launch_job(delivery, "trl", ["sft"], cancel_running=True)
 
-@server.add_webhook
-async def answer(payload: WebhookPayload):
-    huggingface_hub.comment_discussion(payload.repo.name, 1, "Hi")
+    async def answer(payload: WebhookPayload) -> None:
+        huggingface_hub.comment_discussion(payload.repo.name, 1, "Hi")
 
-with pytest.raises(OfflineModeIsEnabled):
-    call(answer, event("comment"))
-assert call(train, event()).dry_run
-with serving(server) as client:
-    assert client.deliver("train", event()).answer.json()["dry_run"]
-    assert client.deliver("answer", event("comment")).outcome.errors[0].count("OfflineModeIsEnabled")
-print("tested", flush=True)
-print(huggingface_hub.whoami()["name"], os.environ["DRY_RUN"], flush=True)
-"""
-
-
-def test_no_test_reaches_the_hub(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(HANDLERS)
-    with Hub() as hub:
-        hub.add_user("julien")
-        hub.add_token("hf_julien", "julien")
-        given = clean_environment(HF_ENDPOINT=hub.url, HF_TOKEN="hf_julien", DRY_RUN="false")
-        command = [sys.executable, "script.py"]
-        script = subprocess.run(command, cwd=tmp_path, env=given, stdout=subprocess.PIPE, text=True, timeout=60)
-        seen = [(request.method, request.path) for request in hub.requests]
-    assert (script.returncode, script.stdout) == (0, "tested\njulien false\n")
-    assert seen == [("GET", "/api/whoami-v2")]
-    assert list(tmp_path.iterdir()) == [tmp_path / "script.py"]  # no log
+    with pytest.raises(OfflineModeIsEnabled):
+        call(answer, event("comment"))
+    with serving(server) as client:
+        assert client.deliver("train", event()).answer.json()["dry_run"]
+    assert os.environ["DRY_RUN"] == "false"
+    assert not constants.is_offline_mode()
 
 
 # --- serving
@@ -147,10 +110,6 @@ def server() -> WebhooksServer:
             raise ValueError(f"attempt {delivery.attempt}")
         return delivery.attempt
 
-    @server.add_webhook(max_attempts=2)
-    def broken() -> None:
-        raise HTTPException(418, "no coffee")
-
     @server.add_webhook(debounce=3600)
     def calm(payload: WebhookPayload) -> str | None:
         return payload.revision()
@@ -164,9 +123,8 @@ def client(server: WebhooksServer) -> Iterator[Client]:
         yield client
 
 
-@pytest.mark.parametrize("endpoint", ["nested/hello", "/nested/hello", "/webhooks/nested/hello"])
-def test_deliver_posts_as_the_hub_does(client: Client, endpoint: str) -> None:
-    sent = client.deliver(endpoint, event("commit", "model", "me/mine"))
+def test_deliver_posts_as_the_hub_does(client: Client) -> None:
+    sent = client.deliver("nested/hello", event("commit", "model", "me/mine"))
     assert (sent.answer.status_code, sent.answer.json()) == (200, {"hello": "me/mine", "mine": None})
     assert sent.id == sent.answer.headers["X-Delivery-Id"]
     assert (sent.outcome.status, sent.outcome.attempts, sent.outcome.errors) == ("succeeded", 1, ())
@@ -175,15 +133,10 @@ def test_deliver_posts_as_the_hub_does(client: Client, endpoint: str) -> None:
 
 def test_a_refused_delivery_has_no_outcome(client: Client) -> None:
     assert client.post("/webhooks/nested/hello", json=event_json()).status_code == 401
-    for body, headers, status in (
-        (event(), {"X-Webhook-Secret": "another"}, 403),
-        (b"no JSON", {"X-Webhook-Secret": "s3cret"}, 400),
-    ):
-        sent = client.deliver("nested/hello", body, headers=headers)
-        assert sent.answer.status_code == status
-        with pytest.raises(KeyError):
-            sent.outcome  # noqa: B018
-    assert client.get("/health").json()["succeeded"] == 0
+    sent = client.deliver("nested/hello", b"no JSON")
+    assert sent.answer.status_code == 400
+    with pytest.raises(KeyError):
+        sent.outcome  # noqa: B018
 
 
 def test_an_outcome_waits_for_no_retry(client: Client) -> None:
@@ -192,12 +145,6 @@ def test_an_outcome_waits_for_no_retry(client: Client) -> None:
     outcome = sent.outcome
     assert (outcome.status, outcome.attempts, outcome.result) == ("succeeded", 3, 3)
     assert ["attempt 1" in outcome.errors[0], "attempt 2" in outcome.errors[1]] == [True, True]
-
-
-def test_a_failed_outcome_has_its_errors(client: Client) -> None:
-    outcome = client.deliver("broken", b"").outcome
-    assert (outcome.status, outcome.attempts, outcome.result["error"]) == ("failed", 2, "no coffee")
-    assert all("no coffee" in error for error in outcome.errors)
 
 
 def test_an_outcome_waits_for_no_debounce(client: Client) -> None:
@@ -218,66 +165,6 @@ def test_each_serving_has_a_log_that_goes(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for _ in range(2):
         with serving(server) as client:
-            sent = client.deliver("nested/hello", event())
-            assert sent.outcome.status == "succeeded"
+            assert client.deliver("nested/hello", event()).outcome.status == "succeeded"
             assert client.get("/health").json()["succeeded"] == 1
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(RuntimeError, match="inside the `with` block"):
-        sent.outcome  # noqa: B018
-
-
-def test_serving_raises_the_tests_own_error(server: WebhooksServer) -> None:
-    with pytest.raises(ZeroDivisionError), serving(server):
-        1 / 0  # noqa: B018
-    with serving(server) as client:
-        assert client.deliver("nested/hello", event()).outcome.status == "succeeded"
-
-
-def test_serving_twice_at_once_is_refused(server: WebhooksServer) -> None:
-    with serving(server), pytest.raises(SetupError, match="running already"), serving(server):
-        pass
-    with pytest.raises(SetupError, match="No webhook to serve"), serving(WebhooksServer()):
-        pass
-
-
-def test_a_handler_that_never_ends_is_a_timeout_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    server, ends = WebhooksServer(reply_within=0), threading.Event()
-    server.add_webhook("/slow")(lambda: ends.wait(20))
-    monkeypatch.setattr("webhooks.testing.WITHIN_SECONDS", 0.1)
-
-    def own_test() -> None:
-        with serving(server) as client:
-            sent = client.deliver("slow")
-            with pytest.raises(TimeoutError, match=r"is still running after 0\.1 seconds"):
-                client.outcome(sent.id or "", within=0.1)
-
-    with pytest.raises(TimeoutError, match="still runs"):
-        own_test()
-    ends.set()
-
-
-def test_an_outcome_needs_no_running_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    server, ends, outcomes = WebhooksServer(reply_within=0), threading.Event(), []
-    server.add_webhook("/slow")(lambda: ends.wait(20))
-
-    @server.add_webhook("/calm", max_attempts=2, debounce=3600)
-    def calm(delivery: Delivery) -> None:
-        if delivery.attempt == 1:
-            raise ValueError
-
-    def own_test() -> None:
-        with serving(server) as client:
-            outcomes.append(client.deliver("calm").outcome.status)
-            with pytest.raises(TimeoutError):
-                client.outcome(client.deliver("slow").id or "", within=0.1)
-            outcomes.append("timeout")
-            ends.set()
-
-    with monkeypatch.context() as patched:
-        for name in ("time", "monotonic"):
-            patched.setattr(time, name, lambda now=getattr(time, name)(): now)
-        thread = threading.Thread(target=own_test, daemon=True)  # a clock that stands still can hang it
-        thread.start()
-        thread.join(20)
-    thread.join(20)
-    assert outcomes == ["succeeded", "timeout"]

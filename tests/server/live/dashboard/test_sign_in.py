@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import time
 import urllib.parse
-from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
@@ -28,38 +26,30 @@ PEOPLE = {
 TAB = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
 
 
-@pytest.fixture(scope="module")
-def one_hub() -> Iterator[Hub]:
-    with Hub() as hub:
-        for name, orgs in PEOPLE.items():
-            hub.add_user(name, orgs)
-        yield hub
+@pytest.fixture(autouse=True)
+def people(one_hub: Hub) -> None:
+    for name, orgs in PEOPLE.items():
+        one_hub.add_user(name, orgs)
+    one_hub.signed_in, one_hub.withheld, one_hub.token_lifetime = "acme", set(), 28800
 
 
-@pytest.fixture
-def hub(one_hub: Hub) -> Iterator[Hub]:
-    one_hub.signed_in = "acme"
-    yield one_hub
-    one_hub.withheld, one_hub.token_lifetime = set(), 28800
-    one_hub.forget()
-
-
-def space_of(hub: Hub) -> dict[str, str]:
+def space_pages(hub: Hub, **environ: str) -> PagesHarness:
     hosts = "acme-hooks.hf.space, hooks.example.com"
-    return {**hub.space(hosts), "SPACE_ID": "acme/hooks", "SPACE_AUTHOR_NAME": "acme", "WEBHOOK_SECRET": "s3cret"}
-
-
-def space_pages(**environ: str) -> PagesHarness:
-    pages = PagesHarness(Endpoint(lambda: None, "/train"), **environ)
+    space = {**hub.space(hosts), "SPACE_ID": "acme/hooks", "SPACE_AUTHOR_NAME": "acme", "WEBHOOK_SECRET": "s3cret"}
+    pages = PagesHarness(Endpoint(lambda: None, "/train"), **{**space, **environ})
     pages.url, pages.host = "https://acme-hooks.hf.space", "acme-hooks.hf.space"
+    pages.put(arrived(repo="dataset/zq/data"), answer=b"{}")
     return pages
 
 
 @pytest.fixture
 def pages(hub: Hub) -> PagesHarness:
-    pages = space_pages(**space_of(hub))
-    pages.put(arrived(repo="dataset/zq/data"), answer=b"{}")
-    return pages
+    return space_pages(hub)
+
+
+def sign_in(pages: PagesHarness) -> Exchange:
+    visitor = Client(pages)
+    return come_back(visitor, *begin(visitor))
 
 
 def begin(visitor: Client) -> tuple[str, str]:
@@ -75,11 +65,6 @@ def come_back(visitor: Client, cookie: str, address: str) -> Exchange:
     url = urllib.parse.urlsplit(address)
     assert url.path == "/deliveries/sign-in/callback"
     return visitor.get("/sign-in/callback", url.query, cookie=cookie.partition(";")[0], **TAB)
-
-
-def sign_in(pages: PagesHarness) -> Exchange:
-    visitor = Client(pages)
-    return come_back(visitor, *begin(visitor))
 
 
 @pytest.mark.parametrize("person", ["acme", "anna", "julien"])
@@ -136,33 +121,13 @@ def test_sign_in_of_another_browser_fails(pages: PagesHarness, hub: Hub) -> None
         assert "set-cookie" not in answer.headers
 
 
-@pytest.mark.parametrize("query", ["", "code=x", "state=x", "code=x&state=x", "code=&state=", "error=access_denied"])
+@pytest.mark.parametrize("query", ["", "code=x&state=x", "error=access_denied"])
 def test_invalid_callback_is_a_sentence(pages: PagesHarness, query: str) -> None:
     visitor = Client(pages)
     cookie, _ = begin(visitor)
     answer = come_back(visitor, cookie, f"https://x/deliveries/sign-in/callback?{query}")
     assert answer.status == 403
     assert re.search("You have not signed in|has failed", text(answer))
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [{}, {"userinfo": {}}, {"userinfo": []}, [], None, {"userinfo": {"preferred_username": "acme"}},
-     {"userinfo": {"preferred_username": "acme", "orgs": "x"}, "expires_at": 9e9, "access_token": "x"},
-     {"userinfo": {"preferred_username": "acme"}, "expires_at": "soon", "access_token": "x"}],
-)  # fmt: skip
-def test_malformed_profile_is_a_sentence(
-    pages: PagesHarness, hub: Hub, monkeypatch: pytest.MonkeyPatch, answer: Any
-) -> None:
-    async def authorize(request: object) -> Any:
-        return answer
-
-    visitor = Client(pages)
-    cookie, address = begin(visitor)
-    monkeypatch.setattr(pages.dashboard.access._provider, "authorize_access_token", authorize)
-    page = come_back(visitor, cookie, address)
-    assert (page.status, "Signing in with Hugging Face has failed" in text(page)) == (403, True)
-    assert "set-cookie" not in page.headers
 
 
 def test_session_ends_with_the_hubs_token(pages: PagesHarness, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,17 +139,8 @@ def test_session_ends_with_the_hubs_token(pages: PagesHarness, hub: Hub, monkeyp
     assert owner.get().status == 403
 
 
-def test_unreachable_provider_is_a_sentence(hub: Hub) -> None:
-    answer = Client(space_pages(**{**space_of(hub), "OPENID_PROVIDER_URL": "http://127.0.0.1:9"})).get("/sign-in")
-    assert answer.status == 403
-    assert "Signing in with Hugging Face has failed (ConnectError). Try again." in text(answer)
-
-
 @pytest.mark.parametrize("missing", ["SPACE_ID", "SYSTEM", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET"])
 def test_nobody_signs_in_outside_a_space(hub: Hub, missing: str) -> None:
-    pages = space_pages(**{name: value for name, value in space_of(hub).items() if name != missing})
-    for path in ("/sign-in", "/sign-in/callback"):
-        answer = Client(pages).get(path, "code=x&state=x")
-        assert answer.status == 403
-        assert "Sign in with" not in text(answer)
+    answer = Client(space_pages(hub, **{missing: ""})).get("/sign-in")
+    assert (answer.status, "Sign in with" in text(answer)) == (403, False)
     assert hub.requests == []

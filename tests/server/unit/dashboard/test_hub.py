@@ -50,16 +50,12 @@ def states(watched: Any, *webhooks: WebhookInfo, **others: Any) -> list[tuple[st
     [
         (DATA, hook("a", DATA), "enabled"),
         (DATA, hook("a", "dataset:Me/Data"), "enabled"),
-        (DATA, hook("a", "model:me/model", DATA), "enabled"),
         (DATA, hook("a", DATA, url=f"https://hooks.example.com{TRAIN}"), "enabled"),
-        (DATA, hook("a", DATA, url=f"https://ME-hooks.hf.space{TRAIN}/?a=1"), "enabled"),
         (REPO_ONLY, hook("a", DATA), "enabled"),
         (DATA, hook("a", "user:me"), "enabled"),
-        (DATA, hook("a", "org:ME"), "enabled"),
         ("user:me", hook("a", "user:Me"), "enabled"),
         (DATA, hook("a", DATA, disabled=True), "disabled"),
         (DATA, hook("a", DATA, disabled="suspended"), "disabled by the Hub, since calls have failed"),
-        (DATA, hook("a", DATA, domains=("repo",), disabled=True), "disabled"),
     ],
 )
 def test_webhook_of_a_handler_is_found(watched: Any, webhook: WebhookInfo, state: str) -> None:
@@ -74,62 +70,20 @@ def test_webhook_of_a_handler_is_found(watched: Any, webhook: WebhookInfo, state
         hook("a", DATA, url=OLD_TUNNEL),
         hook("a", DATA, url=f"https://me-hooks.hf.space.evil.com{TRAIN}"),
         hook("a", DATA, url=f"https://me-hooks.hf.space@evil.com{TRAIN}"),
-        hook("a", DATA, url=f"https://me-hooks.hf.space:8443{TRAIN}"),
         hook("a", DATA, url=HERE.replace("https:", "http:")),
-        hook("a", DATA, url="https://me-hooks.hf.space"),
-        hook("a", DATA, url="https://me-hooks.hf.space/app/webhooks/train"),
         hook("a", DATA, url=None),
-        hook("a", DATA, url=f"https://[me-hooks.hf.space{TRAIN}"),
+        hook("a", DATA, domains=("repo",)),  # discussions are missing
     ],
 )
-def test_webhook_of_another_address_does_not_count(webhook: WebhookInfo) -> None:
+def test_other_webhook_does_not_count(webhook: WebhookInfo) -> None:
     assert states(DATA) == states(DATA, webhook) == [(DATA, "missing", None)]
-
-
-@pytest.mark.parametrize("name", ["model:me/data", "dataset:me/data-2", "user:m"])
-def test_webhook_of_another_repository_does_not_count(name: str) -> None:
-    assert states(DATA, hook("a", name)) == [(DATA, "missing", None), (name, "enabled: no handler needs it", "a")]
-
-
-@pytest.mark.parametrize(
-    ("watched", "webhooks", "missing"),
-    [
-        (DATA, [], BOTH),
-        (REPO_ONLY, [], ("repo",)),
-        (DATA, [hook("a", DATA, domains=("repo",))], ("discussion",)),
-        (DATA, [hook("a", "user:me", domains=("repo",))], ("discussion",)),
-        (DATA, [hook("a", DATA, domains=("repo",)), hook("b", DATA, domains=("discussion",))], ()),
-        (DATA, [hook("a", DATA, domains=("repo",)), hook("b", "user:me", domains=BOTH)], ()),
-    ],
-)
-def test_missing_domains_are_counted_over_all_webhooks(
-    watched: Any, webhooks: list[WebhookInfo], missing: tuple[str, ...]
-) -> None:
-    row, *others = rows(watched, *webhooks)
-    assert (row.state, others) == ("missing" if missing else "enabled", [])
-    assert not missing or row.watched[0].domains == missing
-
-
-@pytest.mark.parametrize(
-    ("webhooks", "state", "id"),
-    [
-        ([hook("off", DATA, disabled=True), hook("on", DATA)], "enabled", "on"),
-        ([hook("wide", "user:me"), hook("on", DATA)], "enabled", "on"),
-        ([hook("off", DATA, disabled=True), hook("half", DATA, domains=("repo",))], "disabled", "off"),
-    ],
-)
-def test_closest_webhook_counts(webhooks: list[WebhookInfo], state: str, id: str) -> None:
-    assert states(DATA, *webhooks)[0] == (DATA, state, id)
 
 
 @pytest.mark.parametrize(
     ("webhook", "row"),
     [
         (hook("b", "dataset:me/old"), ("dataset:me/old", "enabled: no handler needs it")),
-        (hook("b", "dataset:me/old", disabled=True), ("dataset:me/old", "disabled: no handler needs it")),
-        (hook("b", url=HERE), ("", "enabled: no handler needs it")),
         (hook("b", DATA, url=f"{BASE}/webhooks/gone"), (DATA, "enabled: no handler needs it")),
-        (hook("b", DATA), (DATA, "enabled: no handler needs it")),
         (hook("b", "user:me"), ("user:me", "enabled: no handler needs it")),
         (hook("b", DATA, url=f"{BASE}/webhooks/other"), (DATA, "enabled")),
     ],
@@ -143,10 +97,6 @@ def test_webhook_of_a_path_with_a_parameter_is_needed() -> None:
     endpoints = {"/webhooks/by/{team}": Endpoint(lambda team: None, "/by/{team}")}
     (row,) = Webhooks(Mock(list_webhooks=lambda: [webhook]), BASE, HOSTS, endpoints).rows()
     assert (row.endpoint, row.state) == ("/webhooks/by/us", "enabled")
-
-
-def test_row_shows_what_else_its_webhook_watches() -> None:
-    assert states(DATA, hook("a", "dataset:me/old", DATA)) == [(f"{DATA} dataset:me/old", "enabled", "a")]
 
 
 # The page, where the Hub is not asked
@@ -174,12 +124,6 @@ def test_without_a_token_the_page_says_what_to_do() -> None:
     assert "--url https://me-hooks.hf.space/webhooks/f0 --domain repo --domain discussion" in page
     assert "--secret" not in page
     assert "No handler watches anything yet" in text(pages_of(None).owner().get("/hub"))
-
-
-def test_closed_space_creates_nothing() -> None:
-    pages = pages_of(DATA, SPACE_ID="me/hooks", SPACE_HOST="me-hooks.hf.space", HF_TOKEN="hf_token")
-    answer = pages.owner().post("/hub")
-    assert (answer.status, "Set WEBHOOK_SECRET first" in text(answer)) == (400, True)
 
 
 def test_page_shows_when_each_repository_was_looked_at() -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from fastapi import HTTPException
 from support.engines import WAIT, EngineHarness
 
 
-@pytest.mark.parametrize("kind", ["awaiting", "blocking def", "blocking async def"])
-def test_timeout_fails_the_attempt(harness: EngineHarness, kind: str) -> None:
+@pytest.mark.parametrize("is_async", [False, True])
+def test_timeout_fails_the_attempt(harness: EngineHarness, is_async: bool) -> None:
     end, ended = threading.Event(), threading.Event()
 
     def block() -> str:
@@ -21,23 +19,14 @@ def test_timeout_fails_the_attempt(harness: EngineHarness, kind: str) -> None:
         ended.set()
         return "too late"
 
-    async def block_the_loop() -> str:
-        return block()
-
     async def wait() -> None:
         try:
             await asyncio.Event().wait()
-        finally:
+        finally:  # it is cancelled
             ended.set()
 
-    handlers: dict[str, Callable[[], Any]] = {
-        "awaiting": wait,
-        "blocking def": block,
-        "blocking async def": block_the_loop,
-    }
-    assert harness.start().deliver(harness.add(handlers[kind], timeout=0.05)).status_code == 500
-    if kind != "awaiting":  # that one is cancelled
-        end.set()
+    assert harness.start().deliver(harness.add(wait if is_async else block, timeout=0.05)).status_code == 500
+    end.set()
     assert ended.wait(WAIT)
     (record,) = harness.records()
     assert (record.status, len(record.attempts)) == ("failed", 1)
@@ -83,10 +72,8 @@ class UnprintableError(Exception):
     "error",
     [
         pytest.param(SystemExit(1), id="sys.exit"),
-        pytest.param(KeyboardInterrupt(), id="Ctrl-C"),
         pytest.param(asyncio.CancelledError(), id="cancelled"),
         pytest.param(UnprintableError(), id="unprintable"),
-        pytest.param(HTTPException("404", "text"), id="status that is text"),
         pytest.param(HTTPException(404, "text", {"X-Title": "a\r\nSet-Cookie: b"}), id="header with a line break"),
         pytest.param(ValueError("y" * 5_000_000), id="5 MB of text"),
     ],
@@ -106,10 +93,7 @@ def test_any_error_fails_the_delivery(harness: EngineHarness, error: BaseExcepti
         assert 0 < len(record.attempts[0].error) < 200_000
 
 
-@pytest.mark.parametrize("by_fastapi", [False, True])
-def test_handler_runs_once_there_is_a_thread(
-    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, by_fastapi: bool
-) -> None:
+def test_handler_runs_once_there_is_a_thread(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("webhooks.deliveries.runner.THREAD_RETRY_SECONDS", 0.05)
     tried = threading.Event()
 
@@ -123,8 +107,7 @@ def test_handler_runs_once_there_is_a_thread(
         blocks.set()
         gate.wait(WAIT)
 
-    handlers = {False: lambda delivery: delivery.attempt, True: lambda n=1: n}
-    endpoint, blocking = harness.add(handlers[by_fastapi], path="/f"), harness.add(block)
+    endpoint, blocking = harness.add(lambda delivery: delivery.attempt, path="/f"), harness.add(block)
     harness.start().send(blocking)
     assert blocks.wait(WAIT)  # the only thread of the pool is in use
     with monkeypatch.context() as patched:
