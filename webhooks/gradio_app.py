@@ -123,16 +123,18 @@ def _webhooks_first(app: ASGIApp, route: WebhookRoute) -> ASGIApp:
     return call
 
 
-def wait(ui: gr.Blocks, close: Callable[[], bool]) -> None:
-    """Wait until the Gradio app is closed, or Ctrl-C or SIGTERM closes the server.
+def wait(ui: gr.Blocks, announce: Callable[[], object], close: Callable[[], bool]) -> None:
+    """Announce the server, and wait until the Gradio app is closed, or Ctrl-C or SIGTERM closes the server.
 
     Args:
+        announce: prints the addresses, once a signal is heeded.
         close: closes the whole server, and returns whether every handler ended.
     """
     all_ended = True
     with _signals_stop():
         try:
             try:
+                announce()
                 ui.block_thread()
                 if not ui.is_running:
                     close()

@@ -230,22 +230,12 @@ class WebhooksServer:
         with self._lifecycle:
             if self._engine is None:
                 self._start(gradio_launch_kwargs)
-            assert self._engine is not None
-            console.show(
-                console.summary(
-                    self._settings,
-                    self._endpoints,
-                    self._engine.log.path.parent,
-                    self._local_url,
-                    self._url,
-                    is_open=self._engine.processor.is_open_to_strangers,
-                    link=self._owner_link,
-                    catch_up=self._catch_up_line,
-                )
-            )
-        if not (prevent_thread_lock or is_at_prompt()):
             assert self._ui is not None
-            gradio_app.wait(self._ui, self.close)
+            ui = self._ui
+        if prevent_thread_lock or is_at_prompt():
+            self._announce()
+        else:
+            gradio_app.wait(ui, self._announce, self.close)
 
     run = launch
 
@@ -330,6 +320,20 @@ class WebhooksServer:
         receiver.engine.recover()
         if HAS_CATCH_UP and self._settings.webhooks_catch_up and not self._settings.is_closed:
             self._catch_up(receiver.engine)
+
+    def _announce(self) -> None:
+        if self._engine:
+            summary = console.summary(
+                self._settings,
+                self._endpoints,
+                self._engine.log.path.parent,
+                self._local_url,
+                self._url,
+                is_open=self._engine.processor.is_open_to_strangers,
+                link=self._owner_link,
+                catch_up=self._catch_up_line,
+            )
+            console.show(summary)
 
     def _catch_up(self, engine: Engine) -> None:
         from .catch_up import CatchUp
