@@ -49,10 +49,6 @@ def break_down(payload: WebhookPayload):
 def fix():
     fixed.set()
 
-@server.add_webhook(debounce=600)
-def burst(payload: WebhookPayload):
-    pass
-
 server.launch()
 """
 
@@ -141,7 +137,7 @@ def test_list_is_live_and_does_not_jump(browser: Browser, server: Process) -> No
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_every_page_fits_the_screen_and_is_readable(browser: Browser, server: Process, look: str) -> None:
-    for endpoint in ("keep", "skip", "break_down", "burst", "burst"):
+    for endpoint in ("keep", "skip", "break_down"):
         deliver(server, endpoint)
     failed = deliver(server, "break_down", "discussion.comment-create")
     with opened(browser, server, **LOOKS[look]) as page:

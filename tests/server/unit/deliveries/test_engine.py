@@ -78,7 +78,7 @@ def test_failure_is_reported_once(harness: EngineHarness, error: Exception, atte
     async def listen(delivery: Delivery, error: str) -> None:
         told.append(error)
 
-    harness.listeners.append(listen)
+    harness.listeners += [lambda delivery, error: 1 / 0, listen]
     harness.start().deliver(harness.add(handler, max_attempts=3))
     wait_until(lambda: told)
     (record,) = harness.records()
@@ -163,19 +163,30 @@ def test_five_deaths_fail_a_delivery(harness: EngineHarness, monkeypatch: pytest
     assert told[0].startswith("The process has ended 5 times while this delivery's handler ran.")
 
 
-def test_delivery_without_its_handler_fails(
-    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+CANNOT_RUN: dict[str, tuple[Callable[[EngineHarness], object], str]] = {
+    "no handler": (lambda harness: harness.endpoints.clear(), "No handler is registered at /webhooks/f\nx any more."),
+    "takes a payload": (lambda harness: harness.add(lambda payload: None, path="/f"), "takes a payload now"),
+    "damaged": (lambda harness: execute(harness.path, "UPDATE deliveries SET headers = 'no JSON'"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("change", CANNOT_RUN)
+def test_delivery_that_cannot_run_fails(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
     monkeypatch.setattr(processing, "backoff", lambda failures: 3600)
     told: list[str] = []
     harness.listeners.append(lambda delivery, error: told.append(error))
     harness.start().deliver(harness.add(fail_once, path="/f", max_attempts=2), b"hello")
     harness.stop()
-    harness.endpoints.clear()
-    execute(harness.path, "UPDATE deliveries SET due_at = 0, endpoint = endpoint || char(10) || 'x'")
+    make_change, reason = CANNOT_RUN[change]
+    make_change(harness)
+    execute(harness.path, "UPDATE deliveries SET due_at = 0")
+    if change == "no handler":
+        execute(harness.path, "UPDATE deliveries SET endpoint = endpoint || char(10) || 'x'")
     harness.start().wait_for("failed")
     ((answer,),) = rows(harness.folder, "SELECT answer FROM deliveries")
-    assert json.loads(answer)["error"] == "No handler is registered at /webhooks/f\nx any more."
+    assert reason in json.loads(answer)["error"]
     wait_until(lambda: told)
     assert told == [json.loads(answer)["error"]]
     assert "\n" not in caplog.messages[-1]
