@@ -16,6 +16,7 @@ from webhooks import Delivery, WebhookPayload
 from webhooks.deliveries import log as module
 from webhooks.deliveries.database import Database
 from webhooks.deliveries.log import DeliveryLog, Record, find, reading
+from webhooks.delivery import StartedJob
 
 
 @pytest.fixture
@@ -84,3 +85,11 @@ def test_finished_are_pruned_after_thirty_days(log: DeliveryLog, monkeypatch: py
         monkeypatch.setattr(time, "time", lambda days=days: now + days * 24 * 60 * 60)
         log.prune()
         assert rows(log.path.parent, "SELECT id FROM deliveries") == [(delivery.id,) for delivery in left]
+
+
+def test_final_stage_of_a_job_stays(log: DeliveryLog) -> None:
+    job = StartedJob("6f00", "me", "https://huggingface.co/jobs/me/6f00", "cpu-basic", "RUNNING")
+    log.add_jobs(add(log).id, [job, "no Job"])
+    log.set_stage(job.id, "COMPLETED")
+    log.set_stage(job.id, "RUNNING")  # responses of the Hub may come late
+    assert rows(log.path.parent, "SELECT id, stage FROM jobs") == [(job.id, "COMPLETED")]
