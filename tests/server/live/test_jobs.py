@@ -130,7 +130,7 @@ server.launch()
 SECRET = "a-webhook-s3cret"
 
 
-def test_a_killed_server_finds_the_job_and_keeps_its_token(hub: Hub, run: Run, tmp_path: Path) -> None:
+def test_a_killed_server_finds_its_job_again(hub: Hub, run: Run, tmp_path: Path) -> None:
     settings = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "WEBHOOK_SECRET": SECRET}
     headers = {"X-Webhook-Secret": SECRET}
     hub.on_request = lambda request: server.stop() if (request.method, request.path) == START else None

@@ -169,7 +169,7 @@ DOUBTS: dict[str, Callable[[Hub], object]] = {
 
 
 @pytest.mark.parametrize("doubt", DOUBTS)
-def test_a_start_without_an_answer_is_looked_for_a_minute(hub: Hub, waits: list[float], doubt: str) -> None:
+def test_an_unanswered_start_is_looked_for_a_minute(hub: Hub, waits: list[float], doubt: str) -> None:
     DOUBTS[doubt](hub)
     delivery = arrived()
     with pytest.raises(StartUnknownError, match=f"--namespace julien --label webhook-delivery={delivery.id}"):
@@ -204,7 +204,7 @@ def test_of_two_jobs_of_one_delivery_the_oldest_stays(hub: Hub) -> None:
 # --- the newest commit wins
 
 
-def test_a_commit_cancels_the_earlier_job_of_its_subject_only(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_commit_cancels_its_repositorys_earlier_job(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     train(arrived())
     train(arrived(repo="me/other"))
     train(arrived("/webhooks/other"))

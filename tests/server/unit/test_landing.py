@@ -62,7 +62,7 @@ def test_step_is_done_once_its_setting_is_there(
     assert [place for place, step in enumerate(steps(settings(**environ), **options), 1) if step.is_done] == done
 
 
-def test_space_without_a_bucket_is_told_how_to_attach_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_space_without_a_bucket_is_told_to_attach_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     space = settings(**SPACE, hf_token="t")
     monkeypatch.setattr(webhooks.settings, "BUCKET", tmp_path / "data")
     missing = steps(space)[4]

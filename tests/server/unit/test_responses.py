@@ -11,13 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fastapi import BackgroundTasks, HTTPException, Request
+from fastapi import HTTPException, Request
 from pydantic import BaseModel
 from starlette.responses import PlainTextResponse, StreamingResponse
 from support.receivers import Receiver, post
-
-from webhooks import WebhooksServer
-from webhooks.testing import serving
 
 BOTH = pytest.mark.parametrize("is_async", [False, True], ids=["def", "async def"])
 
@@ -115,29 +112,6 @@ def test_a_response_is_passed_on(receiver: Receiver, is_async: bool) -> None:
 def test_a_line_break_in_a_header_is_500(receiver: Receiver) -> None:
     answer = post(receiver(returns(PlainTextResponse("", headers={"x": "a\r\nset-cookie: b"}))), "/webhooks/handler")
     assert (answer.status, "set-cookie" in answer.headers) == (500, False)
-
-
-# --- background tasks
-
-
-def test_a_failed_background_task_fails_the_attempt() -> None:
-    attempts: list[int] = []
-
-    def work() -> None:
-        attempts.append(1)
-        raise ValueError("in the background")
-
-    def tasks(tasks: BackgroundTasks) -> Any:
-        tasks.add_task(work)
-        return "answered"
-
-    server = WebhooksServer()
-    server.add_webhook("f", max_attempts=2)(tasks)
-    with serving(server) as client:
-        sent = client.deliver("f")
-        assert (sent.answer.status_code, sent.answer.json()) == (200, "answered")
-        assert (sent.outcome.status, sent.outcome.attempts, len(attempts)) == ("failed", 2, 2)
-        assert all("ValueError: in the background" in error for error in sent.outcome.errors)
 
 
 # --- errors

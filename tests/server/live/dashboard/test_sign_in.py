@@ -102,7 +102,7 @@ def test_hub_redirects_to_the_host_of_the_browser(pages: PagesHarness, hub: Hub)
         assert address.startswith(f"https://{there}/deliveries/sign-in/callback?")
 
 
-def test_cookie_of_a_sign_in_opens_nothing_and_works_once(pages: PagesHarness, hub: Hub) -> None:
+def test_sign_in_cookie_opens_nothing_and_works_once(pages: PagesHarness, hub: Hub) -> None:
     visitor = Client(pages)
     cookie, address = begin(visitor)
     assert re.search(r"; HttpOnly; Max-Age=600; Path=/deliveries; SameSite=lax; Secure$", cookie)

@@ -129,7 +129,7 @@ def ask(owner: Client, query: dict[str, str]) -> tuple[str, dict[str, str]]:
     return text(page), dict(parse_qsl(unescape(found[1]))) if found else {}
 
 
-def test_failed_deliveries_are_replayed_once_after_a_question(pages: PagesHarness, owner: Client) -> None:
+def test_failed_deliveries_are_replayed_once_if_asked(pages: PagesHarness, owner: Client) -> None:
     pages.endpoints["/webhooks/by/{team}"] = Endpoint(lambda team: team, "/by/{team}")
     failed = [pages.put(arrived(path), "failed", error="KeyError") for path in ["/webhooks/train"] * 2]
     failed.append(pages.put(arrived("/webhooks/by/us"), "failed", error="KeyError"))
@@ -161,7 +161,7 @@ def test_last_replay_stands_for_what_it_repeats(pages: PagesHarness, owner: Clie
     assert "Replay 1 failed delivery?" in ask(owner, {})[0]
 
 
-def test_replay_leaves_out_removed_handlers_and_later_failures(pages: PagesHarness, owner: Client) -> None:
+def test_replay_runs_only_what_the_question_named(pages: PagesHarness, owner: Client) -> None:
     lost = pages.put(arrived("/webhooks/of_last_year"), "failed", error="KeyError")
     assert b">Replay</button>" not in owner.get(f"/{lost}").body
     assert "except 1 whose handler was removed" in ask(owner, {})[0]
@@ -189,7 +189,7 @@ def test_event_is_filled_in_for_handler_and_kind(pages: PagesHarness, owner: Cli
     assert "Payload for /webhooks/train" in text(filled)
 
 
-def test_event_is_about_the_last_commit_of_what_is_watched() -> None:
+def test_event_is_about_the_last_watched_commit() -> None:
     pages = PagesHarness(
         Endpoint(lambda: None, "/train", watched="dataset:me/data"),
         Endpoint(lambda: None, "/evaluate", watched=["user:me", "model:me/tuned"]),

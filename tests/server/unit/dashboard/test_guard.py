@@ -156,7 +156,7 @@ def test_every_answer_forbids_foreign_content(pages: PagesHarness) -> None:
         assert "access-control-allow-origin" not in answer.headers
 
 
-def test_link_on_another_site_opens_a_tab_and_does_nothing(pages: PagesHarness) -> None:
+def test_link_on_another_site_only_opens_a_tab(pages: PagesHarness) -> None:
     owner = pages.owner()
     tab = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
     assert owner.get("", **tab).status == 200

@@ -107,7 +107,7 @@ def pages_of(*watched: Any, **environ: str) -> PagesHarness:
     return PagesHarness(*handlers, **environ)
 
 
-def test_without_an_address_the_page_shows_what_is_watched() -> None:
+def test_page_without_an_address_shows_what_is_watched() -> None:
     page = text(pages_of(DATA, ["user:me", REPO_ONLY], WEBHOOK_SECRET="s3cret").owner().get("/hub"))
     assert "The Hub cannot reach this machine" in page
     assert "f0 dataset me/data commits and settings, discussions not known" in page
