@@ -164,6 +164,7 @@ def main() -> None:
     given = options.parse_args()
     if not shutil.which("wrk"):
         sys.exit("Install wrk first; the load comes from it.")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same as Ctrl-C, so that no server is left
     FOLDERS.mkdir(exist_ok=True)
     for side in SCRIPTS:  # once without measuring: from here on the packages are in the disk cache
         with serving(side):
