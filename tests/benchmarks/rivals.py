@@ -62,6 +62,7 @@ class Server:
             cwd=folder,
             env=self.environment,
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,  # a line for each delivery
             start_new_session=True,
         )
         while not self.takes_a_delivery():
