@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.git_server import GitServer, commit, git, new_repository
@@ -49,11 +50,15 @@ class Forge:
     def sync(self, **environment: str) -> Done:
         return self.run("sync-space.sh", **environment)
 
-    def edit(self, name: str, message: str | None = None) -> str:
+    def bring_back(self) -> Done:
+        return self.run("bring-back.sh")
+
+    def edit(self, name: str, message: str | None = None, author: str = "Jo <jo@example.org>") -> str:
         """Make a commit on the Space, as its browser editor does."""
         browser = self.folder / f"browser-{name}"
         git(self.folder, "clone", "--quiet", str(self.space), str(browser))
         commit(browser, name, message)
+        git(browser, "commit", "--quiet", "--amend", "--no-edit", "--cleanup=verbatim", f"--author={author}")
         git(browser, "push", "--quiet", "origin", "HEAD:main")
         return git(browser, "rev-parse", "HEAD")
 
@@ -116,6 +121,8 @@ def test_a_new_space_is_replaced_only_by_force(forge: Forge) -> None:
     git(new, "push", "--quiet", str(forge.space), "HEAD:main")
     done = forge.sync()
     assert (done.returncode, "shares no commit" in done.stderr, head(forge.space)) == (1, True, first)
+    assert forge.bring_back().returncode == 0
+    assert git(forge.fork, "branch", "--list") == ""
     assert (forge.sync(SYNC_FORCE="true").returncode, head(forge.space)) == (0, head(forge.clone, "HEAD"))
 
 
@@ -124,6 +131,7 @@ REFUSALS = {
     "wrong token": ({"HF_TOKEN": "hf_wrong"}, "The Hub refuses this HF_TOKEN"),
     "no such Space": ({"SPACE_ID": "me/other"}, "/new-space"),
     "no network, and a name like a status": ({"HF_ENDPOINT": "http://127.0.0.1:9", "SPACE_ID": "me/403"}, "reached"),
+    "a path for a Space": ({"SPACE_ID": "me/../hooks"}, "SPACE_ID must be"),
     "an option for a Space": ({"SPACE_ID": "--x/y"}, "SPACE_ID must be"),
 }
 
@@ -133,6 +141,15 @@ def test_a_refusal_names_its_reason(forge: Forge, environment: dict[str, str], r
     done = forge.sync(**environment)
     assert (done.returncode, reason in done.stderr) == (1, True)
     assert git(forge.space, "branch", "--list") == ""
+
+
+def test_a_push_that_fails_here_does_not_blame_the_hub(forge: Forge) -> None:
+    hook = forge.clone / ".git/hooks/pre-push"
+    hook.write_text("#!/bin/sh\necho 'Unable to find source for object' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    done = forge.sync()
+    assert (done.returncode, "Hub" in done.stderr) == (1, False)
+    assert "Unable to find source for object" in done.stderr
 
 
 def test_the_token_is_in_no_process_list(forge: Forge) -> None:
@@ -165,19 +182,56 @@ else:
 """
 
 
-def test_browser_edits_become_one_pull_request(forge: Forge) -> None:
-    (forge.folder / "gh").write_text(GH)  # a stand-in in PATH, which writes down its calls
+@pytest.fixture
+def pull_requests(forge: Forge) -> Callable[[], list[Any]]:
+    """Put a stand-in for `gh` into PATH. Return a function that reads its calls: arguments and body."""
+    (forge.folder / "gh").write_text(GH)
     (forge.folder / "gh").chmod(0o755)
     forge.sync()
-    assert forge.run("bring-back.sh").returncode == 0
+    calls = forge.folder / "calls"
+    return lambda: [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
+
+
+def test_browser_edits_become_one_pull_request(forge: Forge, pull_requests: Any) -> None:
+    assert (forge.bring_back().returncode, pull_requests()) == (0, [])
     edits = []
     for name in ("edit.py", "later.py"):
         edits.append(forge.edit(name, f"Write {name} @everyone <b>"))
-        assert forge.run("bring-back.sh").returncode == 0
+        assert forge.bring_back().returncode == 0
         assert head(forge.fork, "space-edits") == edits[-1]
-    (created, body), (updated, _) = map(json.loads, (forge.folder / "calls").read_text().splitlines())
+    (created, body), (updated, _) = pull_requests()
     assert (created[0], created[-3]) == ("create", "Bring back 1 commit from the Space")
     assert (updated[:2], updated[-3]) == (["edit", "7"], "Bring back 2 commits from the Space")
     assert f"\n\n    {edits[0][:7]} Jo: Write edit.py @everyone <b>\n" in body
     git(forge.clone, "merge", "--quiet", "--no-edit", "FETCH_HEAD")
-    assert "GitHub has every commit" in forge.run("bring-back.sh").stderr
+    assert "GitHub has every commit" in forge.bring_back().stderr
+
+
+def test_the_branch_follows_after_a_forced_sync(forge: Forge, pull_requests: Any) -> None:
+    forge.edit("lost.py")
+    forge.bring_back()
+    commit(forge.clone, "more.py")
+    forge.sync(SYNC_FORCE="true")
+    edit = forge.edit("edit.py")
+    assert (forge.bring_back().returncode, head(forge.fork, "space-edits")) == (0, edit)
+
+
+def test_control_characters_leave_neither_code_nor_log(forge: Forge, pull_requests: Any) -> None:
+    forge.edit("edit.py", "Tune\r# Title\x1b[2J\x9b2J\x7f é", author="Jo\rx\x1b[31m <jo@example.org>")
+    line = " Jox[31m: Tune# Title[2J2J é\n"
+    assert line in forge.sync().stderr
+    forge.bring_back()
+    ((_, body),) = pull_requests()
+    assert line in body
+    assert "\r" not in body
+
+
+def test_a_refusal_of_github_says_what_to_do(forge: Forge, pull_requests: Any) -> None:
+    hook = forge.fork / "hooks/pre-receive"
+    hook.write_text("#!/bin/sh\necho 'GH008: unknown Git LFS objects' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    forge.edit("weights.bin")
+    done = forge.bring_back()
+    assert (done.returncode, pull_requests()) == (1, [])
+    assert "GH008: unknown Git LFS objects" in done.stderr
+    assert f"git lfs push --all {forge.github.url}/me/fork\n" in done.stderr

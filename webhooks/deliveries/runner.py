@@ -14,7 +14,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -30,7 +30,7 @@ from .. import responses
 from ..console import escaped
 from ..delivery import Delivery, GiveUp
 from ..endpoints import Endpoint
-from ..invoke import FastAPIInvoker, Invoker, is_async
+from ..invoke import FastAPIInvoker, Invoker, is_async, run_in_thread
 from ..redact import Redactor
 from ..responses import OnResponse
 
@@ -172,10 +172,7 @@ class Runner:
             handler_loop = self._async_loop if invoker.is_async else self._sync_loop
             cancel = handler_loop.start(self._run_on_loop(invoker, delivery, respond, end))
         else:
-            call = functools.partial(self._run_in_thread, invoker, delivery, respond, end)
-            self._short_calls.append(functools.partial(contextvars.copy_context().run, call))
-            if not self._is_thread_free:
-                self._use_another_thread()
+            self._call_in_thread(functools.partial(self._run_in_thread, invoker, delivery, respond, end))
         try:
             if endpoint.timeout is None:
                 return await returned
@@ -214,6 +211,25 @@ class Runner:
         self._async_loop.stop()
         self._sync_loop.stop()
 
+    def _call_in_thread(self, call: Callable[[], object]) -> None:
+        self._short_calls.append(functools.partial(contextvars.copy_context().run, call))
+        if not self._is_thread_free:
+            self._use_another_thread()
+
+    async def _await_in_thread(self, function: Callable[[], Any]) -> Any:
+        result: Future[Any] = Future()
+
+        def call() -> None:
+            try:
+                result.set_result(function())
+            except StopIteration as error:  # a coroutine cannot raise it
+                result.set_exception(RuntimeError(repr(error)))
+            except BaseException as error:
+                result.set_exception(error)
+
+        self._call_in_thread(call)
+        return await asyncio.wrap_future(result)
+
     def _use_another_thread(self) -> None:
         """Let a thread take calls one after the other, and look soon whether one of them blocks it.
 
@@ -249,6 +265,7 @@ class Runner:
 
     async def _run_on_loop(self, invoker: Invoker, delivery: Delivery, respond: OnResponse, end: OnEnd) -> None:
         began = time.monotonic()
+        run_in_thread.set(self._await_in_thread)
         while True:
             try:
                 returned = await responses.settle(invoker.call(delivery, respond), respond)

@@ -94,3 +94,16 @@ def test_a_run_that_ended_does_not_start_again(serve: Run) -> None:
     server = serve(DECORATED + "trigger.run()\nprint('the end')")
     assert_serves(server)
     assert "the end" in server.output
+
+
+TOOL = "import runpy, sys\nrunpy.run_path('app.py', run_name='__main__')\nsys.exit()\n"
+# A script that replaces its process by another run of the interpreter.
+RUN_AS = "import os, sys\nos.execv(sys.executable, [sys.executable, *{arguments}])"
+
+
+@BOTH
+@pytest.mark.parametrize("arguments", [["-m", "coverage", "run", "app.py"], ["-m", "tool"]], ids=["coverage", "runpy"])
+def test_a_tool_that_runs_the_script_starts_it(serve: Run, tmp_path: Path, source: str, arguments: list[str]) -> None:
+    (tmp_path / "app.py").write_text(source, encoding="utf-8")
+    (tmp_path / "tool.py").write_text(TOOL, encoding="utf-8")
+    assert_serves(serve(RUN_AS.format(arguments=arguments)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
 import time
 
@@ -100,3 +101,24 @@ def test_300_handlers_work_with_256_file_descriptors(serve: Run) -> None:
         while (counts := client.get("/health").json())["running"] and time.monotonic() < deadline:
             time.sleep(0.1)
     assert {status: count for status, count in counts.items() if count} == {"succeeded": 300}
+
+
+def test_a_handler_can_terminate_its_child_process(serve: Run) -> None:
+    server = serve(
+        """
+        import multiprocessing, time
+        from webhooks import webhook_endpoint
+
+        @webhook_endpoint(timeout=30)
+        def handler():
+            child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            child.start()
+            time.sleep(0.2)  # into the sleep
+            child.terminate()
+            child.join(4)
+            code = child.exitcode
+            child.kill()
+            return code
+        """
+    )
+    assert server.post("handler").json() == -signal.SIGTERM

@@ -76,18 +76,23 @@ class UnprintableError(Exception):
         pytest.param(UnprintableError(), id="unprintable"),
         pytest.param(HTTPException(404, "text", {"X-Title": "a\r\nSet-Cookie: b"}), id="header with a line break"),
         pytest.param(ValueError("y" * 5_000_000), id="5 MB of text"),
+        pytest.param(StopIteration(), id="StopIteration"),
     ],
 )
-@pytest.mark.parametrize("is_async", [False, True])
-def test_any_error_fails_the_delivery(harness: EngineHarness, error: BaseException, is_async: bool) -> None:
+@pytest.mark.parametrize("kind", ["def", "async def", "def by FastAPI"])
+def test_any_error_fails_the_delivery(harness: EngineHarness, error: BaseException, kind: str) -> None:
     def handler() -> None:
         raise error
 
     async def async_handler() -> None:
         raise error
 
-    assert harness.start().deliver(harness.add(async_handler if is_async else handler)).status_code == 500
-    assert harness.deliver(harness.add(async_handler if is_async else handler, path="/again")).status_code == 500
+    def filled_handler(number: int = 1) -> None:
+        raise error
+
+    failing = {"def": handler, "async def": async_handler, "def by FastAPI": filled_handler}[kind]
+    assert harness.start().deliver(harness.add(failing)).status_code in (404, 500)
+    assert harness.deliver(harness.add(failing, path="/again")).status_code in (404, 500)
     for record in harness.records():
         assert (record.status, record.failures) == ("failed", 1)
         assert 0 < len(record.attempts[0].error) < 200_000
