@@ -170,3 +170,11 @@ def test_log_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         Database(tmp_path)
     assert database.path.read_bytes() == before
     assert not list(tmp_path.glob("*damaged*"))
+
+
+def test_folder_that_cannot_be_locked_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "not supported")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    Database(tmp_path).close(bool)
