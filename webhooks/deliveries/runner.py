@@ -235,11 +235,10 @@ class Runner:
 
         A thread for each call would wake so many threads that an empty handler takes twice as long.
         """
-        if self._short_calls or not self._is_thread_free:
-            with suppress(RuntimeError):  # the machine gives no more threads: the next free thread takes the call
-                self._is_thread_free = True
-                self._threads.submit(self._take_calls)
-            asyncio.get_running_loop().call_later(SHORT_CALL_SECONDS, self._look_at_threads)
+        self._is_thread_free = True
+        with suppress(RuntimeError):  # the machine gives no more threads: the next free thread takes the call
+            self._threads.submit(self._take_calls)
+        asyncio.get_running_loop().call_later(SHORT_CALL_SECONDS, self._look_at_threads)
 
     def _take_calls(self) -> None:
         with suppress(IndexError):
@@ -272,10 +271,10 @@ class Runner:
                 end(self._success(delivery, returned, began))
                 return
             except BaseException as error:
-                if not (isinstance(error, RuntimeError) and "can't start new thread" in str(error)):
+                if not _lacks_thread(error):
                     end(self._failure(delivery, error, began))
                     return
-            await asyncio.sleep(THREAD_RETRY_SECONDS)  # FastAPI had no thread for the handler, which has not run
+            await asyncio.sleep(THREAD_RETRY_SECONDS)
 
     def _success(self, delivery: Delivery, returned: object, began: float) -> Result:
         response = responses.succeeded(delivery, returned)
@@ -313,6 +312,14 @@ def retry_after(error: BaseException) -> float:
             seconds = (parsedate_to_datetime(value) - now).total_seconds() if is_date else float(value)
             return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
     return 0.0
+
+
+def _lacks_thread(error: BaseException) -> bool:
+    """Return whether FastAPI got no thread for a dependency. The same error of the handler's own is a failure."""
+    if not (isinstance(error, RuntimeError) and "can't start new thread" in str(error)):
+        return False
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return len(modules) > 1 and modules[-2].startswith("anyio.")  # the last frame is that of threading
 
 
 def _is_unparsable(error: BaseException) -> bool:

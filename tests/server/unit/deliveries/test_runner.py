@@ -77,6 +77,7 @@ class UnprintableError(Exception):
         pytest.param(HTTPException(404, "text", {"X-Title": "a\r\nSet-Cookie: b"}), id="header with a line break"),
         pytest.param(ValueError("y" * 5_000_000), id="5 MB of text"),
         pytest.param(StopIteration(), id="StopIteration"),
+        pytest.param(RuntimeError("can't start new thread"), id="no thread for the handler itself"),
     ],
 )
 @pytest.mark.parametrize("kind", ["def", "async def", "def by FastAPI"])
