@@ -111,6 +111,18 @@ def find(endpoints: Mapping[str, Endpoint], path: str) -> Endpoint | None:
     )
 
 
+def named(endpoints: Mapping[str, Endpoint], name: str) -> tuple[str, Endpoint]:
+    """Return the path that a name stands for, with or without `/webhooks/`, and its endpoint.
+
+    Raises:
+        LookupError: there is none; the text lists the handlers.
+    """
+    path = PREFIX + name.removeprefix(PREFIX).strip("/")
+    if endpoint := find(endpoints, path):
+        return path, endpoint
+    raise LookupError(f"There is no handler at {path}. There are: {', '.join(endpoints)}.")
+
+
 def _full_path(path: str) -> str:
     name = path.strip("/")
     if not re.fullmatch(f"{_SEGMENT}(/{_SEGMENT})*", name, re.ASCII):

@@ -134,14 +134,13 @@ def launch_job(
     if token and token in job.model_dump_json():
         raise JobRefusedError("HF_TOKEN is among the arguments of the Job. Remove it: the Job gets it as a secret.")
     job_name = job.labels["webhook-job"]
-    with _lock(delivery.id):  # An attempt that timed out may still run.
-        if job_name in delivery.job_names or (delivery.job_names and not name):
-            raise JobRefusedError(
-                'This delivery has a Job. Give the next one a name of its own: launch_job(..., name="evaluation").'
-            )
-        launched = job if job.reason else _Launch(job, delivery, token).run()
-        delivery.job_names.add(job_name)
-        return launched
+    if job_name in delivery.job_names or (delivery.job_names and not name):
+        raise JobRefusedError(
+            'This delivery has a Job. Give the next one a name of its own: launch_job(..., name="evaluation").'
+        )
+    launched = job if job.reason else _Launch(job, delivery, token).run()
+    delivery.job_names.add(job_name)
+    return launched
 
 
 def _checked(**fields: Any) -> Job:
@@ -169,7 +168,8 @@ class _Launch:
         if self.delivery.attempt > 1:
             # The process may have ended during an earlier start. Give the Hub time to show that Job.
             self.look(*LOOK_AGAIN_SECONDS)
-        with _lock(str(self.shared_labels())):  # Two commits may come within a second.
+        # Two commits may come within a second, and an attempt that timed out may still run.
+        with _lock(str(self.shared_labels())):
             found = self.look() or self.start()
         if not _is_of(self.job.labels, found):
             return {"skipped": f"a newer commit has a Job: {found.url}"}

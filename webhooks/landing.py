@@ -23,7 +23,6 @@ from .watched import first_repository
 
 HERE = Path(__file__).parent
 CSS, JS = ((HERE / name).read_text(encoding="utf-8") for name in ("landing.css", "landing.js"))
-HAS_CATCH_UP = (HERE / "catch_up.py").exists()
 
 # Gradio's own semibold fonts hold only a few letters (6.31.0). Its bold fonts are complete.
 THEME = gr.themes.Default(
@@ -41,8 +40,14 @@ def html_parts() -> Any:
     return environment.get_template("landing.html").module
 
 
-def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_dashboard: bool) -> tuple[gr.Blocks, Fill]:
+def landing_page(
+    endpoints: Sequence[Endpoint], settings: Settings, has_dashboard: bool, has_catch_up: bool
+) -> tuple[gr.Blocks, Fill]:
     """Build the page, without a function that a visitor could call.
+
+    Args:
+        has_dashboard: the server has pages for its owner.
+        has_catch_up: the server looks on the Hub for what handlers watch.
 
     Returns:
         The page, and a function that writes the server's address into it, and whether the Hub can reach that. Both
@@ -50,7 +55,6 @@ def landing_page(endpoints: Sequence[Endpoint], settings: Settings, has_dashboar
     """
     parts = html_parts()
     watched = [item for endpoint in endpoints for item in endpoint.watched]
-    has_catch_up = HAS_CATCH_UP and settings.webhooks_catch_up > 0
     page: gr.Blocks
     with gr.Blocks(title=settings.space_id or "Webhooks") as page:
         top = gr.HTML(js_on_load=JS, elem_classes=["webhooks-card", "webhooks-bare"])

@@ -17,7 +17,7 @@ from .autostart import is_at_prompt, is_called_by_script, launch_at_script_end
 from .deliveries.database import Database
 from .deliveries.engine import Engine
 from .deliveries.processing import FailureListener
-from .endpoints import PREFIX, Endpoint
+from .endpoints import Endpoint
 from .invoke import Handler
 from .payload import WebhookPayload, to_body
 from .receiver import Receiver
@@ -184,15 +184,13 @@ class WebhooksServer:
                 function, path, max_attempts=max_attempts, timeout=timeout, debounce=debounce, watched=watched
             )
             former = next((other for other in self._endpoints.values() if other.shape == endpoint.shape), None)
-            is_same = former is not None and former.definition == endpoint.definition is not None
-            if former and not (
-                is_same and (self._engine or is_at_prompt())
-            ):  # a hot reload, or a cell that runs again
-                raise SetupError(
-                    f"There already is a webhook at {endpoint.path}. Rename the function, or give one of the "
-                    f'two a path of its own: @...add_webhook("/another-path").'
-                )
             if former:
+                can_replace = self._engine or is_at_prompt()  # a hot reload, or a cell that runs again
+                if not can_replace or former.definition != endpoint.definition:
+                    raise SetupError(
+                        f"There already is a webhook at {endpoint.path}. Rename the function, or give one of the "
+                        f'two a path of its own: @...add_webhook("/another-path").'
+                    )
                 del self._endpoints[former.path]
             self._endpoints[endpoint.path] = endpoint
             return function
@@ -255,8 +253,7 @@ class WebhooksServer:
             SetupError: the server is not running.
         """
         paths = [path for path, function in self.registered_webhooks.items() if function == handler]
-        path = paths[0] if paths else PREFIX + str(handler).removeprefix(PREFIX).strip("/")
-        return self._running_engine().deliver(path, to_body(payload))
+        return self._running_engine().deliver(paths[0] if paths else str(handler), to_body(payload))
 
     def replay(self, delivery_id: str) -> str:
         """Run a recorded delivery again, at once and as a new one; return the new one's id.
@@ -318,7 +315,7 @@ class WebhooksServer:
         is_reachable = self._has_public_url() or (self._ui and self._ui.server_name not in LOOPBACK)
         receiver.engine.processor.is_open_to_strangers = bool(is_reachable and not self._settings.secrets)
         receiver.engine.recover()
-        if HAS_CATCH_UP and self._settings.webhooks_catch_up and not self._settings.is_closed:
+        if self._has_catch_up:
             self._catch_up(receiver.engine)
 
     def _announce(self) -> None:
@@ -350,7 +347,9 @@ class WebhooksServer:
 
         routes: list[BaseRoute] = []
         if self._is_landing_page:
-            self._ui, fill = landing_page(list(self._endpoints.values()), self._settings, HAS_DASHBOARD)
+            self._ui, fill = landing_page(
+                list(self._endpoints.values()), self._settings, HAS_DASHBOARD, self._has_catch_up
+            )
             # Nothing on this page takes a file, so a stranger cannot fill the disk that the log needs.
             ours = {"theme": THEME, "footer_links": ["gradio", "settings"], "max_file_size": 0}
             routes = [arrivals(receiver.engine)]
@@ -380,14 +379,11 @@ class WebhooksServer:
             close(verbose=False)
 
         self._undo.callback(close_ui)
-        ui.close = lambda verbose=True: self._close_with_gradio()  # type: ignore[method-assign]
+        ui.close = lambda verbose=True: self.close()  # type: ignore[method-assign, assignment]
         if self._is_landing_page:
             fill(self._url, self._has_public_url())
         self._owner_link = dashboard.access.link(self._url) if HAS_DASHBOARD else None
         return app
-
-    def _close_with_gradio(self) -> None:
-        self.close()
 
     def _choose_folder(self) -> Path:
         """Return a folder that no other server of this process uses, and the same one at the next launch."""
@@ -414,6 +410,10 @@ class WebhooksServer:
 
         self._cancel_autostart()
         self._cancel_autostart = launch_at_script_end(launch)
+
+    @property
+    def _has_catch_up(self) -> bool:
+        return HAS_CATCH_UP and self._settings.webhooks_catch_up > 0 and not self._settings.is_closed
 
     def _has_public_url(self) -> bool:
         return self._url != self._local_url

@@ -42,8 +42,7 @@ from starlette.testclient import TestClient
 
 from .deliveries.log import Record, find, reading
 from .delivery import FINISHED, Delivery
-from .endpoints import PREFIX, Endpoint
-from .endpoints import find as find_endpoint
+from .endpoints import Endpoint, named
 from .invoke import Handler, is_async
 from .payload import WebhookPayload, to_body
 from .receiver import Receiver, WebhookRoute
@@ -240,10 +239,7 @@ class Client(TestClient):
         Raises:
             LookupError: there is no such handler; the text lists the handlers.
         """
-        path = PREFIX + endpoint.removeprefix(PREFIX).strip("/")
-        if find_endpoint(self._receiver.endpoints, path) is None:
-            those = ", ".join(self._receiver.endpoints)
-            raise LookupError(f"There is no handler at {path}. Those there are: {those}.")
+        path, _ = named(self._receiver.endpoints, endpoint)
         secret = self._server.webhook_secret
         options.setdefault("headers", {"X-Webhook-Secret": secret} if secret else {})
         content = to_body(event() if payload is None else payload)

@@ -60,9 +60,9 @@ class WebhookRow:
         return f"hf webhooks create --watch {self.watched[0]} --url {shlex.quote(base_url + self.endpoint)} {domains}"
 
 
-def watched_rows(endpoints: Mapping[str, Endpoint], state: str = "") -> list[WebhookRow]:
+def watched_rows(endpoints: Mapping[str, Endpoint]) -> list[WebhookRow]:
     """Return a row for each watched item, while the Hub cannot be asked."""
-    return [WebhookRow(path, [item], "skipped", state) for path, one in endpoints.items() for item in one.watched]
+    return [WebhookRow(path, [item], "skipped", "") for path, handler in endpoints.items() for item in handler.watched]
 
 
 def _items(webhook: WebhookInfo) -> list[Watched]:

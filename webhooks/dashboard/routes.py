@@ -60,7 +60,7 @@ class Dashboard:
         self.access = Access(self.settings, self.public_url)
         self._find = partial(find, self.endpoints)
         token = self.settings.hf_token
-        self.job_watch = JobWatch(token.get_secret_value() if token else None, self.engine.set_stage)
+        self.job_watch = JobWatch(token.get_secret_value() if token else None, self._set_stage)
         self._templates = Jinja2Templates(HERE / "templates")
         environment = self._templates.env
         environment.finalize = views.visible
@@ -69,6 +69,9 @@ class Dashboard:
         environment.globals.update(find=self._find, outcomes=queries.OUTCOMES)
         environment.globals.update(hub_settings=hub.SETTINGS, has_public_address=self.has_public_address, utc=log.utc)
         self.app = self._make_app()
+
+    def _set_stage(self, job_id: str, stage: str) -> None:
+        self.engine.write_soon(partial(self.engine.log.set_stage, job_id, stage))
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes that bring the pages into Gradio's application."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from ..delivery import FINISHED, UNFINISHED, Delivery, continue_after
-from ..endpoints import Endpoint, find
+from ..endpoints import Endpoint, find, named
 from ..redact import REDACTED, Redactor
 from .database import STUCK_SECONDS, Database, NotWrittenError
 from .log import DeliveryLog, counts, reading
@@ -114,7 +114,7 @@ class Engine:
         """Record an event that did not come over HTTP, run its handler, and return the delivery's id.
 
         Args:
-            path: where the event would be posted to.
+            path: where the event would be posted to, with or without `/webhooks/`.
             body: the payload as JSON.
             source: what the log says about its origin, `code` or `catch_up`.
             also: a step to be written in the same commit.
@@ -124,9 +124,7 @@ class Engine:
             RefusedError: the handler takes a payload, and the body is none.
             NotTakenError: too many deliveries are waiting, or the log cannot be written.
         """
-        endpoint = find(self._endpoints, path)
-        if endpoint is None:
-            raise LookupError(f"There is no handler at {path}. There are: {', '.join(self._endpoints)}.")
+        path, endpoint = named(self._endpoints, path)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         if self._secret is not None:
             headers.append((b"x-webhook-secret", REDACTED.encode()))
@@ -145,10 +143,6 @@ class Engine:
         if reason := self._refusal():
             raise NotTakenError(reason)
         return self._wait_for(self._replay(delivery_id))
-
-    def set_stage(self, job_id: str, stage: str) -> None:
-        """Write down the stage of a Job. From any thread; a stage that is not written is asked for again."""
-        self.write_soon(lambda: self.log.set_stage(job_id, stage))
 
     def write_soon(self, step: Callable[[], object]) -> None:
         """Write a step to the log. From any thread; nobody waits for it."""

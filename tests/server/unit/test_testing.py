@@ -155,7 +155,7 @@ def test_an_outcome_waits_for_no_debounce(client: Client) -> None:
 
 
 def test_an_unknown_handler_is_a_lookup_error(client: Client) -> None:
-    with pytest.raises(LookupError, match=r"no handler at /webhooks/helo\. Those there are: /webhooks/nested/hello, "):
+    with pytest.raises(LookupError, match=r"no handler at /webhooks/helo\. There are: /webhooks/nested/hello, "):
         client.deliver("helo", event())
 
 
