@@ -62,12 +62,14 @@ def succeeded(delivery: Delivery, result: Any) -> Response:
     return response
 
 
-def failed(delivery: Delivery, error: BaseException, redact: Redactor) -> Response:
+def failed(delivery: Delivery, error: BaseException, reason: str | None, redact: Redactor) -> Response:
     """Return the response for a handler that raised.
 
     Only an `HTTPException` says more than that: its detail was written for the sender. The request is never repeated.
+
+    Args:
+        reason: from `missing_credentials_reason`.
     """
-    reason = missing_credentials_reason(delivery, error)
     response = not_run(
         delivery.id, f"The handler failed. The server's log has the traceback, under delivery {delivery.id}."
     )

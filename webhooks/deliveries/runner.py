@@ -285,7 +285,7 @@ class Runner:
         seconds = time.monotonic() - began
         try:
             redact, reason = self._redactor(delivery), responses.missing_credentials_reason(delivery, error)
-            response = responses.failed(delivery, error, self._redact)
+            response = responses.failed(delivery, error, reason, self._redact)
             text = quoted_traceback(error, redact)
             is_final = isinstance(error, (GiveUp, RequestValidationError)) or _is_unparsable(error)
             text, is_final = (f"{_quoted(reason)}\n{text}", True) if reason else (text, is_final)

@@ -153,6 +153,10 @@ def test_a_body_that_does_not_end_is_408(receiver: Receiver, monkeypatch: pytest
     assert (answer.status, set(answer.json())) == (408, {"error"})
 
 
+def test_a_sender_that_hangs_up_is_forgotten(receiver: Receiver) -> None:
+    assert post(receiver(unreachable), "/webhooks/unreachable", UPDATE, None).status is None
+
+
 @pytest.mark.parametrize("body", [b"", b"hello", b"\xff\xfe{}", b"[" * 100_000], ids=lambda body: repr(body[:10]))
 def test_a_body_that_is_not_json_is_400(receiver: Receiver, body: bytes) -> None:
     answer = post(receiver(unreachable), "/webhooks/unreachable", body)

@@ -6,8 +6,10 @@ import asyncio
 import threading
 
 import pytest
-from fastapi import HTTPException
+from fastapi import Depends, HTTPException
 from support.engines import WAIT, EngineHarness
+
+from webhooks import Delivery
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -113,16 +115,22 @@ def test_handler_runs_once_there_is_a_thread(harness: EngineHarness, monkeypatch
         blocks.set()
         gate.wait(WAIT)
 
-    endpoint, blocking = harness.add(lambda delivery: delivery.attempt, path="/f"), harness.add(block)
-    harness.start().send(blocking)
+    async def by_fastapi(delivery: Delivery, number: int = Depends(lambda: 1)) -> int:
+        return delivery.attempt
+
+    endpoints = [harness.add(lambda delivery: delivery.attempt, path="/f"), harness.add(by_fastapi)]
+    harness.start().send(harness.add(block))
     assert blocks.wait(WAIT)  # the only thread of the pool is in use
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
-        sent = [harness.send(endpoint) for _ in range(3)]
-        assert tried.wait(WAIT)
+        sent = []
+        for endpoint in endpoints:
+            tried.clear()
+            sent += [harness.send(endpoint) for _ in range(3)]
+            assert tried.wait(WAIT)
     gate.set()
-    assert [response.result(WAIT).body for response in sent] == [b"1"] * 3
-    assert [record.failures for record in harness.records()] == [0] * 4
+    assert [response.result(WAIT).body for response in sent] == [b"1"] * 6
+    assert [record.failures for record in harness.records()] == [0] * 7
 
 
 @pytest.mark.parametrize("place", [64 * 1024 - 6, 64 * 1024 - 3, 64 * 1024])

@@ -10,6 +10,7 @@ import pytest
 from support.engines import WAIT, EngineHarness, statuses, wait_until
 
 from webhooks import Delivery
+from webhooks.deliveries import database
 from webhooks.deliveries.log import STOPPED
 from webhooks.deliveries.processing import NotTakenError
 
@@ -81,3 +82,15 @@ def test_replaced_log_is_noticed(harness: EngineHarness, content: bytes | None, 
     wait_until(lambda: harness.engine.health()[0])
     assert harness.deliver(endpoint).status_code == 200
     assert statuses(harness.records()) == ["succeeded"] * 2
+
+
+def test_disk_that_hangs_is_not_waited_for(harness: EngineHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "STUCK_SECONDS", 0.1)
+    responds = threading.Event()
+    endpoint = harness.add(lambda: None, path="/f")
+    harness.start().engine.write_soon(lambda: responds.wait(WAIT))
+    wait_until(lambda: not harness.engine.health()[0])
+    with pytest.raises(NotTakenError, match="cannot be written"):
+        harness.deliver(endpoint)
+    assert harness.stop(0) is False
+    responds.set()
