@@ -28,7 +28,7 @@ def summary(
     local_url: str,
     url: str,
     *,
-    is_open: bool,
+    is_reachable: bool,
     link: str | None,
     catch_up: str | None,
 ) -> str:
@@ -37,17 +37,18 @@ def summary(
     Source: https://huggingface.co/docs/huggingface_hub/guides/webhooks
 
     Args:
-        is_open: no secret is set, and others reach the server.
+        is_reachable: other machines reach the server.
         link: to the dashboard, for the owner.
         catch_up: what is looked at on the Hub, if that is worth a line.
     """
+    nobody = f"none; only this {'network' if is_reachable else 'machine'} reaches the addresses below"
     owner = ["", "See, test and replay deliveries, as the owner (keep this link to yourself):", f"  {link}"]
     lines = [
         "",
-        _secret_state(settings, is_open),
+        _secret_state(settings, is_reachable),
         "",
         f"Local:     {local_url}",
-        f"Public:    {url if url != local_url else 'none; only this machine reaches the addresses below'}",
+        f"Public:    {url if url != local_url else nobody}",
         f"Log:       {folder}{'' if settings.has_lasting_log else ' (lost at each restart: attach a Storage Bucket)'}",
         *(owner if link else ()),
         "",
@@ -60,7 +61,7 @@ def summary(
     return "\n".join(lines)
 
 
-def _secret_state(settings: Settings, is_open: bool) -> str:
+def _secret_state(settings: Settings, is_reachable: bool) -> str:
     if settings.secrets:
         previous = " The previous one is accepted, too." if len(settings.secrets) > 1 else ""
         return f"Webhook secret is correctly defined.{previous}"
@@ -72,7 +73,7 @@ def _secret_state(settings: Settings, is_open: bool) -> str:
     lines = [
         "Webhook secret is not defined. This means your webhook endpoints will be open to everyone.",
         "To close them, put a line such as WEBHOOK_SECRET=<long random text> into .env, and start again.",
-        *(["Until then Jobs are dry runs, since others can reach this server."] if is_open else ()),
+        *(["Until then Jobs are dry runs, since others can reach this server."] if is_reachable else ()),
     ]
     return "\n".join(lines)
 

@@ -106,18 +106,21 @@ def check_payload(body: bytes) -> WebhookPayload:
 
 def find(endpoints: Mapping[str, Endpoint], path: str) -> Endpoint | None:
     """Return the endpoint of this path, or the first one with parameters that matches it."""
-    return endpoints.get(path) or next(
-        (endpoint for endpoint in endpoints.values() if endpoint.template and endpoint.template.match(path)), None
-    )
+    endpoint = endpoints.get(path)
+    if endpoint and not endpoint.template:
+        return endpoint
+    return next((other for other in endpoints.values() if other.template and other.template.match(path)), None)
 
 
 def named(endpoints: Mapping[str, Endpoint], name: str) -> tuple[str, Endpoint]:
     """Return the path that a name stands for, with or without `/webhooks/`, and its endpoint.
 
     Raises:
-        LookupError: there is none; the text lists the handlers.
+        LookupError: there is none, and the text lists the handlers; or the name has a parameter without its value.
     """
     path = PREFIX + name.removeprefix(PREFIX).strip("/")
+    if path in endpoints and endpoints[path].template:
+        raise LookupError(f"{path} has a parameter: name a path with its value.")
     if endpoint := find(endpoints, path):
         return path, endpoint
     raise LookupError(f"There is no handler at {path}. There are: {', '.join(endpoints)}.")

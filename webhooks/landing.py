@@ -30,7 +30,7 @@ THEME = gr.themes.Default(
     font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "Consolas", "monospace"],
 )
 
-Fill = Callable[[str, bool], None]
+Fill = Callable[[str, bool, bool], None]
 
 
 def html_parts() -> Any:
@@ -50,8 +50,8 @@ def landing_page(
         has_catch_up: the server looks on the Hub for what handlers watch.
 
     Returns:
-        The page, and a function that writes the server's address into it, and whether the Hub can reach that. Both
-        are known only after the launch.
+        The page, and a function that writes into it what is known only after the launch: the server's address, and
+        whether the Hub and other machines reach that.
     """
     parts = html_parts()
     watched = [item for endpoint in endpoints for item in endpoint.watched]
@@ -78,15 +78,16 @@ def landing_page(
                     )
             filled.append((endpoint, address, command))
 
-    def fill(base_url: str, is_public: bool) -> None:
-        top.value = parts.top(settings, watched, has_dashboard, is_public, has_catch_up)
+    def fill(base_url: str, is_public: bool, is_reachable: bool) -> None:
+        needs_no_webhook = has_catch_up and watched and not is_public
+        top.value = parts.top(settings, watched, has_dashboard, is_reachable, needs_no_webhook)
         for endpoint, address, command in filled:
             address.value = base_url + endpoint.path
             repository = first_repository(endpoint.watched)
             command.value = curl(address.value, settings, shortest(*repository) if repository else None)
         page.config = page.get_config_file()  # Gradio sends this to each visitor
 
-    fill(settings.public_url or "", settings.is_on_space)
+    fill(settings.public_url or "", settings.is_on_space, settings.is_on_space)
     return page, fill
 
 
@@ -99,7 +100,7 @@ def arrivals(engine: Engine) -> Route:
             count, last, from_hub = database.execute(
                 "SELECT (SELECT count(*) FROM deliveries), "
                 "(SELECT received_at FROM deliveries ORDER BY number DESC LIMIT 1), "
-                "EXISTS (SELECT 1 FROM deliveries WHERE source IS NOT 'code' AND replay_of IS NULL)"
+                "EXISTS (SELECT 1 FROM deliveries WHERE source IS NULL AND replay_of IS NULL)"
             ).fetchone()
         body = {"count": count, "last": last and utc(last).isoformat(), "from_hub": bool(from_hub)}
         return JSONResponse(body, headers={"Cache-Control": "no-store"})

@@ -312,8 +312,7 @@ class WebhooksServer:
         except BaseException:
             self.close(grace=0)
             raise
-        is_reachable = self._has_public_url() or (self._ui and self._ui.server_name not in LOOPBACK)
-        receiver.engine.processor.is_open_to_strangers = bool(is_reachable and not self._settings.secrets)
+        receiver.engine.processor.is_open_to_strangers = self._is_reachable and not self._settings.secrets
         receiver.engine.recover()
         if self._has_catch_up:
             self._catch_up(receiver.engine)
@@ -326,7 +325,7 @@ class WebhooksServer:
                 self._engine.log.path.parent,
                 self._local_url,
                 self._url,
-                is_open=self._engine.processor.is_open_to_strangers,
+                is_reachable=self._is_reachable,
                 link=self._owner_link,
                 catch_up=self._catch_up_line,
             )
@@ -381,7 +380,7 @@ class WebhooksServer:
         self._undo.callback(close_ui)
         ui.close = lambda verbose=True: self.close()  # type: ignore[method-assign, assignment]
         if self._is_landing_page:
-            fill(self._url, self._has_public_url())
+            fill(self._url, self._has_public_url(), self._is_reachable)
         self._owner_link = dashboard.access.link(self._url) if HAS_DASHBOARD else None
         return app
 
@@ -414,6 +413,11 @@ class WebhooksServer:
     @property
     def _has_catch_up(self) -> bool:
         return HAS_CATCH_UP and self._settings.webhooks_catch_up > 0 and not self._settings.is_closed
+
+    @property
+    def _is_reachable(self) -> bool:
+        """Whether other machines reach this server."""
+        return self._has_public_url() or (self._ui is not None and self._ui.server_name not in LOOPBACK)
 
     def _has_public_url(self) -> bool:
         return self._url != self._local_url

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -53,11 +52,6 @@ class WebhookRow:
     def key(self) -> str:
         """The value by which a form names this row."""
         return " ".join([self.endpoint, *map(str, self.watched)])
-
-    def command(self, base_url: str) -> str:
-        """Return the command that creates this webhook, without a secret."""
-        domains = " ".join(f"--domain {domain}" for domain in self.watched[0].domains)
-        return f"hf webhooks create --watch {self.watched[0]} --url {shlex.quote(base_url + self.endpoint)} {domains}"
 
 
 def watched_rows(endpoints: Mapping[str, Endpoint]) -> list[WebhookRow]:

@@ -32,11 +32,7 @@ _OUTCOME = (
 )
 # Failed, and never replayed: a failed replay stands for the delivery that it repeats.
 _TO_REPLAY = "(status = 'failed' AND NOT EXISTS (SELECT 1 FROM deliveries AS r WHERE r.replay_of = deliveries.number))"
-# All deliveries that a delivery superseded, also through others.
-_SUPERSEDED = """WITH RECURSIVE older (number) AS (
-    SELECT number FROM deliveries AS first WHERE first.superseded_by = {}
-    UNION SELECT next.number FROM deliveries AS next JOIN older ON next.superseded_by = older.number)"""
-_COLUMNS = f"""
+_COLUMNS = """
     id, endpoint, repo, event, received_at, status, skipped, attempts, failures, due_at, answer_status, answer, source,
     replay_of IS NOT NULL AS is_replay,
     status = 'failed' AND EXISTS (SELECT 1 FROM deliveries AS again
@@ -44,7 +40,6 @@ _COLUMNS = f"""
     (SELECT substr(error, -2000) FROM attempts WHERE delivery = number ORDER BY attempt DESC LIMIT 1) AS error,
     coalesce(finished_at - started_at, (SELECT ended_at - started_at FROM attempts
         WHERE delivery = number ORDER BY attempt DESC LIMIT 1)) AS seconds,
-    ({_SUPERSEDED.format("deliveries.number")} SELECT count(*) FROM older) AS superseded,
     (SELECT json_group_array(json_object('id', id, 'namespace', namespace, 'url', url, 'flavor', flavor,
         'stage', stage)) FROM jobs WHERE delivery = number) AS jobs
 """
@@ -166,8 +161,7 @@ def related(database: sqlite3.Connection, id: str) -> dict[str, list[str]]:
     """Return the ids of the replays of a delivery, of those that it superseded, and of its neighbours."""
     queries = {
         "replays": "SELECT id FROM deliveries WHERE replay_of = ? ORDER BY number",
-        "superseded": _SUPERSEDED.format("?")
-        + " SELECT printf('%016x', number) AS id FROM older ORDER BY number DESC",
+        "superseded": "SELECT id FROM deliveries WHERE superseded_by = ? ORDER BY number",
         "newer": "SELECT id FROM deliveries WHERE number > ? ORDER BY number LIMIT 1",
         "older": "SELECT id FROM deliveries WHERE number < ? ORDER BY number DESC LIMIT 1",
     }

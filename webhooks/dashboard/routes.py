@@ -67,7 +67,7 @@ class Dashboard:
         environment.trim_blocks = environment.lstrip_blocks = True
         environment.globals.update(views=views, settings=self.settings, endpoints=self.endpoints, kinds=samples.KINDS)
         environment.globals.update(find=self._find, outcomes=queries.OUTCOMES)
-        environment.globals.update(hub_settings=hub.SETTINGS, has_public_address=self.has_public_address, utc=log.utc)
+        environment.globals.update(hub_settings=hub.SETTINGS, utc=log.utc)
         self.app = self._make_app()
 
     def _set_stage(self, job_id: str, stage: str) -> None:
@@ -184,16 +184,15 @@ class Dashboard:
         """Deliver the event and open its delivery, or only fill in the JSON for another handler or kind."""
         form = await read_form(request)
         path, kind, body = (form.get(name, "") for name in ("endpoint", "kind", "body"))
-        handler = self.endpoints.get(path)
-        if handler and handler.template and handler.template.match(form.get("path", "")):
-            path = form["path"]
         if "fill" in form:
             return await run_in_threadpool(self._show_event, request, path, kind, "" if kind else body)
+        if (handler := self.endpoints.get(path)) and handler.template:
+            path = form.get("path", "")
         try:
             content = json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace")
             return self.redirect(request, "/" + await run_in_threadpool(self.engine.deliver, path, content))
-        except LookupError:
-            notice = "There is no such endpoint."
+        except LookupError as error:
+            notice = str(error)
         except RefusedError as error:
             fields = views.read_json(bytes(error.response.body)).get("fields", ())
             notice = " ".join([str(error), *(f"{field['field']}: {field['reason']}." for field in fields)])
@@ -203,7 +202,7 @@ class Dashboard:
 
     def _show_event(self, request: Request, path: str, kind: str = "", body: str = "", notice: str = "") -> Response:
         """Show a test event. Without a body, fill in an event of this kind about what the handler watches."""
-        handler = self._find(path)
+        handler = self.endpoints.get(path) or self._find(path)
         if kind and not body:
             about = first_repository(handler.watched) if handler else None
             with self._reading() as database:
@@ -229,9 +228,8 @@ class Dashboard:
             problem = self.settings.redact(str(reason))
         with self._reading() as database:
             marks = queries.marks(database)
-        address = self.public_url() if self.has_public_address() else "https://<your address>"
-        values = {"rows": rows, "notice": notice, "problem": problem, "address": address, "marks": marks}
-        return self.show(request, "hub.html", values | {"watched_name": hub.watched_name}, 400 if notice else 200)
+        values = {"rows": rows, "notice": notice, "problem": problem, "marks": marks, "watched_name": hub.watched_name}
+        return self.show(request, "hub.html", values, 400 if notice else 200)
 
     def create_webhooks(self, request: Request) -> Response:
         """Create the webhook of a row, or all that are missing."""
@@ -269,7 +267,7 @@ class Dashboard:
     async def sign_in_page(self, request: Request, notice: str = "") -> Response:
         """Show the page that every visitor gets."""
         if request.query_params.get("notice") == "token":
-            notice = "This token is not valid. Each start makes a new one."
+            notice = "This token is not valid. Unless WEBHOOKS_ADMIN_TOKEN is set, each start makes a new one."
         return self.show(request, "sign_in.html", {"notice": notice}, 403)
 
     async def show_error(self, request: Request, error: Exception) -> Response:
@@ -281,7 +279,12 @@ class Dashboard:
     def show(self, request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
         """Fill in a template. Answer 304 if the browser has the same page already."""
         base = base_of(request)
-        common = {"base": base, "session": self.access.session(request), "link": partial(with_query, base)}
+        common = {
+            "base": base,
+            "session": self.access.session(request),
+            "link": partial(with_query, base),
+            "is_open_to_strangers": self.engine.processor.is_open_to_strangers,
+        }
         response = self._templates.TemplateResponse(request, template, {**common, **values}, status_code=status)
         response.headers["ETag"] = tag = f'"{hashlib.sha256(response.body).hexdigest()[:16]}"'
         is_known = status == 200 and request.headers.get("if-none-match") == tag
@@ -303,5 +306,5 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 def with_query(base: str, path: str = "", /, **query: object) -> str:
-    given = {name: value for name, value in query.items() if value}
+    given = {name: value for name, value in query.items() if value not in (None, "")}
     return f"{base}{path}?{urlencode(given)}" if given else base + path

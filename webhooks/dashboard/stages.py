@@ -13,7 +13,7 @@ from ..delivery import FINAL, StartedJob
 
 MAX_JOBS = 10  # of a page, to ask the Hub for
 REFRESH_SECONDS = 10.0  # until the Hub is asked again about the same Job
-TIMEOUT_SECONDS = 60.0  # until the Hub is asked again where it has not answered
+RETRY_SECONDS = 60.0  # until the Hub is asked again where it has not answered
 
 
 class JobWatch:
@@ -34,7 +34,7 @@ class JobWatch:
         self._next_at = {id: at for id, at in self._next_at.items() if at > now}
         for job in [job for job in jobs if self._token and job.stage not in FINAL][:MAX_JOBS]:
             if job.id not in self._next_at:
-                self._next_at[job.id] = now + TIMEOUT_SECONDS
+                self._next_at[job.id] = now + RETRY_SECONDS
                 threading.Thread(target=self._ask, args=(job,), daemon=True).start()
 
     def _ask(self, job: StartedJob) -> None:

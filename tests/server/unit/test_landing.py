@@ -31,8 +31,8 @@ def settings(**environ: str) -> Settings:
     return read_settings(Settings, {name.upper(): value for name, value in environ.items()})
 
 
-def top(given: Settings, watched: Any = OWN, is_public: bool = True, has_catch_up: bool = True) -> str:
-    return str(landing.html_parts().top(given, read_watched(watched), True, is_public, has_catch_up))
+def top(given: Settings, watched: Any = OWN, is_reachable: bool = True, needs_no_webhook: bool = False) -> str:
+    return str(landing.html_parts().top(given, read_watched(watched), True, is_reachable, needs_no_webhook))
 
 
 def steps(given: Settings, **options: Any) -> list[Step]:
@@ -48,7 +48,7 @@ def steps(given: Settings, **options: Any) -> list[Step]:
     ("environ", "options", "done"),
     [
         ({}, {}, [2]),
-        ({}, {"is_public": False}, [1, 2, 4]),
+        ({}, {"is_reachable": False, "needs_no_webhook": True}, [1, 2, 4]),
         ({"webhook_secret": "s"}, {}, [1, 2]),
         ({"webhook_secret": "s"}, {"watched": ["model:me/x", "dataset:username/my-dataset"]}, [1]),
         ({"hf_token": "t"}, {}, [2, 5]),
@@ -78,7 +78,7 @@ def test_public_address_without_a_secret_is_warned_of() -> None:
     assert "Not receiving yet" in top(settings(**SPACE))
     for environ in ({}, {**SPACE, "webhooks_allow_unauthenticated": "true"}):
         warning = steps(settings(**environ))[0]
-        assert "this address is public" in warning.title
+        assert "others reach this server" in warning.title
         assert "Anyone who knows the address can run the handlers. Jobs stay dry runs" in warning.text
         assert "Open to everyone" in top(settings(**environ))
-    assert "Open to everyone" not in top(settings(), is_public=False)
+    assert "Open to everyone" not in top(settings(), is_reachable=False)

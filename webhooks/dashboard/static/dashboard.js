@@ -47,18 +47,18 @@ function showRows(fresh) {
   const known = new Set(rowsOf(document).map(row => row.id));
   const arrived = rowsOf(fresh).filter(row => !known.has(row.id));
   const part = document.getElementById("rows");
-  const button = document.querySelector(".fresh");
+  const offer = document.querySelector(".fresh");
   if (!isInUse(part) && (isAtTop() || !arrived.length)) {
     part.replaceWith(fresh.getElementById("rows"));
-    button.hidden = true;
+    offer.hidden = true;
     return;
   }
   for (const row of rowsOf(fresh)) {
     const shown = document.getElementById(row.id);
     if (shown && shown.innerHTML !== row.innerHTML && !isInUse(shown)) shown.replaceWith(row);
   }
-  button.hidden = !arrived.length;
-  button.firstElementChild.textContent = `${arrived.length} new`;
+  offer.hidden = !arrived.length;
+  offer.firstElementChild.textContent = `${arrived.length} new`;
 }
 
 let seen = null;

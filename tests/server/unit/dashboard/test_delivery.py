@@ -63,7 +63,6 @@ def test_delivery_is_shown_with_all_facts(pages: PagesHarness, owner: Client) ->
         "Handler/webhooks/train",
         "Eventcontent changed, refs/heads/main",
         "Repositorydataset me/data",
-        "Answered the Hub200",
         "Attempt 1 succeeded after",
     ):
         assert fact in page, fact
@@ -80,7 +79,6 @@ def test_failed_delivery_says_its_error_once(pages: PagesHarness, owner: Client)
     assert text(page).count("KeyError: 'split'") == 1
     assert box(page, "Error of attempt 1") == "Traceback (most recent call last):\n  File ..."
     assert re.search(r"Attempt 1 failed after \d+ ms", text(page))
-    assert "Answered the Hub500" in text(page)
     assert "The handler" not in text(page)
 
 
@@ -146,7 +144,8 @@ def test_failed_deliveries_are_replayed_once_if_asked(pages: PagesHarness, owner
     assert answer.headers["location"] == "/deliveries?repo=dataset%2Fme%2Fdata&replayed=3"
     assert "3 deliveries run again." in text(owner.get(query=answer.headers["location"].partition("?")[2]))
     wait_until(lambda: [record_of(pages, replays_of(pages, id)[0]).status for id in failed] == ["succeeded"] * 3)
-    assert owner.post("/replay", query=form).status == 303  # pressed twice
+    again = owner.post("/replay", query=form)  # pressed twice
+    assert again.headers["location"] == "/deliveries?repo=dataset%2Fme%2Fdata&replayed=0"
     assert [len(replays_of(pages, id)) for id in (*failed, other, fine)] == [1, 1, 1, 0, 0]
     assert "Nothing to replay" in ask(owner, {"repo": "dataset/me/data"})[0]
 
@@ -207,6 +206,7 @@ def test_event_fills_in_the_parameters_of_a_path() -> None:
     owner = pages.run().owner()
     assert b'name="path" value="/webhooks/hook/name/1"' in owner.get("/test").body
     template, path = {"endpoint": "/webhooks/hook/{name}/{n:int}", "body": "{}"}, "/webhooks/hook/a%b c?/8"
+    assert owner.post("/test", {**template, "path": "/webhooks/hook/name/one"}).status == 400
     id = id_in(owner.post("/test", {**template, "path": path}))
     wait_until(lambda: record_of(pages, id).status == "succeeded")
     assert record_of(pages, id).delivery.endpoint == path
@@ -224,7 +224,7 @@ def test_refused_event_stays_to_be_changed(pages: PagesHarness, owner: Client) -
     pages.run()
     for endpoint, body, sentence in (
         ("train", "[" * 100_000, "This is not JSON"),
-        ("none", "{}", "There is no such endpoint."),
+        ("none", "{}", "There is no handler at /webhooks/none."),
         ("strict", "{}", "The body is not a webhook payload of the Hub."),
     ):
         page = owner.post("/test", {"endpoint": f"/webhooks/{endpoint}", "body": body})
