@@ -52,13 +52,16 @@ list_missing_lines() {
 
 main() {
   cd "$(git rev-parse --show-toplevel)"
-  local template=${1:-$(find_template)} folders=() folder changed before missing
+  local template=${1:-$(find_template)} folders=() folder part changed before missing
   [[ -n $template ]] ||
     fail "Where is the template? Name its repository: webhooks/update.sh https://huggingface.co/spaces/OWNER/NAME"
   for folder in webhooks tests/server; do # a folder that the user deleted stays deleted
     if git cat-file -e "HEAD:$folder" 2>/dev/null; then folders+=("$folder"); fi
   done
   [[ ${folders[0]:-} == webhooks ]] || fail "There is no folder webhooks/ in this repository's last commit."
+  for part in dashboard catch_up.py jobs.py; do # the same for a part that can be deleted
+    git cat-file -e "HEAD:webhooks/$part" 2>/dev/null || folders+=(":^webhooks/$part")
+  done
   changed=$(git status --porcelain -- "${folders[@]}" ':(exclude)**/__pycache__/**')
   [[ -z $changed ]] || fail "These changes are not committed. Commit or undo them first:" "$changed"
 

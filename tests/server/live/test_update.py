@@ -21,6 +21,9 @@ FIRST = {
     "requirements.txt": "gradio==6.0.0\n",
     "webhooks/__init__.py": '__version__ = "0.1.0"\n',
     "webhooks/README.md": NOTES,
+    "webhooks/catch_up.py": "first",
+    "webhooks/dashboard/routes.py": "first",
+    "webhooks/jobs.py": "first",
     "webhooks/old.py": "goes",
     "tests/test_app.py": "the template's",
     "tests/server/test_old.py": "goes",
@@ -31,7 +34,9 @@ SECOND = {
     "requirements.txt": "gradio==6.1.0\nuvloop==1.0\n",
     "webhooks/__init__.py": '__version__ = "0.2.0"\n',
     "webhooks/README.md": NOTES.replace("### 0.1.0", "### 0.2.0\n\nReplays.\n\n### 0.1.0"),
-    "webhooks/room/new.py": "comes",
+    "webhooks/catch_up.py": "second",
+    "webhooks/dashboard/new.py": "comes",
+    "webhooks/jobs.py": "second",
     "tests/server/test_new.py": "comes",
 }
 
@@ -112,6 +117,15 @@ def test_the_template_is_found(mine: Path, template: Path, tmp_path: Path, sourc
     shutil.copytree(template, tmp_path / "hub" / "spaces" / "them" / "hooks")
     before = read(mine)
     assert_updated(update(mine, HF_ENDPOINT=f"file://{tmp_path}/hub"), mine, template, before)
+
+
+def test_a_deleted_part_stays_deleted(mine: Path, template: Path) -> None:
+    release(template)
+    git(mine, "rm", "--quiet", "-r", "webhooks/dashboard", "webhooks/jobs.py")
+    commit(mine, {})
+    assert update(mine, template).returncode == 0
+    found = {name for name in read(mine) if name.startswith("webhooks/")}
+    assert found == {f"webhooks/{name}" for name in ("README.md", "__init__.py", "catch_up.py", "update.sh")}
 
 
 @pytest.mark.parametrize("name", ["webhooks/old.py", "webhooks/extra.py", "tests/server/test_old.py"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.dashboard import PagesHarness, arrived
 
 import webhooks.settings
 from webhooks import landing
@@ -82,3 +84,12 @@ def test_public_address_without_a_secret_is_warned_of() -> None:
         assert "Anyone who knows the address can run the handlers. Jobs stay dry runs" in warning.text
         assert "Open to everyone" in top(settings(**environ))
     assert "Open to everyone" not in top(settings(), is_reachable=False)
+
+
+@pytest.mark.parametrize(("source", "from_hub"), [(None, True), ("code", False), ("catch_up", False)])
+def test_only_a_request_completes_the_webhooks(source: str | None, from_hub: bool) -> None:
+    pages = PagesHarness()
+    pages.put(arrived(source=source))
+    answer: Any = landing.arrivals(pages.engine).endpoint(None)
+    assert json.loads(answer.body)["from_hub"] is from_hub
+    pages.close()
