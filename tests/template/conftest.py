@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from support.fixtures import run, serve
+from support.fixtures import hub, one_hub, run, serve
 
-__all__ = ["run", "serve"]
+__all__ = ["hub", "one_hub", "run", "serve"]
 
 
 @pytest.hookimpl(tryfirst=True)

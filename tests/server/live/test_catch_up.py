@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +55,10 @@ STEPS = ["before set_mark", "after set_mark", "before add", "after add", "in the
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
-    with Hub() as hub:
-        yield hub
-        assert hub.unknown == []
-
-
-@pytest.fixture(scope="module")
-def log_with_mark(hub: Hub, start: Start) -> Path:
+def log_with_mark(one_hub: Hub, start: Start) -> Path:
     """The log of a server that has looked at the repository once, and was killed."""
-    hub.add_repo("dataset", "me/data", head=A)
-    server = start(SERVER, HF_ENDPOINT=hub.url, WEBHOOKS_CATCH_UP="15")
+    one_hub.add_repo("dataset", "me/data", head=A)
+    server = start(SERVER, HF_ENDPOINT=one_hub.url, WEBHOOKS_CATCH_UP="15")
     server.wait_for(f"{LINE.format(30)}\n")
     wait_until(lambda: marks(server.folder) == [(A,)])
     server.stop()
@@ -76,7 +68,6 @@ def log_with_mark(hub: Hub, start: Start) -> Path:
 @pytest.fixture
 def data(hub: Hub, log_with_mark: Path, tmp_path: Path) -> Repo:
     shutil.copytree(log_with_mark, tmp_path / "log")
-    hub.forget()
     return hub.add_repo("dataset", "me/data", head=A)
 
 

@@ -165,14 +165,15 @@ def test_full_disk_is_a_503_and_loses_nothing(run: Run, tmp_path: Path) -> None:
 
 
 STOPPABLE = """
-import asyncio, threading, time
+import asyncio, os, threading, time
 from webhooks import WebhooksServer, Delivery
 
 server = WebhooksServer(reply_within=0.2)
 
 @server.add_webhook
 def brief(delivery: Delivery):
-    time.sleep(1.5)
+    while not os.path.exists("go on"):
+        time.sleep(0.05)
     print("brief is done", flush=True)
 
 @server.add_webhook
@@ -198,6 +199,7 @@ def test_signal_lets_running_handlers_end(run: Run, sent: signal.Signals) -> Non
     response = server.post("brief", PAYLOAD)
     assert (response.status_code, "Retry-After" in response.headers) == (503, True)
     assert httpx.get(f"{server.url}/health").status_code == 503
+    (server.folder / "go on").touch()
     assert server.wait_for_exit() == 0
     assert "brief is done" in server.output
     assert "Traceback" not in server.output

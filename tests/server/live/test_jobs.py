@@ -20,8 +20,6 @@ from support.processes import Run
 FAULTS: dict[str, Callable[[Hub], object]] = {
     "none": lambda hub: None,
     "refused 402": lambda hub: hub.fail(*START, 402),
-    "refused 403": lambda hub: hub.fail(*START, 403),
-    "refused 422": lambda hub: hub.fail(*START, 422),
     "limited 429": lambda hub: hub.fail(*START, 429, headers={"Retry-After": "1"}),
     "failed 500": lambda hub: hub.fail(*START, 500, times=2),
     "failed 504, started late": lambda hub: hub.fail(*START, 504),

@@ -1,9 +1,8 @@
-"""The expectations of huggingface_hub's own tests, asked of its class and of this one.
+"""The expectations of huggingface_hub's own tests of its class.
 
 They are from `tests/test_webhooks_server.py` of its repository, at commit 0f4c606.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,21 +11,19 @@ from typing import Any
 from unittest.mock import patch
 
 import httpx
+import huggingface_hub
 import pytest
 from support.payloads import load
 from support.processes import free_port
 
+import webhooks
+from webhooks import WebhookPayload, WebhooksServer
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*is experimental:UserWarning")
 
-UPSTREAM, VENDORED = "huggingface_hub", "webhooks"
 EVENT = load("discussion-create")
 SECRET = "my_webhook_secret"
 SIGNED = {"x-webhook-secret": SECRET}
-
-
-@pytest.fixture(scope="module", params=[UPSTREAM, VENDORED])
-def package(request: Any) -> ModuleType:
-    return importlib.import_module(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +43,8 @@ def ui() -> Iterator[Any]:
 
 
 @pytest.fixture
-def app(package: ModuleType, ui: Any) -> Any:
-    return server(package, ui, SECRET)
-
-
-def server(package: ModuleType, ui: Any = None, secret: str | None = None) -> Any:
-    app = package.WebhooksServer(ui=ui, webhook_secret=secret)
-    WebhookPayload = package.WebhookPayload
+def app(ui: Any) -> WebhooksServer:
+    app = WebhooksServer(ui=ui, webhook_secret=SECRET)
 
     @app.add_webhook
     async def report(payload: WebhookPayload) -> None:
@@ -68,39 +60,37 @@ def server(package: ModuleType, ui: Any = None, secret: str | None = None) -> An
 # --- without a launch
 
 
-def test_the_secret_is_an_attribute(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert package.WebhooksServer().webhook_secret is None
+def test_the_secret_is_an_attribute(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert WebhooksServer().webhook_secret is None
     monkeypatch.setenv("WEBHOOK_SECRET", "set")
-    assert package.WebhooksServer().webhook_secret == "set"
-    assert package.WebhooksServer(webhook_secret="given").webhook_secret == "given"
+    assert WebhooksServer().webhook_secret == "set"
+    assert WebhooksServer(webhook_secret="given").webhook_secret == "given"
 
 
 def test_every_name_and_parameter_of_upstream_is_there() -> None:
-    theirs, ours = (importlib.import_module(name) for name in (UPSTREAM, VENDORED))
-
     def names(package: ModuleType) -> set[str]:
         return {name for name in dir(package.WebhooksServer()) if not name.startswith("_")}
 
     def parameters(function: Callable[..., Any]) -> list[str]:
         return [p.name for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD]
 
-    assert names(theirs) <= names(ours)
+    assert names(huggingface_hub) <= names(webhooks)
     for method in ("__init__", "add_webhook", "launch"):
-        expected = parameters(getattr(theirs.WebhooksServer, method))
-        assert parameters(getattr(ours.WebhooksServer, method))[: len(expected)] == expected
-    assert parameters(ours.webhook_endpoint) == parameters(theirs.webhook_endpoint)
+        expected = parameters(getattr(huggingface_hub.WebhooksServer, method))
+        assert parameters(getattr(webhooks.WebhooksServer, method))[: len(expected)] == expected
+    assert parameters(webhooks.webhook_endpoint) == parameters(huggingface_hub.webhook_endpoint)
 
 
 # --- after a launch
 
 
-def test_a_patched_block_thread_ends_the_launch(package: ModuleType, app: Any, ui: Any) -> None:
+def test_a_patched_block_thread_ends_the_launch(app: WebhooksServer, ui: Any) -> None:
     from fastapi.testclient import TestClient
 
     port = free_port()
     for _ in range(2):  # a launched app can be run again
         with patch.object(ui, "block_thread") as waits:
-            getattr(app, "run", app.launch)(server_port=port, share=False)
+            app.run(server_port=port, share=False)
         waits.assert_called_once_with()
     for post, url in ((TestClient(app.fastapi_app).post, ""), (httpx.post, f"http://127.0.0.1:{port}")):
         answer = post(f"{url}/webhooks/report", headers=SIGNED, json=EVENT)
@@ -109,5 +99,4 @@ def test_a_patched_block_thread_ends_the_launch(package: ModuleType, app: Any, u
         assert post(f"{url}/webhooks/report", json=EVENT).status_code == 401
         wrong = {"x-webhook-secret": "another"}
         assert post(f"{url}/webhooks/report", headers=wrong, json=EVENT).status_code == 403
-        if package.__name__ == VENDORED:  # theirs at 2.4.0 reads the body first, and answers 422
-            assert post(f"{url}/webhooks/report").status_code == 401
+        assert post(f"{url}/webhooks/report").status_code == 401  # huggingface_hub 2.4.0 answers 422

@@ -87,7 +87,6 @@ class EngineHarness:
     def start(
         self,
         max_pending: int = 1000,
-        recover: bool = True,
         secret: str | None = None,
         context: Mapping[str, Any] | None = None,
         on_bucket: bool = False,
@@ -95,8 +94,7 @@ class EngineHarness:
         database = Database(self.folder, on_bucket=on_bucket)
         self.engine = Engine(self.endpoints, database, max_pending, Redactor(["s3cret"]), secret, self.listeners)
         on_loop(start, self.engine, context)
-        if recover:
-            self.engine.recover()
+        self.engine.recover()
         return self
 
     def stop(self, grace: float = WAIT) -> bool:

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +57,14 @@ class Process:
 
     READY = "Go to https://huggingface.co/settings/webhooks to setup your webhooks."
 
-    def __init__(
-        self,
-        script: Path,
-        environment: Mapping[str, str] | None = None,
-        port: int | None = None,
-        arguments: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, script: Path, environment: Mapping[str, str] | None = None, port: int | None = None) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = ""
         self.folder = script.parent
         self._lines: queue.Queue[str | None] = queue.Queue()
         self.popen = subprocess.Popen(
-            [sys.executable, script.name, *arguments],
+            [sys.executable, script.name],
             cwd=script.parent,
             env=clean_environment(GRADIO_SERVER_PORT=str(self.port), **(environment or {})),
             stdout=subprocess.PIPE,
@@ -94,15 +88,6 @@ class Process:
             self.output += line
             if text in line:
                 return line
-
-    def unread(self) -> str:
-        """Return the output since the last line that `wait_for` returned."""
-        lines = []
-        with contextlib.suppress(queue.Empty):
-            while line := self._lines.get_nowait():
-                lines.append(line)
-        self.output += "".join(lines)
-        return "".join(lines)
 
     def wait_until_ready(self) -> Process:
         self.wait_for(self.READY)

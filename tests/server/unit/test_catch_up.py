@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +15,6 @@ import pytest
 from huggingface_hub import constants
 from support.engines import WAIT, EngineHarness, execute, rows, wait_until
 from support.hub import Hub
-from support.payloads import FIXTURES
 from support.repos import Repo
 
 from webhooks import catch_up
@@ -64,15 +61,8 @@ class Looking(EngineHarness):
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with Hub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        yield hub
-        assert hub.unknown == []
-
-
-@pytest.fixture
-def data(hub: Hub) -> Repo:
+def data(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Repo:
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     return hub.add_repo("dataset", "me/data", head=A)
 
 
@@ -345,15 +335,3 @@ def test_a_lost_log_is_one_line(looking: Looking, caplog: pytest.LogCaptureFixtu
     wait_until(lambda: caplog.messages)
     looking.catch_up.stop()
     assert caplog.messages == ["Cannot look for missed commits: OperationalError: no such table: marks"]
-
-
-def test_marks_are_kept_in_a_log_of_0_1_0(data: Repo, looking: Looking) -> None:
-    looking.folder.mkdir()
-    with closing(sqlite3.connect(looking.path)) as database:
-        database.executescript((FIXTURES / "log-0.1.0.sql").read_text(encoding="utf-8"))
-    looking.look_first("dataset:me/data", recover=False)
-    looking.stop()
-    data.commit(B)
-    looking.begin(recover=False)
-    looking.look()
-    assert (looking.found(), looking.marks()) == (FOUND, {"dataset/me/data": (B, None)})

@@ -18,10 +18,7 @@ from webhooks.endpoints import Endpoint
 PEOPLE = {
     "acme": {},
     "julien": {"acme": "write", "zebra": "admin"},
-    "anna": {"acme": "admin"},
     "omar": {"acme": "read", "zebra": "admin"},
-    "carla": {"acme": "contributor"},
-    "stranger": {"zebra": "admin"},
 }
 TAB = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
 
@@ -67,7 +64,7 @@ def come_back(visitor: Client, cookie: str, address: str) -> Exchange:
     return visitor.get("/sign-in/callback", url.query, cookie=cookie.partition(";")[0], **TAB)
 
 
-@pytest.mark.parametrize("person", ["acme", "anna", "julien"])
+@pytest.mark.parametrize("person", ["acme", "julien"])
 def test_author_and_writing_members_sign_in(pages: PagesHarness, hub: Hub, person: str) -> None:
     hub.signed_in = person
     answer = sign_in(pages)
@@ -82,7 +79,7 @@ def test_author_and_writing_members_sign_in(pages: PagesHarness, hub: Hub, perso
     assert owner.get().status == 403
 
 
-@pytest.mark.parametrize("person", ["omar", "carla", "stranger", "julien"])
+@pytest.mark.parametrize("person", ["omar", "julien"])
 def test_other_people_stay_visitors(pages: PagesHarness, hub: Hub, person: str) -> None:
     hub.signed_in, hub.withheld = person, {"acme"}  # julien grants no access to acme
     answer = sign_in(pages)

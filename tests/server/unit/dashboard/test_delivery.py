@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import pytest
 from support.asgi import Exchange
 from support.dashboard import Client, PagesHarness, arrived, text, textarea
-from support.engines import wait_until
+from support.engines import rows, wait_until
 
 from webhooks import WebhookPayload
 from webhooks.deliveries.log import find, reading
@@ -34,9 +34,8 @@ def box(page: Exchange, label: str) -> str:
 
 
 def replays_of(pages: PagesHarness, id: str) -> list[str]:
-    with reading(pages.log.path) as database:
-        query = "SELECT id FROM deliveries WHERE replay_of = ? ORDER BY number"
-        return [row["id"] for row in database.execute(query, (int(id, 16),))]
+    found = rows(pages.log.path.parent, f"SELECT id FROM deliveries WHERE replay_of = {int(id, 16)} ORDER BY number")
+    return [replay for (replay,) in found]
 
 
 def record_of(pages: PagesHarness, id: str) -> Any:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
 from starlette.routing import Mount, Route
 from support.asgi import Exchange
 from support.dashboard import Client, PagesHarness
-from support.engines import wait_until
+from support.engines import rows, wait_until
 from support.payloads import load
 
 import webhooks.dashboard.access
@@ -61,14 +59,13 @@ def pages(request: pytest.FixtureRequest) -> Iterator[PagesHarness]:
     pages.close()
 
 
-def rows(pages: PagesHarness) -> list[tuple[Any, ...]]:
-    with closing(sqlite3.connect(pages.log.path)) as database:
-        return database.execute("SELECT id, status, attempts FROM deliveries ORDER BY number").fetchall()
+def recorded(pages: PagesHarness) -> list[tuple[Any, ...]]:
+    return rows(pages.log.path.parent, "SELECT id, status, attempts FROM deliveries ORDER BY number")
 
 
 def everything(pages: PagesHarness) -> Iterator[tuple[str, str]]:
     """Every method on every address, with and without a slash, and on some addresses that do not exist."""
-    (id, _, _), *_ = rows(pages)
+    (id, _, _), *_ = recorded(pages)
     addresses = {"", "/", "/no-such-page", "/no/such/page", f"/{id}/", "/%2e%2e", "//", "/static", "/static/"}
     for route in pages.app.routes:
         assert isinstance(route, (Mount, Route))
@@ -81,7 +78,7 @@ def everything(pages: PagesHarness) -> Iterator[tuple[str, str]]:
 def use_everything(visitor: Client) -> list[tuple[str, str, Exchange]]:
     answers = []
     for method, address in everything(visitor.pages):
-        query = f"of={rows(visitor.pages)[0][0]}&until=7fffffffffffffff"
+        query = f"of={recorded(visitor.pages)[0][0]}&until=7fffffffffffffff"
         answer = visitor.post(address, FORM, query) if method == "POST" else visitor.ask(method, address, query)
         answers.append((method, address, answer))
     return answers
@@ -94,7 +91,7 @@ def test_owner_sees_and_does_everything(pages: PagesHarness) -> None:
         assert mark in seen, mark
     for secret in (*SECRETS.values(), OAUTH["OAUTH_CLIENT_SECRET"]):
         assert secret not in seen
-    assert len(rows(pages)) > 2, "a replay, and a test event"
+    assert len(recorded(pages)) > 2, "a replay, and a test event"
 
 
 def strangers(pages: PagesHarness, monkeypatch: pytest.MonkeyPatch) -> dict[str, Client]:
@@ -124,8 +121,8 @@ def strangers(pages: PagesHarness, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
 
 def test_strangers_see_and_do_nothing(pages: PagesHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    wait_until(lambda: not {"queued", "running"} & {status for _, status, _ in rows(pages)})
-    before = rows(pages)
+    wait_until(lambda: not {"queued", "running"} & {status for _, status, _ in recorded(pages)})
+    before = recorded(pages)
     for who, stranger in strangers(pages, monkeypatch).items():
         for method, address, answer in use_everything(stranger):
             where = f"{who}: {method} {address}"
@@ -133,7 +130,7 @@ def test_strangers_see_and_do_nothing(pages: PagesHarness, monkeypatch: pytest.M
             assert MARK not in str(answer.headers), where
             assert answer.status in (302, 307, 400, 403, 404, 405), where
             assert "set-cookie" not in answer.headers, where
-        assert rows(pages) == before, who
+        assert recorded(pages) == before, who
 
 
 def test_route_that_is_added_later_is_closed() -> None:
@@ -160,7 +157,7 @@ def test_link_on_another_site_only_opens_a_tab(pages: PagesHarness) -> None:
     owner = pages.owner()
     tab = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
     assert owner.get("", **tab).status == 200
-    before = rows(pages)
+    before = recorded(pages)
     assert owner.post(f"/{before[0][0]}/replay", **tab, origin="https://evil.example").status == 403
     assert owner.ask("POST", f"/{before[0][0]}/replay", **tab).status == 403
-    assert rows(pages) == before
+    assert recorded(pages) == before

@@ -225,6 +225,7 @@ def test_log_of_0_1_0_goes_on(harness: EngineHarness, monkeypatch: pytest.Monkey
     assert set(before[1]) <= set(attempts)
     assert before[2] == jobs
     assert rows(harness.folder, "PRAGMA user_version") == [(6,)]
+    assert rows(harness.folder, "SELECT * FROM marks") == []
 
 
 # Deliver and replay
