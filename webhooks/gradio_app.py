@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -83,13 +83,14 @@ def launch(
 
     # With a login of Gradio's, its API is needed, and closed to strangers.
     is_unused = is_landing_page and not options.get("auth")
-    guard = Middleware(GradioGuard, private=private, is_landing_page=is_unused)
+    own_routes = app_kwargs.get("routes", [])
+    guard = Middleware(GradioGuard, private=private, is_landing_page=is_unused, own_routes=own_routes)
     webhook_route, health = WebhookRoute(receiver), Route("/health", receiver.health)
     fixed = {
         "prevent_thread_lock": True,
         "app_kwargs": {
             **app_kwargs,
-            "routes": [*app_kwargs.get("routes", []), webhook_route, health, *routes],
+            "routes": [*own_routes, webhook_route, health, *routes],
             "middleware": [*app_kwargs.get("middleware", []), guard],
             "lifespan": lifespan,
         },
@@ -191,10 +192,13 @@ class GradioGuard:
     Args:
         private: files and folders that Gradio gives to nobody.
         is_landing_page: the page has no function that a visitor could call, and takes no file.
+        own_routes: of the program; they come first.
     """
 
-    def __init__(self, app: ASGIApp, private: Iterable[Path], is_landing_page: bool) -> None:
-        self._app, self._is_landing_page = app, is_landing_page
+    def __init__(
+        self, app: ASGIApp, private: Iterable[Path], is_landing_page: bool, own_routes: Sequence[BaseRoute]
+    ) -> None:
+        self._app, self._is_landing_page, self._own_routes = app, is_landing_page, own_routes
         self._private = {_real_path(str(path)) for path in private}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -208,10 +212,14 @@ class GradioGuard:
         await self._app(scope, receive, send)
 
     def _check(self, path: str, scope: Scope) -> None:
-        if path in NO_OTHER_ORIGIN and is_from_web_page(scope["headers"]):
-            raise RefusedError(403, "This request comes from a page of another origin.")
+        if path.endswith("\n"):  # the patterns of routes ignore it, the comparisons below would not
+            raise RefusedError(404, "There is nothing at this address.")
         if self._is_private(path.partition(f"{API}file")[2][1:]):
             raise RefusedError(403, "This file is private.")
+        if any(route.matches(scope)[0] is Match.FULL for route in self._own_routes):
+            return
+        if path in NO_OTHER_ORIGIN and is_from_web_page(scope["headers"]):
+            raise RefusedError(403, "This request comes from a page of another origin.")
         if not self._is_landing_page:
             return
         name = path.removeprefix(API)

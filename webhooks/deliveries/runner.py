@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import logging
@@ -13,7 +14,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -189,20 +190,32 @@ class Runner:
     async def notify(self, function: Callable[..., Any], delivery: Delivery, error: str) -> None:
         """Call a function with a failed delivery and its error. What the function raises is one line in the log."""
 
-        async def called() -> None:
-            if isinstance(returned := function(delivery, error), Awaitable):
-                await returned
+        def call() -> None:
+            with self._reporting(function, delivery):
+                function(delivery, error)
 
-        call: asyncio.Future[Any]
+        async def call_async() -> None:
+            with self._reporting(function, delivery):
+                await function(delivery, error)
+
+        called: asyncio.Future[Any]
         if is_async(function):
-            call = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(called(), self._async_loop.loop))
+            called = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call_async(), self._async_loop.loop))
         else:
-            call = asyncio.get_running_loop().run_in_executor(self._threads, function, delivery, error)
+            called = asyncio.ensure_future(self._await_in_thread(call))
+        if not (await asyncio.wait((called,), timeout=NOTIFY_SECONDS))[0]:
+            with self._reporting(function, delivery):
+                raise TimeoutError(f"still runs after {NOTIFY_SECONDS:g} seconds")
+
+    @contextlib.contextmanager
+    def _reporting(self, listener: Callable[..., Any], delivery: Delivery) -> Iterator[None]:
+        """Log what a failure listener raises. It may even be `SystemExit`, or have no text."""
         try:
-            await asyncio.wait_for(call, NOTIFY_SECONDS)
-        except Exception as problem:
-            name = getattr(function, "__name__", type(function).__name__)
-            text = escaped(self._redact(f"{type(problem).__name__}: {problem}"))
+            yield
+        except BaseException as problem:
+            name, text = getattr(listener, "__name__", type(listener).__name__), type(problem).__name__
+            with suppress(BaseException):
+                text = escaped(self._redact(f"{text}: {problem}"))
             logger.error("delivery %s: %s(), for failures, has failed: %s", delivery.id, name, text)
 
     def stop(self) -> None:
@@ -306,7 +319,7 @@ def retry_after(error: BaseException) -> float:
         if not isinstance(headers, Mapping):
             continue
         value: Any = next((headers[name] for name in headers if name.lower() == "retry-after"), "0")
-        with suppress(ValueError, TypeError):
+        with suppress(ValueError, TypeError, OverflowError):
             is_date = not str(value).replace(".", "").isdigit()
             now = datetime.now(timezone.utc)
             seconds = (parsedate_to_datetime(value) - now).total_seconds() if is_date else float(value)

@@ -55,7 +55,7 @@ def names(server: Process, folder: Path, name: str) -> Iterator[str]:
 def is_served(server: Process, name: str) -> bool:
     """Ask as a raw client does, which leaves `..` in the path."""
     with httpx.Client() as client:
-        targets = [f"/gradio_api/file{sign}{name}".encode() for sign in "=/"]
+        targets = [f"/gradio_api/file{sign}{name}{end}".encode() for sign in "=/" for end in ("", "%0A")]
         answers = [client.get(server.url, extensions={"target": target}) for target in targets]
     return any(answer.is_success for answer in answers)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from support.asgi import Exchange, exchange, on_loop
 
 from webhooks.gradio_app import GradioGuard
@@ -14,8 +16,8 @@ UNUSED = ["queue/join", "queue/data", "upload", "run/predict", "call/x", "deep_l
 UNUSED += ["file=https://evil.example/x", "proxy=x", "stream/x", "component_server"]
 
 
-def send(path: str, *, is_landing_page: bool = True, **options: Any) -> Exchange:
-    guard = GradioGuard(PlainTextResponse("Gradio"), [], is_landing_page)
+def send(path: str, *, is_landing_page: bool = True, own_routes: Sequence[Route] = (), **options: Any) -> Exchange:
+    guard = GradioGuard(PlainTextResponse("Gradio"), [], is_landing_page, own_routes)
     return on_loop(exchange, guard, path, (b"x",), **options)
 
 
@@ -36,6 +38,13 @@ def test_allowed_files_are_reached() -> None:
 )
 def test_the_page_has_no_other_page(query: bytes, status: int) -> None:
     assert send("/", method="GET", query=query).status == status
+
+
+@pytest.mark.parametrize("path", ["/login", "/gradio_api/queue/join", "/health"])
+def test_routes_of_the_program_come_first(path: str) -> None:
+    options: Any = {"method": "GET", "headers": {"origin": "https://evil.example"}}
+    assert send(path, **options).status in (403, 404)
+    assert send(path, own_routes=[Route(path, send)], **options).status == 200
 
 
 @pytest.mark.parametrize("path", ["/health", "/arrivals"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -78,7 +79,10 @@ def test_failure_is_reported_once(harness: EngineHarness, error: Exception, atte
     async def listen(delivery: Delivery, error: str) -> None:
         told.append(error)
 
-    harness.listeners += [lambda delivery, error: 1 / 0, listen]
+    async def leave(delivery: Delivery, error: str) -> None:
+        sys.exit()
+
+    harness.listeners += [lambda delivery, error: 1 / 0, lambda delivery, error: sys.exit(), leave, listen]
     harness.start().deliver(harness.add(handler, max_attempts=3))
     wait_until(lambda: told)
     (record,) = harness.records()
