@@ -9,12 +9,10 @@ import inspect
 import logging
 import types
 import typing
-from collections.abc import Awaitable, Callable, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from types import FunctionType, MappingProxyType
 from typing import Annotated, Any
 
-import anyio.to_thread
 from fastapi import APIRouter, Depends
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.params import Depends as Dependency
@@ -36,12 +34,6 @@ Handler = Callable[..., Any]
 BY_NAME = {"payload": WebhookPayload, "delivery": Delivery, "request": Request}
 
 _DELIVERY = "webhooks.delivery"  # the key of the delivery in the scope of a FastAPI call
-
-
-# Runs a `def` handler that FastAPI fills; the runner has threads that cost less than those of FastAPI.
-run_in_thread: ContextVar[Callable[[Callable[[], Any]], Awaitable[Any]]] = ContextVar(
-    "run_in_thread", default=anyio.to_thread.run_sync
-)
 
 
 class PlainInvoker:
@@ -104,16 +96,9 @@ class FastAPIInvoker:
         )
 
     def _router(self, function: Handler, signature: inspect.Signature, path: str) -> APIRouter:
-        async def run(**values: Any) -> Any:
-            return await run_in_thread.get()(functools.partial(function, **values))
-
         self._dependencies: dict[int, Handler] = {}
         router = APIRouter()
-        shown = self._with_signature(function, signature)
-        if not (self.is_async or inspect.isgeneratorfunction(plain_function(function))):
-            run.__signature__ = inspect.signature(shown)  # type: ignore[attr-defined]
-            shown = run
-        router.add_api_route(path, shown, methods=["POST"])
+        router.add_api_route(path, self._with_signature(function, signature), methods=["POST"])
         return router
 
     def _with_signature(self, call: Handler, signature: inspect.Signature) -> Handler:

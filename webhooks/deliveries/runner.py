@@ -31,7 +31,7 @@ from .. import responses
 from ..console import escaped
 from ..delivery import Delivery, GiveUp
 from ..endpoints import Endpoint
-from ..invoke import FastAPIInvoker, Invoker, is_async, run_in_thread
+from ..invoke import FastAPIInvoker, Invoker, is_async
 from ..redact import Redactor
 from ..responses import OnResponse
 
@@ -189,21 +189,23 @@ class Runner:
 
     async def notify(self, function: Callable[..., Any], delivery: Delivery, error: str) -> None:
         """Call a function with a failed delivery and its error. What the function raises is one line in the log."""
+        ended: Future[None] = Future()
 
         def call() -> None:
             with self._reporting(function, delivery):
                 function(delivery, error)
+            ended.set_result(None)
 
         async def call_async() -> None:
             with self._reporting(function, delivery):
                 await function(delivery, error)
+            ended.set_result(None)
 
-        called: asyncio.Future[Any]
         if is_async(function):
-            called = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call_async(), self._async_loop.loop))
+            self._async_loop.start(call_async())
         else:
-            called = asyncio.ensure_future(self._await_in_thread(call))
-        if not (await asyncio.wait((called,), timeout=NOTIFY_SECONDS))[0]:
+            self._call_in_thread(call)
+        if not (await asyncio.wait((asyncio.wrap_future(ended),), timeout=NOTIFY_SECONDS))[0]:
             with self._reporting(function, delivery):
                 raise TimeoutError(f"still runs after {NOTIFY_SECONDS:g} seconds")
 
@@ -228,20 +230,6 @@ class Runner:
         self._short_calls.append(functools.partial(contextvars.copy_context().run, call))
         if not self._is_thread_free:
             self._use_another_thread()
-
-    async def _await_in_thread(self, function: Callable[[], Any]) -> Any:
-        result: Future[Any] = Future()
-
-        def call() -> None:
-            try:
-                result.set_result(function())
-            except StopIteration as error:  # a coroutine cannot raise it
-                result.set_exception(RuntimeError(repr(error)))
-            except BaseException as error:
-                result.set_exception(error)
-
-        self._call_in_thread(call)
-        return await asyncio.wrap_future(result)
 
     def _use_another_thread(self) -> None:
         """Let a thread take calls one after the other, and look soon whether one of them blocks it.
@@ -277,7 +265,6 @@ class Runner:
 
     async def _run_on_loop(self, invoker: Invoker, delivery: Delivery, respond: OnResponse, end: OnEnd) -> None:
         began = time.monotonic()
-        run_in_thread.set(self._await_in_thread)
         while True:
             try:
                 returned = await responses.settle(invoker.call(delivery, respond), respond)
@@ -328,7 +315,7 @@ def retry_after(error: BaseException) -> float:
 
 
 def _lacks_thread(error: BaseException) -> bool:
-    """Return whether FastAPI got no thread for a dependency. The same error of the handler's own is a failure."""
+    """Return whether FastAPI got no thread. The same error of the handler's own is a failure."""
     if not (isinstance(error, RuntimeError) and "can't start new thread" in str(error)):
         return False
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
