@@ -26,7 +26,7 @@ settings = read_settings(  # a variable of the Space or a line in .env changes e
     evaluation_tasks="gsm8k|0",
     evaluation_flavor="a10g-small",
     evaluation_timeout=(Duration, "1h"),
-    results_org="username",
+    results_org=None,  # the user or organization that gets the results; by default the owner of the trained model
     jobs_namespace=None,  # the user or organization that pays; by default the owner of HF_TOKEN
 )
 server = WebhooksServer()
@@ -76,7 +76,7 @@ def trigger_evaluation(payload: WebhookPayload, delivery: Delivery):
             "accelerate",
             f"model_name={settings.trained_model},revision={payload.revision()}",
             settings.evaluation_tasks,
-            f"--results-org={settings.results_org}",
+            f"--results-org={settings.results_org or settings.trained_model.split('/')[0]}",
             "--push-to-hub",
             "--output-dir=results",
         ],

@@ -11,8 +11,7 @@ from typing import Any
 from dotenv import dotenv_values
 from support.processes import ROOT, clean_environment
 
-from webhooks import read_settings
-from webhooks.settings import Settings
+from webhooks.settings import Settings, load_settings
 
 TEXT = (ROOT / ".env.example").read_text(encoding="utf-8")
 VALUES = {name: value or "" for name, value in dotenv_values(ROOT / ".env.example").items()}
@@ -46,4 +45,4 @@ def test_it_explains_each_setting_in_the_line_above() -> None:
 
 def test_a_copy_to_env_changes_nothing() -> None:
     assert read_app_settings(**VALUES) == read_app_settings()
-    assert read_settings(Settings, VALUES) == read_settings(Settings, {})
+    assert load_settings(Settings, VALUES) == load_settings(Settings, {})
