@@ -20,12 +20,13 @@ from huggingface_hub.errors import HfHubHTTPError
 from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
 
 from .delivery import FINAL, Delivery, GiveUp, StartedJob
-from .settings import Settings, read_settings
+from .settings import Settings, load_settings
 
 ANSWER_SECONDS = 120.0  # for one call of the Hub, with the upload of files
 LOOK_AGAIN_SECONDS = (2.0, 4.0, 8.0, 16.0, 30.0)  # between looks for a Job that the Hub may show late
 REFUSALS = {*range(400, 500)} - {408, 429}  # HTTP statuses
 MAX_LABEL = 100  # characters; letters, digits, - and _ (huggingface_hub 2.4.0, update_job_labels)
+OWN = ("webhook-delivery", "webhook-job")  # the labels that only one Job has
 SUBJECT = ("webhook-server", "webhook-endpoint", "webhook-repo")  # the labels that commits to one repository share
 
 # `label` keeps such a text. It rewrites a text that ends in a hash, which could be the rewritten form of another.
@@ -118,7 +119,7 @@ def launch_job(
             return launch_job(delivery, "python", ["count.py", payload.repo.name], dependencies=["datasets"])
         ```
     """
-    settings = read_settings(Settings)
+    settings = load_settings(Settings)
     job = _checked(
         reason=_why_dry_run(settings, delivery),
         command=command,
@@ -169,9 +170,9 @@ class _Launch:
             # The process may have ended during an earlier start. Give the Hub time to show that Job.
             self.look(*LOOK_AGAIN_SECONDS)
         # Two commits may come within a second, and an attempt that timed out may still run.
-        with _lock(str(self.shared_labels())):
+        with _lock(str(self.labels(SUBJECT if self.job.cancel_running else OWN))):
             found = self.look() or self.start()
-        if not _is_of(self.job.labels, found):
+        if not _is_of(self.labels(OWN), found):
             return {"skipped": f"a newer commit has a Job: {found.url}"}
         job = self.job.model_copy(update={"dry_run": False, "id": found.id, "url": found.url})
         job.stage = found.status.stage
@@ -188,10 +189,10 @@ class _Launch:
         for pause in (0.0, *pauses):
             time.sleep(pause)
             listed = self.jobs()
-            if any(_is_of(self.job.labels, info) for info in listed):
+            if any(_is_of(self.labels(OWN), info) for info in listed):
                 break
         found = {info.id: info for info in (*started, *listed)}.values()
-        valid, replaced = _decide(self.job.labels, found)
+        valid, replaced = _decide(self.labels(OWN), found)
         for info in replaced:
             self.cancel(info)
         return valid
@@ -220,14 +221,19 @@ class _Launch:
             return self.look(*LOOK_AGAIN_SECONDS, started=[started]) or started
         return started
 
-    def shared_labels(self) -> dict[str, str]:
-        """Return the labels of this Job, with `cancel_running` those of all Jobs for the same repository."""
-        return {key: self.job.labels[key] for key in (SUBJECT if self.job.cancel_running else self.job.labels)}
+    def labels(self, names: Iterable[str]) -> dict[str, str]:
+        return {name: self.job.labels[name] for name in names}
 
     def jobs(self) -> list[JobInfo]:
-        labels, namespace, token = self.shared_labels(), self.job.namespace, self.token
-        listed = _answer(lambda: list(list_jobs(labels=labels, namespace=namespace, token=token)))
-        return [info for info in listed if _is_of(labels, info) and _delivery_id(info)]
+        """Return the Jobs of this delivery, with `cancel_running` also this server's Jobs for the same repository.
+
+        The Hub is not asked for the server's label: it has the name of the machine, which may change between attempts.
+        """
+        own, subject, namespace, token = self.labels(OWN), self.labels(SUBJECT), self.job.namespace, self.token
+        asked = self.labels(SUBJECT[1:]) if self.job.cancel_running else own
+        listed = _answer(lambda: list(list_jobs(labels=asked, namespace=namespace, token=token)))
+        wanted = [own, subject] if self.job.cancel_running else [own]
+        return [info for info in listed if _delivery_id(info) and any(_is_of(labels, info) for labels in wanted)]
 
     def cancel(self, info: JobInfo) -> None:
         if info.status.stage not in FINAL:
@@ -284,8 +290,7 @@ def _why_dry_run(settings: Settings, delivery: Delivery) -> str | None:
         return "HF_TOKEN is not set."
     if not delivery.is_open_to_strangers:
         return None
-    reason = "No WEBHOOK_SECRET is set, and others can reach this server: anyone could start paid Jobs."
-    return f"{reason} Put WEBHOOK_SECRET=... into .env."
+    return "Anyone could have sent this event, since no WEBHOOK_SECRET was set. Set it, then replay the delivery."
 
 
 def _answer(call: Callable[[], Any]) -> Any:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, overload
+from typing import Annotated, Any, TypeVar
 
 from dotenv import dotenv_values, find_dotenv
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, create_model
@@ -38,34 +38,27 @@ def check_number(name: str, value: float, minimum: float, *, is_whole: bool = Fa
     return value
 
 
-@overload
-def read_settings(model: type[_Model], environ: Mapping[str, str] | None = None, /) -> _Model: ...
-
-
-@overload
-def read_settings(**settings: Any) -> Any: ...
-
-
-def read_settings(model: Any = None, environ: Mapping[str, str] | None = None, /, **settings: Any) -> Any:
+def read_settings(**settings: Any) -> Any:
     """Read settings from environment variables with their names, in capitals.
 
     An empty variable counts as not set, as a line `NAME=` in a `.env` file is meant.
 
     Args:
-        model: a pydantic model that has them as its fields, instead of the following.
-        environ: the variables; by default the environment.
         settings: each with its default, or with its type and its default: `timeout=(Duration, "2h")`.
 
     Raises:
         SetupError: one line for each wrong setting, without its value, which may be a secret. Also for a variable that
             is empty in the environment and so hides its value in `.env`, which `load_dotenv` leaves alone then.
     """
-    if model is None:
-        fields: dict[str, Any] = {
-            name: default if isinstance(default, tuple) else (_kind(default), default)
-            for name, default in settings.items()
-        }
-        model = create_model("Settings", __config__=ConfigDict(validate_default=True), **fields)
+    fields: dict[str, Any] = {
+        name: default if isinstance(default, tuple) else (_kind(default), default)
+        for name, default in settings.items()
+    }
+    return load_settings(create_model("Settings", __config__=ConfigDict(validate_default=True), **fields))
+
+
+def load_settings(model: type[_Model], environ: Mapping[str, str] | None = None) -> _Model:
+    """Like `read_settings`, into the fields of a pydantic model. `environ` replaces the environment."""
     environ = os.environ if environ is None else environ
     variables = {name: environ.get(name.upper(), "").strip() for name in model.model_fields}
     if empty := [name.upper() for name, value in variables.items() if not value and name.upper() in environ]:

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from support.asgi import Exchange, exchange, on_loop
 from support.engines import start
 from support.payloads import load
-from webhooks import Delivery, read_settings
+from webhooks import Delivery
 from webhooks.dashboard.access import PAGE
 from webhooks.dashboard.routes import Dashboard
 from webhooks.deliveries.database import Database
@@ -25,7 +25,7 @@ from webhooks.deliveries.engine import Engine
 from webhooks.delivery import StartedJob
 from webhooks.endpoints import Endpoint
 from webhooks.payload import parse_payload
-from webhooks.settings import Settings
+from webhooks.settings import Settings, load_settings
 
 HOST = "localhost:7860"
 _folders = tempfile.TemporaryDirectory()
@@ -58,7 +58,7 @@ class PagesHarness:
     """
 
     def __init__(self, *handlers: Endpoint, **environ: str) -> None:
-        self.settings = read_settings(Settings, environ)
+        self.settings = load_settings(Settings, environ)
         self.endpoints = {endpoint.path: endpoint for endpoint in handlers}
         database = Database(Path(tempfile.mkdtemp(dir=_folders.name)))
         self.engine = Engine(self.endpoints, database, 1000, self.settings.redact)

@@ -13,7 +13,7 @@ from support.dashboard import PagesHarness, arrived
 
 import webhooks.settings
 from webhooks import landing
-from webhooks.settings import Settings, read_settings
+from webhooks.settings import Settings, load_settings
 from webhooks.watched import read_watched
 
 pytestmark = pytest.mark.long  # importing Gradio takes seconds
@@ -30,7 +30,7 @@ class Step:
 
 
 def settings(**environ: str) -> Settings:
-    return read_settings(Settings, {name.upper(): value for name, value in environ.items()})
+    return load_settings(Settings, {name.upper(): value for name, value in environ.items()})
 
 
 def top(given: Settings, watched: Any = OWN, is_reachable: bool = True, needs_no_webhook: bool = False) -> str:

@@ -12,8 +12,8 @@ from urllib.parse import quote, urlencode
 import pytest
 from fastapi import HTTPException
 
-from webhooks import WebhooksServer, read_settings
-from webhooks.settings import Settings
+from webhooks import WebhooksServer
+from webhooks.settings import Settings, load_settings
 from webhooks.testing import serving
 
 SECRET = r"""it's a "new" one\with/all+that & 100%=so"""
@@ -54,7 +54,7 @@ REDACTED = re.compile(r"(<|%3C)\w{0,7}\*\*\*=*(>|%3E)", re.IGNORECASE)  # base64
 
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_of_a_secret_is_redacted(form: str) -> None:
-    redact = read_settings(Settings, SECRETS).redact
+    redact = load_settings(Settings, SECRETS).redact
     for name, secret in SECRETS.items():
         assert REDACTED.search(redact(FORMS[form](secret))), name
     assert redact("nothing secret") == "nothing secret"

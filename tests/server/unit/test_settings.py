@@ -8,8 +8,8 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 import webhooks.settings
-from webhooks import SetupError, WebhooksServer, read_settings
-from webhooks.settings import Settings
+from webhooks import SetupError, WebhooksServer
+from webhooks.settings import Settings, load_settings
 
 
 class Example(BaseModel):
@@ -32,12 +32,12 @@ class Example(BaseModel):
     ids=["capitals", "empty", "spaces"],
 )
 def test_a_setting_is_read_by_its_name(environ: dict[str, str], expected: Example) -> None:
-    assert read_settings(Example, environ) == expected
+    assert load_settings(Example, environ) == expected
 
 
 def test_each_wrong_setting_is_named_without_its_value() -> None:
     with pytest.raises(SetupError) as error:
-        read_settings(Example, {"COLOR": "blue", "SIZE": "hunter2", "STRICT": "hunter3"})
+        load_settings(Example, {"COLOR": "blue", "SIZE": "hunter2", "STRICT": "hunter3"})
     lines = str(error.value).splitlines()
     assert [line.partition(" is wrong: ")[0] for line in lines] == ["SIZE", "STRICT"]
     assert all(line.endswith(".") for line in lines)
@@ -49,7 +49,7 @@ def test_each_wrong_setting_is_named_without_its_value() -> None:
 @pytest.mark.parametrize("secret", ["hunter2ä", "hunter2\nhunter2"], ids=ascii)
 def test_a_secret_the_hub_cannot_send_is_refused(name: str, secret: str) -> None:
     with pytest.raises(SetupError) as error:
-        read_settings(Settings, {name: secret})
+        load_settings(Settings, {name: secret})
     assert str(error.value).startswith(f"{name} is wrong: the Hub sends only printable ASCII")
     assert "hunter" not in str(error.value)
 
@@ -58,7 +58,7 @@ def test_a_secret_the_hub_cannot_send_is_refused(name: str, secret: str) -> None
 
 
 def settings(**environ: str) -> Settings:
-    return read_settings(Settings, {name.upper(): value for name, value in environ.items()})
+    return load_settings(Settings, {name.upper(): value for name, value in environ.items()})
 
 
 def test_an_empty_secret_beside_dotenv_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ from starlette.datastructures import Headers
 from support.dashboard import Client, PagesHarness
 
 import webhooks.dashboard.access
-from webhooks import SetupError, read_settings
+from webhooks import SetupError
 from webhooks.dashboard.access import PAGE, SESSION_SECONDS, Access, is_from_own_page, is_owner
 from webhooks.endpoints import Endpoint
-from webhooks.settings import Settings
+from webhooks.settings import Settings, load_settings
 
 ADMIN_TOKEN = "admin-token-of-the-owner"
 OWN_HOSTS = ["me-hooks.hf.space", "hooks.example.com"]
@@ -74,7 +74,7 @@ def test_every_other_profile_does_not(profile: dict[str, Any]) -> None:
 
 
 def access(**environ: str) -> Access:
-    return Access(read_settings(Settings, environ), lambda: "http://localhost:7860")
+    return Access(load_settings(Settings, environ), lambda: "http://localhost:7860")
 
 
 def test_link_has_the_token_unless_the_owner_chose_it() -> None:
