@@ -7,6 +7,7 @@ last commit on `main` of every watched repository, and delivers it to each endpo
 - Of several commits the last one counts. Discussions, tags, deleted and renamed repositories are not looked for.
 - Of a user or an organization, the 300 models, datasets and Spaces each that changed last are looked at.
 - A call of the Hub that comes late all the same is one more delivery.
+- In such an event, the ids of the repository, its owner and the webhook are placeholders.
 - A Space that refuses deliveries for want of a secret looks for none either.
 - The marks are in the delivery log. On a Space without a Storage Bucket they are lost at each restart.
 """
@@ -99,7 +100,7 @@ class CatchUp:
         redact: Redactor,
     ) -> None:
         self._endpoints, self._engine, self._redact = endpoints, engine, redact
-        self._headers = build_hf_headers(token=token or False)
+        self._token: str | bool = token or False
         self._has_public_url = has_public_url
         self._interval = interval if has_public_url else LOCAL_SECONDS
         self._marks: dict[tuple[str, str], sqlite3.Row] = {}  # as they were when the look began
@@ -199,7 +200,8 @@ class CatchUp:
         The lists of `HfApi` have no timeout, and sleep as long as `Retry-After` says: all else would wait for them.
         """
         try:
-            response = get_session().get(url, params=params, headers=self._headers, timeout=HUB_TIMEOUT_SECONDS)
+            headers = build_hf_headers(token=self._token)  # it may ask the Hub itself (huggingface_hub 2.4.0)
+            response = get_session().get(url, params=params, headers=headers, timeout=HUB_TIMEOUT_SECONDS)
             hf_raise_for_status(response)
             return response.json(), response.links.get("next", {}).get("url", "")
         except HfHubHTTPError as error:  # the Hub answers 401, too, if a repository does not exist

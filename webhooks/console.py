@@ -92,33 +92,35 @@ def title(delivery: Delivery) -> str:
     return f"delivery {delivery.id}: {escaped(delivery.endpoint + about)}, attempt {delivery.attempt}"
 
 
-class RedactingFilter(logging.Filter):
-    """Take the secrets of a server out of all that is logged, also by handlers."""
+@contextlib.contextmanager
+def redacting(redact: Redactor) -> Iterator[None]:
+    """Take a server's secrets out of all messages of the logger `webhooks`, and out of the tracebacks below them."""
 
-    def __init__(self, redact: Redactor) -> None:
-        super().__init__()
-        self._redact = redact
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self._redact(record.getMessage()), ()
+    def redact_record(record: logging.LogRecord) -> bool:
+        record.msg, record.args = redact(record.getMessage()), ()
         if record.exc_info:
-            record.exc_text = self._redact(logging.Formatter().formatException(record.exc_info))
+            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
         return True
 
-
-@contextlib.contextmanager
-def logging_to_console(redact: Redactor) -> Iterator[None]:
-    """Show the server's messages on the console, unless the program has set up logging itself."""
-    handler, redacting, level = logging.StreamHandler(), RedactingFilter(redact), logger.level
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addFilter(redacting)
-    if is_first := not logger.hasHandlers():
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+    logger.addFilter(redact_record)
     try:
         yield
     finally:
-        logger.removeFilter(redacting)
-        if is_first:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
+        logger.removeFilter(redact_record)
+
+
+@contextlib.contextmanager
+def logging_to_console() -> Iterator[None]:
+    """Show the servers' messages on the console, unless the program has set up logging itself."""
+    if logger.hasHandlers():
+        yield
+        return
+    handler, level = logging.StreamHandler(), logger.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

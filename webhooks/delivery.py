@@ -135,6 +135,12 @@ class Delivery:
         return self._scope
 
     @property
+    def is_unverified(self) -> bool:
+        """Whether a request brought this delivery, and no secret was asked of it."""
+        names = [name.lower() for name, _ in self.headers]
+        return self.source is None and self.replay_of is None and b"x-webhook-secret" not in names
+
+    @property
     def missing_credentials(self) -> tuple[str, ...]:
         """The names of the credentials that the sender sent and a rebuilt request lacks."""
         scope = self.scope

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 from starlette.routing import compile_path
 
-from .invoke import Handler, Invoker, make_invoker, plain_function
+from .invoke import Handler, Invoker, make_invoker, name_of, plain_function
 from .payload import WebhookPayload, parse_payload
+from .redact import Redactor
 from .responses import RefusedError
 from .settings import SetupError, check_number
 from .watched import read_watched
@@ -40,10 +41,10 @@ class Endpoint:
         if not callable(function):
             raise SetupError(f"A webhook handler must be a function, not {function!r}.")
         self.function = function
-        self.name = getattr(function, "__name__", type(function).__name__)
-        self.path = _full_path(self.name if path is None else path)
+        self.path = _full_path(name_of(function) if path is None else path)
         self.shape = re.sub(r"{\w+", "{", self.path)  # without parameter names: two of one shape match the same paths
-        self.template = compile_path(self.path)[0] if "{" in self.path else None
+        pattern, self._format, _ = compile_path(self.path)
+        self.template = pattern if "{" in self.path else None
         self.max_attempts = int(check_number("max_attempts", max_attempts, 1, is_whole=True))
         self.timeout = None if timeout is None else check_number("timeout", timeout, 0.001)
         self.debounce = check_number("debounce", debounce, 0)
@@ -71,6 +72,12 @@ class Endpoint:
         if self._plain and self._plain.__code__ is not self._code:
             self._invoker, self._code = make_invoker(self.function, self.path), self._plain.__code__
         return self._invoker
+
+    def redact_path(self, path: str, redact: Redactor) -> str:
+        """Return a path of this endpoint without secrets in its parameters. What the program wrote stays."""
+        if self.template is None or (found := self.template.match(path)) is None:
+            return self.path
+        return self._format.format(**{name: redact(value) for name, value in found.groupdict().items()})
 
     def read_payload(self, body: bytes) -> WebhookPayload | None:
         """Return the payload in a body, or `None` if it has none and the handler takes none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .console import show
+from .console import logging_to_console, show
 from .receiver import Receiver, WebhookRoute, is_from_web_page, path_of
 from .responses import RefusedError
 from .settings import SetupError
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 10.0  # for running handlers when the server stops
 MAX_CONNECTIONS = 2000  # at once; uvicorn answers 503 beyond that
+
+# Gradio has hundreds of thousands of objects. With Python's thresholds, looking at all of them for garbage stops every
+# thread for a tenth of a second, many times a minute.
+GC_THRESHOLDS = (10_000, 50, 20)
 
 # Defaults that the arguments of `launch` override.
 GRADIO_DEFAULTS = {
@@ -82,9 +87,9 @@ def launch(
             yield state
 
     # With a login of Gradio's, its API is needed, and closed to strangers.
-    is_unused = is_landing_page and not options.get("auth")
+    is_api_closed = is_landing_page and not options.get("auth")
     own_routes = app_kwargs.get("routes", [])
-    guard = Middleware(GradioGuard, private=private, is_landing_page=is_unused, own_routes=own_routes)
+    guard = Middleware(GradioGuard, private=private, is_api_closed=is_api_closed, own_routes=own_routes)
     webhook_route, health = WebhookRoute(receiver), Route("/health", receiver.health)
     fixed = {
         "prevent_thread_lock": True,
@@ -124,6 +129,19 @@ def _webhooks_first(app: ASGIApp, route: WebhookRoute) -> ASGIApp:
     return call
 
 
+@contextlib.contextmanager
+def process_for_serving() -> Iterator[None]:
+    """Log to the console, and look for garbage less often. A choice of the program's stays as it is."""
+    former = gc.get_threshold()
+    with logging_to_console():
+        if former[0] in range(1, GC_THRESHOLDS[0]):
+            gc.set_threshold(*GC_THRESHOLDS)
+        try:
+            yield
+        finally:
+            gc.set_threshold(*former)
+
+
 def wait(ui: gr.Blocks, announce: Callable[[], object], close: Callable[[], bool]) -> None:
     """Announce the server, and wait until the Gradio app is closed, or Ctrl-C or SIGTERM closes the server.
 
@@ -147,7 +165,7 @@ def wait(ui: gr.Blocks, announce: Callable[[], object], close: Callable[[], bool
             all_ended = False
     if not all_ended:
         show("Not every handler has ended. What is unfinished runs again at the next start.")
-        os._exit(0)  # a handler that does not end keeps its thread, for which Python would wait forever
+        os._exit(0)  # Python would wait forever for the thread of a handler that does not end
 
 
 @contextlib.contextmanager
@@ -191,14 +209,14 @@ class GradioGuard:
 
     Args:
         private: files and folders that Gradio gives to nobody.
-        is_landing_page: the page has no function that a visitor could call, and takes no file.
+        is_api_closed: the page has no function that a visitor could call, and takes no file.
         own_routes: of the program; they come first.
     """
 
     def __init__(
-        self, app: ASGIApp, private: Iterable[Path], is_landing_page: bool, own_routes: Sequence[BaseRoute]
+        self, app: ASGIApp, private: Iterable[Path], is_api_closed: bool, own_routes: Sequence[BaseRoute]
     ) -> None:
-        self._app, self._is_landing_page, self._own_routes = app, is_landing_page, own_routes
+        self._app, self._is_api_closed, self._own_routes = app, is_api_closed, own_routes
         self._private = {_real_path(str(path)) for path in private}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -220,7 +238,7 @@ class GradioGuard:
             return
         if path in NO_OTHER_ORIGIN and is_from_web_page(scope["headers"]):
             raise RefusedError(403, "This request comes from a page of another origin.")
-        if not self._is_landing_page:
+        if not self._is_api_closed:
             return
         name = path.removeprefix(API)
         is_file = name.startswith("file=") and not name.startswith("file=http")

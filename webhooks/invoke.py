@@ -54,7 +54,8 @@ class PlainInvoker:
         """Call the handler; an async one returns its coroutine."""
         positional, named = [], {}
         for parameter, source in self._sources.items():
-            value = delivery.request() if source == "request" else getattr(delivery, source, delivery)
+            values = {"payload": delivery.payload, "delivery": delivery}
+            value = delivery.request() if source == "request" else values[source]
             if parameter.kind is parameter.POSITIONAL_ONLY:
                 positional.append(value)
             else:
@@ -83,7 +84,7 @@ class FastAPIInvoker:
             raise
         except Exception as error:
             reason = str(error).partition("\n")[0]
-            raise SetupError(f"FastAPI cannot fill the webhook handler {_name(function)}(): {reason}") from error
+            raise SetupError(f"FastAPI cannot fill the webhook handler {name_of(function)}(): {reason}") from error
         self._app = AsyncExitStackMiddleware(router)  # FastAPI's own application adds it, too
 
     async def call(self, delivery: Delivery, on_response: OnResponse) -> Response:
@@ -158,7 +159,7 @@ def make_invoker(function: Handler, path: str) -> Invoker:
         if parameter.annotation is parameter.default is parameter.empty and name not in template:
             logger.warning(
                 "%s(): its parameter %r has no annotation, so FastAPI looks for it in the query. Is it the payload?",
-                _name(function),
+                name_of(function),
                 name,
             )
     return invoker
@@ -188,7 +189,7 @@ def _check_can_be_filled(call: Handler, parameter: inspect.Parameter, kind: Any)
     shown = str(parameter).replace("'", "")
     hint = "a name of its own, and a type that exists when the program runs"
     raise SetupError(
-        f"{_name(call)}(), for a webhook, has a parameter that nothing can fill: '{shown}'. It needs {hint}."
+        f"{name_of(call)}(), for a webhook, has a parameter that nothing can fill: '{shown}'. It needs {hint}."
         + (" If a decorator made this function, put @functools.wraps(...) above it there." if is_variable else "")
     )
 
@@ -234,7 +235,8 @@ def signature_of(call: Handler, by_name: Mapping[str, type] = MappingProxyType({
     return signature.replace(parameters=parameters, return_annotation=evaluated(signature.return_annotation))
 
 
-def _name(call: Handler) -> str:
+def name_of(call: Handler) -> str:
+    """Return the name of a function, or of an object's type."""
     return getattr(call, "__name__", type(call).__name__)
 
 

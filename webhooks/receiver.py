@@ -141,7 +141,7 @@ class Receiver:
             scope["headers"], declared, redact, is_verified=bool(self.settings.secrets)
         )
         delivery = Delivery(
-            redact(path),
+            endpoint.redact_path(path, redact),
             endpoint.read_payload(body),
             query=redact_query(scope["query_string"], declared, redact) if scope["query_string"] else b"",
             headers=headers,

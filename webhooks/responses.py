@@ -52,9 +52,10 @@ def succeeded(delivery: Delivery, result: Any) -> Response:
     Raises:
         TypeError: `result` has no form in JSON.
     """
-    if isinstance(result, Response) and result.body != b"null":  # FastAPI's body for a handler that returned nothing
+    is_json = isinstance(result, Response) and result.headers.get("content-type") == "application/json"
+    is_nothing = result is None or (is_json and result.body == b"null")  # FastAPI's body for nothing
+    if isinstance(result, Response) and not is_nothing:
         return result
-    is_nothing = result is None or isinstance(result, Response)
     response = json_response(200, {"delivery": delivery.id, "status": "succeeded"} if is_nothing else result)
     if isinstance(result, Response):  # it may have headers and a status of its own
         result.body = response.body

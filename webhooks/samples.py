@@ -30,7 +30,7 @@ REPO_TYPES = ("dataset", "model", "space", "bucket")
 
 MAX_ARGUMENT = 100_000  # characters; Linux takes 131,071 bytes in one
 
-_REPO_ID = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
+_REPO_ID = re.compile(r"(\w[\w.-]{0,95}/)?\w[\w.-]{0,95}", re.ASCII)  # a few old models have no owner
 REVISION = re.compile(r"[0-9a-f]{40}")
 _ID = "6123456789abcdef01234567"
 _NEW, _OLD = "c0ffee" * 6 + "c0ff", "0ff1ce" * 6 + "0ff1"

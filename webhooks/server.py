@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import os
 import sys
@@ -21,7 +20,7 @@ from .endpoints import Endpoint
 from .invoke import Handler
 from .payload import WebhookPayload, to_body
 from .receiver import Receiver
-from .settings import Settings, SetupError, check_number, read_settings
+from .settings import Settings, SetupError, check_number, load_settings
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -36,13 +35,10 @@ if TYPE_CHECKING:
 HAS_DASHBOARD = Path(__file__).with_name("dashboard").is_dir()
 HAS_CATCH_UP = Path(__file__).with_name("catch_up.py").is_file()
 
-# Gradio has hundreds of thousands of objects. With Python's thresholds, looking at all of them for garbage stops every
-# thread for a tenth of a second, many times a minute.
-GC_THRESHOLDS = (10_000, 50, 20)
-
 LOOPBACK = ("127.0.0.1", "localhost")  # names of a server that only this machine reaches
 
 _running: set[Path] = set()  # the folders of the logs that are in use
+_undo_last = contextlib.ExitStack()  # what the first server changes in the process, until the last one is closed
 _shared_server: WebhooksServer | None = None
 
 
@@ -92,7 +88,7 @@ class WebhooksServer:
         given = {"WEBHOOK_SECRET": str(webhook_secret)} if webhook_secret else {}
         if data_dir is not None:
             given["WEBHOOKS_DATA_DIR"] = os.fspath(data_dir)
-        self._settings = read_settings(Settings, {**os.environ, **given})
+        self._settings = load_settings(Settings, {**os.environ, **given})
         self._has_own_folder = data_dir is not None
         self._endpoints: dict[str, Endpoint] = {}
         self._failure_listeners: list[FailureListener] = []
@@ -250,6 +246,7 @@ class WebhooksServer:
             LookupError: there is no such handler.
             ValueError: the handler takes a payload, and this is none.
             NotTakenError: too many deliveries are waiting, or the log cannot be written.
+            TimeoutError: the log does not respond; what it still writes will run.
             SetupError: the server is not running.
         """
         paths = [path for path, function in self.registered_webhooks.items() if function == handler]
@@ -263,6 +260,7 @@ class WebhooksServer:
         Raises:
             KeyError: the log has no delivery with this id.
             NotTakenError: too many deliveries are waiting, or the log cannot be written.
+            TimeoutError: the log does not respond; what it still writes will run.
             SetupError: the server is not running.
         """
         return self._running_engine().replay(delivery_id)
@@ -300,13 +298,16 @@ class WebhooksServer:
             settings.secret_to_send,
             self._failure_listeners,
         )
+        if not _running:
+            _undo_last.enter_context(gradio_app.process_for_serving())
         _running.add(database.path.parent)
-        self._undo.callback(_running.discard, database.path.parent)
-        self._undo.enter_context(console.logging_to_console(settings.redact))
+        self._undo.callback(_leave, database.path.parent)
+        self._undo.enter_context(console.redacting(settings.redact))
         return Receiver(self._endpoints, self._engine, settings, self._reply_within)
 
     def _start(self, options: dict[str, Any]) -> None:
         receiver = self.serve()
+        receiver.engine.processor.is_open_to_strangers = not self._settings.secrets  # until it is known who reaches it
         try:
             self.fastapi_app = self._launch_gradio(receiver, options)
         except BaseException:
@@ -367,9 +368,6 @@ class WebhooksServer:
             if "demo" not in main:
                 main["demo"] = ui
                 self._undo.callback(main.pop, "demo", None)
-        if gc.get_threshold()[0] in range(1, GC_THRESHOLDS[0]):  # leave a choice of the program's alone
-            self._undo.callback(gc.set_threshold, *gc.get_threshold())
-            gc.set_threshold(*GC_THRESHOLDS)
         app = gradio_app.launch(ui, receiver, options, routes, self._is_landing_page)
         close = ui.close
 
@@ -484,6 +482,12 @@ def shared_server() -> WebhooksServer:
         _shared_server = WebhooksServer()
         _shared_server._start_at_script_end()
     return _shared_server
+
+
+def _leave(folder: Path) -> None:
+    _running.discard(folder)
+    if not _running:
+        _undo_last.close()
 
 
 def _is_reloading() -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 from ..deliveries.log import number, utc
 from ..delivery import StartedJob
+from ..payload import parse_payload
 from ..samples import REPO_TYPES, REVISION
 
 PAGE_SIZE = 50  # deliveries on a page of the list
@@ -179,10 +180,11 @@ def last_commit(database: sqlite3.Connection, repo: str | None) -> tuple[str, st
     The commit is empty where no event names one.
     """
     query = (
-        "SELECT repo, json_extract(CAST(body AS TEXT), '$.repo.headSha') FROM deliveries WHERE event LIKE 'repo%' "
+        "SELECT repo, body FROM deliveries WHERE event LIKE 'repo%' "
         f"AND substr(repo, 1, instr(repo, '/') - 1) IN {REPO_TYPES} AND repo = coalesce(?, repo) "
         "ORDER BY number DESC LIMIT 1"
     )
-    for found, commit in database.execute(query, (repo,)):
-        return found, commit if REVISION.fullmatch(str(commit)) else ""
+    for found, body in database.execute(query, (repo,)):
+        commit = parse_payload(body).repo.head_sha or ""
+        return found, commit if REVISION.fullmatch(commit) else ""
     return repo or "dataset/username/my-dataset", ""

@@ -93,7 +93,7 @@ class Dashboard:
             Route(f"{PAGE}/{{id}}", self.details),
             Route(f"{PAGE}/{{id}}/replay", self.replay_one, methods=["POST"]),
         ]
-        handlers = dict.fromkeys((NotTakenError, HTTPException), self.show_error)
+        handlers = dict.fromkeys((NotTakenError, TimeoutError, HTTPException), self.show_error)
         middleware = [guard(self.access, self.sign_in_page)]
         return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
 

@@ -29,7 +29,7 @@ except ImportError:  # Windows, where nothing keeps a second process out
 logger = logging.getLogger("webhooks")
 
 FILE_NAME = "deliveries.db"
-LOCKED_SECONDS = 1.0  # to wait for another program that reads the log
+LOCKED_SECONDS = 5.0  # to wait for what reads the log: a page, where it is in a bucket, or another program
 RETRY_SECONDS = 1.0  # between two attempts to write
 STUCK_SECONDS = 10.0  # a commit that takes longer means that the disk hangs
 LINGER_SECONDS = 0.01  # that a step waits for others, if nobody waits for it
@@ -160,7 +160,8 @@ class Database:
             self.connection.executescript(f"BEGIN IMMEDIATE; {' '.join(steps)}; {mark}; COMMIT")
         if (fault := self._one("PRAGMA quick_check(1)")) != "ok":
             raise sqlite3.DatabaseError(fault)
-        self.connection.execute("SELECT d.status, a.error FROM deliveries d, attempts a LIMIT 1").fetchall()
+        for table in ("deliveries", "attempts"):  # of a damaged file, tables may be missing
+            self.connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall()  # noqa: S608
         try:
             self.probe()
         except (sqlite3.OperationalError, OSError) as error:
@@ -268,8 +269,9 @@ class Database:
                 break
         else:
             self._queue.put(None)  # for the next call
-        later = [self._later.popleft() for _ in range(len(self._later))] if batch else []
-        return later + batch
+        while batch and self._later:  # a step that comes meanwhile would set no timer
+            batch.insert(0, self._later.pop())
+        return batch
 
     def _commit(self, batch: list[_Write]) -> None:
         try:
@@ -286,7 +288,8 @@ class Database:
             is_disk_error = _is_disk_error(error)
             if is_disk_error and not self.is_failing:
                 logger.error(
-                    "The delivery log cannot be written (%s). Deliveries get a 503 until it can. Is the disk full?",
+                    "The delivery log cannot be written (%s). Deliveries get a 503 until it can. Is the disk full, or "
+                    "does another program use the file?",
                     error,
                 )
             self.is_failing = is_disk_error or self.is_failing

@@ -214,8 +214,7 @@ class Engine:
         return task
 
     def _has_ended(self, name: str, task: asyncio.Task[None]) -> None:
-        if self._tasks[name] is task:
-            del self._tasks[name]
+        del self._tasks[name]
         if not task.cancelled() and (error := task.exception()):  # a bug of the server; the log still has everything
             logger.error("%s: the server itself has failed\n%s", name, quoted_traceback(error, self._redact))
         if pending := self._pending.pop(name, None):
@@ -245,7 +244,7 @@ class Engine:
         except NotWrittenError as error:
             raise NotTakenError(f"{UNWRITABLE} ({error})") from error
         except (FutureTimeoutError, CancelledError):
-            raise NotTakenError("The delivery log does not respond. What it still writes will run.") from None
+            raise TimeoutError("The delivery log does not respond. What it still writes will run.") from None
 
     async def _recover(self) -> None:
         left = await self.database.write_with_retry(self.log.take_over)
@@ -278,12 +277,13 @@ class Engine:
             with suppress(FutureTimeoutError, CancelledError):  # the loop has ended meanwhile
                 all_ended = ending.result(grace + 3 * LAST_WRITES_SECONDS)
         self.database.close(self._put_back)
-        self._runner.stop()
-        return self.database.wait() and all_ended
+        have_loops_ended = self._runner.stop()
+        return self.database.wait() and all_ended and have_loops_ended
 
     async def _end(self, grace: float) -> bool:
         """Wait for what runs, cancel what does not end, and write down the rest."""
-        self._tasks["pruning"].cancel()
+        if pruning := self._tasks.get("pruning"):
+            pruning.cancel()
         for pending in self._pending.values():
             if pending.status in ("queued", "scheduled") and pending.task:
                 pending.task.cancel()

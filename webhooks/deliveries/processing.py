@@ -156,7 +156,7 @@ class Processor:
     Attributes:
         pending: the deliveries that are not finished, by id.
         context: `app` and `state` for the requests that are rebuilt from the log.
-        is_open_to_strangers: the server has a public address and no secret.
+        is_open_to_strangers: others reach the server, and it has no secret.
         is_stopping: no further attempt begins.
         skip_waits: set while tests skip backoff and debounce.
     """
@@ -186,6 +186,7 @@ class Processor:
         """
         if pending.failure:
             await self._fail(pending, pending.failure)
+            return
         if call:
             call = await self._record(pending, *call)
         while not self.is_stopping and pending.status in UNFINISHED:
@@ -227,7 +228,7 @@ class Processor:
 
     async def _run(self, pending: Pending, endpoint: Endpoint, delivery: Delivery, failures: int) -> None:
         """Run the handler once, write down how it ended, and respond."""
-        delivery.is_open_to_strangers = self.is_open_to_strangers
+        delivery.is_open_to_strangers = self._is_open_to_strangers(delivery)
         result = await self._runner.run(endpoint, delivery, pending.respond)
         if result.error is None and not delivery.jobs:  # the most frequent end, and nobody has to wait for its commit
             pending.status = "succeeded"
@@ -260,6 +261,14 @@ class Processor:
         logger.error("%s: failed after %.2f s, %s\n%s", title(delivery), result.seconds, then, result.error)
         if is_over:
             await self._notify(delivery, result.error)
+
+    def _is_open_to_strangers(self, delivery: Delivery) -> bool:
+        """Return whether anybody could have sent a delivery.
+
+        The log may have it from the time before a secret was set. A proxy on this machine may have brought it.
+        """
+        is_forwarded = any(name.lower() == b"x-forwarded-for" for name, _ in delivery.headers)
+        return self.is_open_to_strangers or (delivery.is_unverified and (self._secret is not None or is_forwarded))
 
     def _finish_log(self, delivery: Delivery, status: str, result: Result) -> None:
         self._log.finish(delivery.id, status, result.response.status_code, result.stored)

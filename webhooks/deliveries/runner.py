@@ -31,13 +31,13 @@ from .. import responses
 from ..console import escaped
 from ..delivery import Delivery, GiveUp
 from ..endpoints import Endpoint
-from ..invoke import FastAPIInvoker, Invoker, is_async
+from ..invoke import FastAPIInvoker, Invoker, is_async, name_of
 from ..redact import Redactor
 from ..responses import OnResponse
 
 try:
     import uvloop as loops
-except ImportError:  # Windows
+except ImportError:  # it is optional
     import asyncio as loops  # type: ignore[no-redef]
 
 logger = logging.getLogger("webhooks")
@@ -86,7 +86,8 @@ class HandlerLoop:
         self.loop: asyncio.AbstractEventLoop = loops.new_event_loop()
         self._stopped = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()  # a loop keeps only weak references
-        threading.Thread(target=self._run, name=name, daemon=True).start()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
 
     def start(self, work: Coroutine[Any, Any, None]) -> Callable[[], object]:
         """Run a coroutine on the loop, and return a function that cancels it. From any thread."""
@@ -119,6 +120,7 @@ class HandlerLoop:
             for task in tasks:
                 task.cancel()
             self.loop.run_until_complete(asyncio.wait(tasks))
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())  # of `asyncio.to_thread`
         self.loop.close()
 
     async def _serve(self) -> None:
@@ -133,11 +135,12 @@ class Runner:
         redact: takes the server's secrets out of everything that is logged, stored or sent.
 
     Attributes:
-        calls: a future for each call that has not returned, even if nobody waits for it, with the delivery's id.
+        calls: a future for each call of a handler or a failure listener that has not returned, even if nobody waits
+            for it, with the delivery's id.
     """
 
     def __init__(self, redact: Redactor) -> None:
-        self.calls: dict[asyncio.Future[Result], str] = {}
+        self.calls: dict[asyncio.Future[Any], str] = {}
         self._redact = redact
         self._threads = ThreadPoolExecutor(MAX_THREADS, "webhook handler")
         self._threads.submit(bool)  # a thread that can take calls when the machine gives no more
@@ -205,7 +208,10 @@ class Runner:
             self._async_loop.start(call_async())
         else:
             self._call_in_thread(call)
-        if not (await asyncio.wait((asyncio.wrap_future(ended),), timeout=NOTIFY_SECONDS))[0]:
+        waiting = asyncio.wrap_future(ended)
+        self.calls[waiting] = delivery.id
+        waiting.add_done_callback(self.calls.pop)
+        if not (await asyncio.wait((waiting,), timeout=NOTIFY_SECONDS))[0]:
             with self._reporting(function, delivery):
                 raise TimeoutError(f"still runs after {NOTIFY_SECONDS:g} seconds")
 
@@ -215,16 +221,24 @@ class Runner:
         try:
             yield
         except BaseException as problem:
-            name, text = getattr(listener, "__name__", type(listener).__name__), type(problem).__name__
+            text = type(problem).__name__
             with suppress(BaseException):
                 text = escaped(self._redact(f"{text}: {problem}"))
-            logger.error("delivery %s: %s(), for failures, has failed: %s", delivery.id, name, text)
+            logger.error("delivery %s: %s(), for failures, has failed: %s", delivery.id, name_of(listener), text)
 
-    def stop(self) -> None:
-        """Cancel the async handlers that still run, and end the loops. From any thread."""
+    def stop(self) -> bool:
+        """Cancel the async handlers that still run, and end the loops. From any thread.
+
+        Returns:
+            Whether the loops have ended within a second, and with them what runs in threads of theirs.
+        """
         self._threads.shutdown(wait=False)
-        self._async_loop.stop()
-        self._sync_loop.stop()
+        loops = (self._async_loop, self._sync_loop)
+        for loop in loops:
+            loop.stop()
+        for loop in loops:
+            loop.thread.join(1.0)
+        return not any(loop.thread.is_alive() for loop in loops)
 
     def _call_in_thread(self, call: Callable[[], object]) -> None:
         self._short_calls.append(functools.partial(contextvars.copy_context().run, call))

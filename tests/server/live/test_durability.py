@@ -181,6 +181,10 @@ def endless(delivery: Delivery):
     print(f"endless, attempt {delivery.attempt}", flush=True)
     time.sleep(3600)
 
+@server.add_webhook(timeout=0.1)
+async def late_thread():
+    await asyncio.to_thread(time.sleep, 3600)
+
 @server.add_webhook
 async def endless_thread(delivery: Delivery):
     await asyncio.to_thread(time.sleep, 3600)
@@ -204,6 +208,13 @@ def test_signal_lets_running_handlers_end(run: Run, sent: signal.Signals) -> Non
     assert "brief is done" in server.output
     assert "Traceback" not in server.output
     assert "the script goes on" in server.output
+
+
+def test_thread_of_a_late_handler_keeps_no_process(run: Run) -> None:
+    server = run(STOPPABLE).wait_until_ready()
+    assert server.post("late_thread", PAYLOAD).status_code == 500
+    server.popen.terminate()
+    assert server.wait_for_exit(timeout=8) == 0
 
 
 def test_endless_handlers_run_at_the_next_start(run: Run) -> None:

@@ -16,8 +16,8 @@ UNUSED = ["queue/join", "queue/data", "upload", "run/predict", "call/x", "deep_l
 UNUSED += ["file=https://evil.example/x", "proxy=x", "stream/x", "component_server"]
 
 
-def send(path: str, *, is_landing_page: bool = True, own_routes: Sequence[Route] = (), **options: Any) -> Exchange:
-    guard = GradioGuard(PlainTextResponse("Gradio"), [], is_landing_page, own_routes)
+def send(path: str, *, is_api_closed: bool = True, own_routes: Sequence[Route] = (), **options: Any) -> Exchange:
+    guard = GradioGuard(PlainTextResponse("Gradio"), [], is_api_closed, own_routes)
     return on_loop(exchange, guard, path, (b"x",), **options)
 
 
@@ -26,7 +26,7 @@ def test_gradio_routes_the_page_does_not_use_are_404(name: str) -> None:
     for path in (f"/gradio_api/{name}", f"/gradio_api/{name}/", f"//gradio_api/{name}"):
         answer = send(path)
         assert (answer.status, answer.received) == (404, 0)
-        assert send(path, is_landing_page=False).status == 200
+        assert send(path, is_api_closed=False).status == 200
 
 
 def test_allowed_files_are_reached() -> None:
