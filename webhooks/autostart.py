@@ -102,6 +102,8 @@ else:
 
     def _when_code_returns(code: CodeType, call: Callable[[], object]) -> Callable[[], object]:
         former = sys.getprofile()
+        if former is not None and not callable(former):  # a profiler that is written in C cannot share
+            return bool
         return_value = dis.opmap["RETURN_VALUE"]
 
         def profile(frame: FrameType, event: Any, arg: Any) -> None:

@@ -72,7 +72,8 @@ def _secret_state(settings: Settings, is_reachable: bool) -> str:
         )
     lines = [
         "Webhook secret is not defined. This means your webhook endpoints will be open to everyone.",
-        "To close them, put a line such as WEBHOOK_SECRET=<long random text> into .env, and start again.",
+        "To close them, set WEBHOOK_SECRET to a long random text: in the environment, or in a file .env that the "
+        "script loads. Then start again.",
         *(["Until then Jobs are dry runs, since others can reach this server."] if is_reachable else ()),
     ]
     return "\n".join(lines)

@@ -142,12 +142,15 @@ def process_for_serving() -> Iterator[None]:
             gc.set_threshold(*former)
 
 
-def wait(ui: gr.Blocks, announce: Callable[[], object], close: Callable[[], bool]) -> None:
-    """Announce the server, and wait until the Gradio app is closed, or Ctrl-C or SIGTERM closes the server.
+def wait(
+    ui: gr.Blocks, announce: Callable[[], object], close: Callable[[], bool], close_all: Callable[[], bool]
+) -> None:
+    """Announce a server, and wait until its Gradio app is closed, or Ctrl-C or SIGTERM closes all servers.
 
     Args:
         announce: prints the addresses, once a signal is heeded.
-        close: closes the whole server, and returns whether every handler ended.
+        close: closes the server.
+        close_all: closes all servers of the process, and returns whether every handler ended.
     """
     all_ended = True
     with _signals_stop():
@@ -160,7 +163,7 @@ def wait(ui: gr.Blocks, announce: Callable[[], object], close: Callable[[], bool
                 return
             except Stop:
                 show(f"Stopping: nothing new is taken, running handlers have {GRACE_SECONDS:g} seconds.")
-                all_ended = close()
+                all_ended = close_all()
         except Stop:  # a second signal ends the wait
             all_ended = False
     if not all_ended:

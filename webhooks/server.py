@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -37,7 +38,7 @@ HAS_CATCH_UP = Path(__file__).with_name("catch_up.py").is_file()
 
 LOOPBACK = ("127.0.0.1", "localhost")  # names of a server that only this machine reaches
 
-_running: set[Path] = set()  # the folders of the logs that are in use
+_running: dict[Path, WebhooksServer] = {}  # by the folder of the log
 _undo_last = contextlib.ExitStack()  # what the first server changes in the process, until the last one is closed
 _shared_server: WebhooksServer | None = None
 
@@ -229,7 +230,7 @@ class WebhooksServer:
         if prevent_thread_lock or is_at_prompt():
             self._announce()
         else:
-            gradio_app.wait(ui, self._announce, self.close)
+            gradio_app.wait(ui, self._announce, self.close, _close_all)
 
     run = launch
 
@@ -300,7 +301,7 @@ class WebhooksServer:
         )
         if not _running:
             _undo_last.enter_context(gradio_app.process_for_serving())
-        _running.add(database.path.parent)
+        _running[database.path.parent] = self
         self._undo.callback(_leave, database.path.parent)
         self._undo.enter_context(console.redacting(settings.redact))
         return Receiver(self._endpoints, self._engine, settings, self._reply_within)
@@ -385,11 +386,8 @@ class WebhooksServer:
     def _choose_folder(self) -> Path:
         """Return a folder that no other server of this process uses, and the same one at the next launch."""
         first = self._settings.data_dir.absolute()
-        if self._has_own_folder and first in _running:
-            raise SetupError(
-                f"Another server of this process works with the delivery log in {first}. Give one of the two a "
-                'folder of its own: WebhooksServer(data_dir="...").'
-            )
+        if self._has_own_folder:
+            return first
         if self._folder is None or self._folder in _running:
             others = (first / str(number) for number in itertools.count(2))
             self._folder = next(folder for folder in itertools.chain([first], others) if folder not in _running)
@@ -484,8 +482,14 @@ def shared_server() -> WebhooksServer:
     return _shared_server
 
 
+def _close_all() -> bool:
+    """Close all servers of the process at once, and return whether every handler ended."""
+    with ThreadPoolExecutor() as threads:
+        return all(threads.map(WebhooksServer.close, [*_running.values()]))
+
+
 def _leave(folder: Path) -> None:
-    _running.discard(folder)
+    _running.pop(folder, None)
     if not _running:
         _undo_last.close()
 

@@ -129,7 +129,9 @@ class Database:
             self._connect()
 
     def _connect(self) -> None:
-        self.connection = sqlite3.connect(self.path, LOCKED_SECONDS, isolation_level=None, check_same_thread=False)
+        self.connection = sqlite3.connect(
+            self.path, timeout=LOCKED_SECONDS, isolation_level=None, check_same_thread=False
+        )
         self.connection.row_factory = sqlite3.Row
         try:
             self._prepare()
@@ -351,8 +353,8 @@ def _lock(folder: Path) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         raise SetupError(
-            f"Another process already works with the delivery log in {folder}. Stop that process, or set "
-            "WEBHOOKS_DATA_DIR to another folder for this one."
+            f"Another process already works with the delivery log in {folder}, or another server of this process. "
+            "Stop it, or give this server another folder, by WEBHOOKS_DATA_DIR or WebhooksServer(data_dir=...)."
         ) from None
     except OSError as error:  # some mounts lock no folders, such as NFS; a Space has only one process
         logger.warning("The folder %s cannot be locked (%s). Start no second server with it.", folder, error)

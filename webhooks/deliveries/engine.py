@@ -250,7 +250,7 @@ class Engine:
         left = await self.database.write_with_retry(self.log.take_over)
         self._has_taken_over = True
         if left:
-            logger.info("%d unfinished deliveries go on.", len(left))
+            logger.info("Unfinished deliveries that go on: %d.", len(left))
         for row in left:
             endpoint = find(self._endpoints, row["endpoint"])
             self._track(Pending.from_row(row, endpoint.debounce if endpoint else 0.0))

@@ -124,7 +124,7 @@ def test_every_2xx_is_handled_after_five_kills(
             server.stop()
         check()
         server = run(script, **environment)
-        server.wait_for("unfinished deliveries go on" if unfinished(tmp_path) else Process.READY)
+        server.wait_for("Unfinished deliveries that go on" if unfinished(tmp_path) else Process.READY)
         time.sleep(random.uniform(0, 0.2))  # and so is this one's
         server.stop()
         check()

@@ -46,7 +46,8 @@ app.run()
 """
 NEWCOMER = """
 Webhook secret is not defined. This means your webhook endpoints will be open to everyone.
-To close them, put a line such as WEBHOOK_SECRET=<long random text> into .env, and start again.
+To close them, set WEBHOOK_SECRET to a long random text: in the environment, or in a file .env that the script loads. \
+Then start again.
 
 Local:     LOCAL
 Public:    none; only this machine reaches the addresses below

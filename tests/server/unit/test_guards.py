@@ -1,5 +1,7 @@
 """A user's guard refuses strangers on the first attempt, a retry and a replay. No credential reaches the log."""
 
+# ruff: noqa: B008 - FastAPI's parameters are calls in defaults
+
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
