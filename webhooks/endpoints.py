@@ -83,32 +83,21 @@ class Endpoint:
         """Return the payload in a body, or `None` if it has none and the handler takes none.
 
         Raises:
-            RefusedError: the handler takes a payload, and the body is none.
+            RefusedError: the handler takes a payload, and the body is none: 400 or 422, with each field and reason,
+                and never with the input.
         """
         try:
-            return check_payload(body)
-        except RefusedError:
-            if self.invoker().takes_payload:
-                raise
+            return parse_payload(body)
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_context=False, include_input=False)
+        if not self.invoker().takes_payload:
             return None
-
-
-def check_payload(body: bytes) -> WebhookPayload:
-    """Return the payload in a body.
-
-    Raises:
-        RefusedError: 400 or 422, with each field and reason, and never with the input.
-    """
-    try:
-        return parse_payload(body)
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-    if problems[0]["type"] == "json_invalid":
-        raise RefusedError(400, "The body is not JSON.")
-    fields = [
-        {"field": ".".join(map(str, problem["loc"])) or "body", "reason": problem["msg"]} for problem in problems
-    ]
-    raise RefusedError(422, "The body is not a webhook payload of the Hub.", fields=fields)
+        if problems[0]["type"] == "json_invalid":
+            raise RefusedError(400, "The body is not JSON.")
+        fields = [
+            {"field": ".".join(map(str, problem["loc"])) or "body", "reason": problem["msg"]} for problem in problems
+        ]
+        raise RefusedError(422, "The body is not a webhook payload of the Hub.", fields=fields)
 
 
 def find(endpoints: Mapping[str, Endpoint], path: str) -> Endpoint | None:

@@ -138,15 +138,7 @@ class WebhooksServer:
         watched: ToWatch = None,
     ) -> Callable[[F], F]: ...
 
-    def add_webhook(
-        self,
-        path: Any = None,
-        *,
-        max_attempts: int = 1,
-        timeout: float | None = None,
-        debounce: float = 0,
-        watched: ToWatch = None,
-    ) -> Any:
+    def add_webhook(self, path: Any = None, **options: Any) -> Any:
         """Register a handler; use it as `@server.add_webhook` or `@server.add_webhook("/path")`.
 
         The handler is a `def` or an `async def`, and takes whatever a FastAPI path operation takes, and a `Delivery`.
@@ -177,9 +169,7 @@ class WebhooksServer:
             raise SetupError(f'The path of a webhook must be text such as "/my-webhook", not {path!r}.')
 
         def register(function: F) -> F:
-            endpoint = Endpoint(
-                function, path, max_attempts=max_attempts, timeout=timeout, debounce=debounce, watched=watched
-            )
+            endpoint = Endpoint(function, path, **options)
             former = next((other for other in self._endpoints.values() if other.shape == endpoint.shape), None)
             if former:
                 can_replace = self._engine or is_at_prompt()  # a hot reload, or a cell that runs again

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import logging
 import sqlite3
-import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -68,8 +67,6 @@ class Engine:
         self._tasks: dict[str, asyncio.Task[None]] = {}  # of pending deliveries, pruning and recovery
         self._loop: asyncio.AbstractEventLoop | None = None
         self._has_taken_over = False
-        self._stop_lock = threading.Lock()
-        self._all_ended: bool | None = None  # known once it has stopped
         continue_after(self.log.last_number)
 
     # For the server
@@ -104,11 +101,9 @@ class Engine:
             taken = asyncio.run_coroutine_threadsafe(self.take(endpoint, delivery, reply_within), self._loop)
             return await asyncio.wrap_future(taken)
         pending = self._accept(endpoint, delivery)
-        timer = self._loop.call_later(reply_within, pending.respond_early)
-        try:
-            return await pending.response  # a sender that leaves cancels only this
-        finally:
-            timer.cancel()
+        await pending.recorded
+        await asyncio.wait((pending.response,), timeout=reply_within)
+        return pending.response.result() if pending.response.done() else pending.accepted()
 
     def deliver(self, path: str, body: bytes, source: str = "code", also: Callable[[], object] = bool) -> str:
         """Record an event that did not come over HTTP, run its handler, and return the delivery's id.
@@ -188,10 +183,15 @@ class Engine:
         Returns:
             Whether all handlers ended. What is unfinished goes on at the next start.
         """
-        with self._stop_lock:
-            if self._all_ended is None:
-                self._all_ended = self._stop(grace)
-            return self._all_ended
+        self.processor.is_stopping = True
+        all_ended = not self._pending
+        if self._loop and self._loop.is_running():
+            ending = asyncio.run_coroutine_threadsafe(self._end(grace), self._loop)
+            with suppress(FutureTimeoutError, CancelledError):  # the loop has ended meanwhile
+                all_ended = ending.result(grace + 3 * LAST_WRITES_SECONDS)
+        self.database.close(self._put_back)
+        have_loops_ended = self._runner.stop()
+        return self.database.wait() and all_ended and have_loops_ended
 
     # Begin and end
 
@@ -225,9 +225,7 @@ class Engine:
 
     async def _deliver(self, endpoint: Endpoint, delivery: Delivery, also: Callable[[], object]) -> str:
         pending = self._accept(endpoint, delivery, also)
-        await asyncio.wait((pending.recorded,))
-        if pending.status == "arriving":
-            pending.response.result()  # raises what has refused it
+        await pending.recorded
         return pending.id
 
     async def _replay(self, delivery_id: str) -> str:
@@ -269,17 +267,6 @@ class Engine:
         finally:
             self.processor.skip_waits.clear()
 
-    def _stop(self, grace: float) -> bool:
-        self.processor.is_stopping = True
-        all_ended = not self._pending
-        if self._loop and self._loop.is_running():
-            ending = asyncio.run_coroutine_threadsafe(self._end(grace), self._loop)
-            with suppress(FutureTimeoutError, CancelledError):  # the loop has ended meanwhile
-                all_ended = ending.result(grace + 3 * LAST_WRITES_SECONDS)
-        self.database.close(self._put_back)
-        have_loops_ended = self._runner.stop()
-        return self.database.wait() and all_ended and have_loops_ended
-
     async def _end(self, grace: float) -> bool:
         """Wait for what runs, cancel what does not end, and write down the rest."""
         if pruning := self._tasks.get("pruning"):
@@ -297,7 +284,6 @@ class Engine:
             if pending.status == "arriving" and pending.task:
                 pending.task.cancel()  # its sender is told that it was not taken, so it must not be written
         self.processor.log_successes()
-        self.database.close(self._put_back)
         return all_ended
 
     async def _wait_for_tasks(self, seconds: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import random
 import sqlite3
@@ -78,9 +77,8 @@ class Pending:
         due_at: when its next attempt begins, in seconds since 1970.
         scope: the request as it came, with credentials; `None` where another process received it.
         also: what is written in the same commit as the delivery itself.
-        is_late: the sender gets a 202 as soon as the delivery is recorded.
         failure: why it must not run again.
-        recorded: done once it is in the log, or refused.
+        recorded: done once it is in the log; raises `NotTakenError` if it is refused.
         response: done once the response for its sender is known.
     """
 
@@ -91,7 +89,6 @@ class Pending:
     due_at: float = 0.0
     scope: Scope | None = None
     also: Callable[[], object] = bool
-    is_late: bool = False
     failure: str | None = None
     recorded: asyncio.Future[None] = field(default_factory=_future)
     response: asyncio.Future[Response] = field(default_factory=_future)
@@ -101,22 +98,14 @@ class Pending:
         if not self.response.done():
             self.response.set_result(response)
 
-    def respond_early(self) -> None:
-        """Respond before the handler has ended, as soon as the delivery is recorded."""
-        self.is_late = True
-        if self.recorded.done():
-            self.respond(self.accepted())
-
     def accepted(self) -> Response:
         return responses.accepted(self.id, self.status)
 
     def refuse(self, reason: str) -> None:
         """End the wait of the sender, if the delivery has not been recorded."""
         if not self.recorded.done():
-            self.recorded.set_result(None)
-            if not self.response.done():
-                self.response.set_exception(NotTakenError(reason))
-                self.response.exception()  # asyncio complains of an exception that nobody looks at
+            self.recorded.set_exception(NotTakenError(reason))
+            self.recorded.exception()  # asyncio complains of an exception that nobody looks at
 
     @classmethod
     def from_row(cls, row: sqlite3.Row, debounce: float) -> Pending:
@@ -217,8 +206,6 @@ class Processor:
         pending.status = "running" if key is None else "scheduled"
         if not pending.recorded.done():
             pending.recorded.set_result(None)
-        if pending.is_late:
-            pending.respond_early()
         if key is None:
             return endpoint, delivery, failures
         if superseded and (earlier := self.pending.get(superseded)) and earlier.task:
@@ -230,13 +217,6 @@ class Processor:
         """Run the handler once, write down how it ended, and respond."""
         delivery.is_open_to_strangers = self._is_open_to_strangers(delivery)
         result = await self._runner.run(endpoint, delivery, pending.respond)
-        if result.error is None and not delivery.jobs:  # the most frequent end, and nobody has to wait for its commit
-            pending.status = "succeeded"
-            self.pending.pop(pending.id, None)  # the sender may send the next one as soon as it has the response
-            pending.respond(result.response)
-            self._database.write_later(functools.partial(self._finish_log, delivery, "succeeded", result))
-            self._log_success(delivery, result)
-            return
         is_over = result.error is None or result.is_final or failures + 1 >= endpoint.max_attempts
         wait = 0.0 if is_over else max(backoff(failures + 1), result.retry_after)
         status = "succeeded" if result.error is None else "failed" if is_over else "scheduled"
@@ -246,13 +226,18 @@ class Processor:
             if result.error is not None:
                 self._log.fail_attempt(delivery.id, result.error)
             if is_over:
-                self._finish_log(delivery, status, result)
+                self._log.finish(delivery.id, status, result.response.status_code, result.stored)
             else:
                 self._log.schedule(delivery.id, pending.due_at)
             self._log.add_jobs(delivery.id, delivery.jobs)
 
-        await self._database.write_with_retry(step)
+        if result.error is None and not delivery.jobs:  # the most frequent end, and nobody has to wait for its commit
+            self._database.write_later(step)
+        else:
+            await self._database.write_with_retry(step)
         pending.status = status
+        if is_over:
+            self.pending.pop(pending.id, None)  # the sender may send the next one as soon as it has the response
         pending.respond(result.response if is_over else pending.accepted())
         if result.error is None:
             self._log_success(delivery, result)
@@ -269,9 +254,6 @@ class Processor:
         """
         is_forwarded = any(name.lower() == b"x-forwarded-for" for name, _ in delivery.headers)
         return self.is_open_to_strangers or (delivery.is_unverified and (self._secret is not None or is_forwarded))
-
-    def _finish_log(self, delivery: Delivery, status: str, result: Result) -> None:
-        self._log.finish(delivery.id, status, result.response.status_code, result.stored)
 
     def _log_success(self, delivery: Delivery, result: Result) -> None:
         """Log the successes of a moment as one record: a record for each would cost a tenth of the rate."""
