@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -129,6 +130,7 @@ async def collect(app: ASGIApp, on_response: OnResponse, scope: Scope, receive: 
     start: Message = {}
     body = bytearray()
     complete: list[Response] = []
+    early: list[asyncio.Handle] = []
 
     async def send(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -139,9 +141,11 @@ async def collect(app: ASGIApp, on_response: OnResponse, scope: Scope, receive: 
             response = Response(bytes(body), start["status"])
             response.raw_headers = list(start["headers"])
             complete.append(checked(response))
-            on_response(response)
+            early.append(asyncio.get_running_loop().call_soon(on_response, response))
 
     await app(scope, receive, send)
+    for handle in early:  # nothing runs after the response, so the caller has it as soon
+        handle.cancel()
     return complete[0]
 
 
