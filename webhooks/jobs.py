@@ -9,7 +9,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from huggingface_hub import JobInfo, cancel_job, list_jobs, run_uv_job, whoami
 from huggingface_hub.errors import HfHubHTTPError
 from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
 
+from .deliveries.runner import call_within
 from .delivery import FINAL, Delivery, GiveUp, StartedJob
 from .settings import Settings, load_settings
 
@@ -294,20 +294,15 @@ def _why_dry_run(settings: Settings, delivery: Delivery) -> str | None:
 
 
 def _answer(call: Callable[[], Any]) -> Any:
-    """Return the answer of the Hub. The client's only timeout is process-wide, so wait in a thread.
+    """Return the answer of the Hub. The client's only timeout is process-wide.
 
     Raises:
         JobRefusedError: the Hub refuses, and would refuse again.
         HfHubHTTPError: the Hub is in trouble, or limits the rate.
         TimeoutError: the Hub has not answered. The call goes on, and its effect is unknown.
     """
-    thread = futures.ThreadPoolExecutor(1, "webhooks Hub")
-    future = thread.submit(call)
-    thread.shutdown(wait=False)
     try:
-        return future.result(ANSWER_SECONDS)
-    except futures.TimeoutError:
-        raise TimeoutError(f"The Hub has not answered within {ANSWER_SECONDS:g} seconds.") from None
+        return call_within(ANSWER_SECONDS, call)
     except FileNotFoundError as error:
         raise JobRefusedError(f"An argument looks like a file to upload, and there is none: {error}") from error
     except HfHubHTTPError as error:

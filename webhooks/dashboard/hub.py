@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import HfApi, WebhookInfo, constants
 from huggingface_hub.errors import HfHubHTTPError
 
+from ..deliveries.runner import call_within
 from ..endpoints import PREFIX, Endpoint, find
 from ..watched import OWNERS, Watched
 
@@ -156,24 +156,13 @@ def _compare(path: str, item: Watched, here: Iterable[WebhookInfo]) -> tuple[Web
 
 
 def ask(question: Callable[[], Any]) -> Any:
-    """Ask the Hub on a thread, with a timeout.
-
-    The thread is a daemon: one of an executor would keep the process from ending while the Hub does not answer.
+    """Ask the Hub, with a timeout.
 
     Raises:
-        HubError: with a sentence for whatever went wrong.
+        HubError: with a sentence for each thing that can go wrong.
     """
-    answer: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(question())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=run, name="webhooks hub", daemon=True).start()
     try:
-        return answer.result(TIMEOUT_SECONDS)
+        return call_within(TIMEOUT_SECONDS, question)
     except HubError:
         raise
     except HfHubHTTPError as error:

@@ -16,11 +16,12 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio.to_thread
 from fastapi.exceptions import RequestValidationError, ValidationException
@@ -77,6 +78,7 @@ class Result:
 
 
 OnEnd = Callable[[Result], object]
+T = TypeVar("T")
 
 
 class HandlerLoop:
@@ -311,6 +313,27 @@ class Runner:
     def _redactor(self, delivery: Delivery) -> Redactor:
         """Return a redactor for the sender's credentials and the server's secrets; one may contain the other."""
         return self._redact | Redactor(delivery.credentials)
+
+
+def call_within(seconds: float, call: Callable[[], T]) -> T:
+    """Return the result of a call in a daemon thread: Python would wait at its end for the thread of an executor.
+
+    Raises:
+        TimeoutError: the call takes longer. It goes on, and its effect is unknown.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="webhooks call", daemon=True).start()
+    try:
+        return result.result(seconds)
+    except FutureTimeoutError:
+        raise TimeoutError(f"No answer within {seconds:g} seconds.") from None
 
 
 def retry_after(error: BaseException) -> float:
