@@ -207,15 +207,6 @@ def test_browser_edits_become_one_pull_request(forge: Forge, pull_requests: Any)
     assert "GitHub has every commit" in forge.bring_back().stderr
 
 
-def test_the_branch_follows_after_a_forced_sync(forge: Forge, pull_requests: Any) -> None:
-    forge.edit("lost.py")
-    forge.bring_back()
-    commit(forge.clone, "more.py")
-    forge.sync(SYNC_FORCE="true")
-    edit = forge.edit("edit.py")
-    assert (forge.bring_back().returncode, head(forge.fork, "space-edits")) == (0, edit)
-
-
 def test_control_characters_leave_neither_code_nor_log(forge: Forge, pull_requests: Any) -> None:
     forge.edit("edit.py", "Tune\r# Title\x1b[2J\x9b2J\x7f é", author="Jo\rx\x1b[31m <jo@example.org>")
     line = " Jox[31m: Tune# Title[2J2J é\n"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from support.processes import Run
+from support.engines import rows
+from support.processes import Run, free_port
 
 HOST = """
 import os, signal, threading
@@ -47,3 +48,33 @@ def test_sigterm_is_the_programs_again_after_the_wait(run: Run) -> None:
     assert process.wait_for_exit() == 0
     assert "the host got SIGTERM" not in process.output
     assert process.output.endswith("end\n")
+
+
+TWO_SERVERS = """
+import os, time
+from webhooks import WebhooksServer
+
+first, second = WebhooksServer(reply_within=0.2), WebhooksServer()
+
+@first.add_webhook
+def slow():
+    while not os.path.exists("go on"):
+        time.sleep(0.05)
+    print("slow is done", flush=True)
+
+second.add_webhook("/other")(lambda: None)
+first.launch(prevent_thread_lock=True)
+second.launch(server_port=int(os.environ["SECOND_PORT"]))
+"""
+
+
+def test_a_signal_ends_all_servers_of_a_process(run: Run) -> None:
+    process = run(TWO_SERVERS, SECOND_PORT=str(free_port())).wait_until_ready()
+    process.wait_for(process.READY)
+    assert process.post("slow", {}).status_code == 202
+    process.popen.terminate()
+    process.wait_for("Stopping")
+    (process.folder / "go on").touch()
+    assert process.wait_for_exit() == 0
+    assert "slow is done" in process.output
+    assert rows(process.folder / ".webhooks", "SELECT status FROM deliveries") == [("succeeded",)]

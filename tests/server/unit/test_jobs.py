@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -160,16 +159,8 @@ def test_a_rate_limit_says_how_long_to_wait(hub: Hub, waits: list[float]) -> Non
     assert sum(waits) == 0
 
 
-DOUBTS: dict[str, Callable[[Hub], object]] = {
-    "failed": lambda hub: hub.fail(*START, 504),
-    "cut": lambda hub: hub.cut(*START),
-    "no Job": lambda hub: hub.babble(*START, b"{}"),
-}
-
-
-@pytest.mark.parametrize("doubt", DOUBTS)
-def test_an_unanswered_start_is_looked_for_a_minute(hub: Hub, waits: list[float], doubt: str) -> None:
-    DOUBTS[doubt](hub)
+def test_an_unanswered_start_is_looked_for_a_minute(hub: Hub, waits: list[float]) -> None:
+    hub.cut(*START)
     delivery = arrived()
     with pytest.raises(StartUnknownError, match=f"--namespace julien --label webhook-delivery={delivery.id}"):
         train(delivery)

@@ -64,6 +64,10 @@ def test_only_a_commit_on_main_is_new_content(kind: str, repo_type: str) -> None
     assert payload.repo.private == (kind == "made_private")
 
 
+def test_a_model_without_an_owner_has_events() -> None:
+    assert sample("commit", "model", "gpt2")["repo"]["name"] == "gpt2"
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -69,6 +69,20 @@ def test_a_handler_can_deliver(server: WebhooksServer) -> None:
         assert client.outcome(id).result == "me/data"
 
 
+@pytest.mark.parametrize(("path", "used"), [("/train", "/train"), ("/train/{name}", "/train/bob")])
+def test_secret_in_a_path_loses_no_delivery(path: str, used: str) -> None:
+    server = WebhooksServer(webhook_secret="train")
+
+    @server.add_webhook(path, max_attempts=2)
+    def handler(delivery: Delivery, name: str = "") -> str:
+        if delivery.attempt == 1:
+            raise ValueError
+        return name
+
+    with serving(server) as client:
+        assert client.deliver(used).outcome.status == "succeeded"
+
+
 def test_on_failure_registers_a_function(server: WebhooksServer) -> None:
     reported: SimpleQueue[tuple[str, str]] = SimpleQueue()
 

@@ -138,6 +138,31 @@ def test_newer_commit_is_taken_at_capacity(harness: EngineHarness) -> None:
     assert statuses(harness.records()) == ["superseded", "succeeded"]
 
 
+# Who sent it
+
+MARK = (b"x-webhook-secret", b"***")
+
+
+@pytest.mark.parametrize(
+    ("secret", "headers", "is_open"),
+    [
+        (None, [], False),
+        (None, [(b"x-forwarded-for", b"192.0.2.7")], True),  # a proxy on this machine
+        ("s3cret", [MARK], False),
+        ("s3cret", [], True),  # it came before the secret was set
+    ],
+)
+def test_unverified_delivery_is_open_to_strangers(
+    harness: EngineHarness, secret: str | None, headers: list[tuple[bytes, bytes]], is_open: bool
+) -> None:
+    seen: list[bool] = []
+    endpoint = harness.add(lambda delivery: seen.append(delivery.is_open_to_strangers), path="/f")
+    response = harness.start(secret=secret).deliver(endpoint, headers=headers)
+    harness.engine.replay(json.loads(response.body)["delivery"])
+    wait_until(lambda: len(seen) == 2)
+    assert seen == [is_open, False]  # a replay is the owner's
+
+
 # Recover
 
 
@@ -257,6 +282,9 @@ def test_deliver_refuses_what_cannot_run(harness: EngineHarness) -> None:
         engine.deliver(endpoint.path, b"{}")
     with pytest.raises(LookupError, match="/webhooks/f"):
         engine.deliver("/webhooks/typo", json.dumps(BODY).encode())
+    harness.add(lambda name: None, path="/hook/{name}")
+    with pytest.raises(LookupError, match="has a parameter"):
+        engine.deliver("hook/{name}", json.dumps(BODY).encode())
     assert harness.records() == []
 
 
