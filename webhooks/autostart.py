@@ -14,7 +14,12 @@ class Launch(Protocol):
 
 
 _waiting: list[Launch] = []
-_remove_hook: Callable[[], object] = bool
+
+
+def _do_nothing() -> None: ...
+
+
+_remove_hook: Callable[[], object] = _do_nothing
 
 
 def is_at_prompt() -> bool:
@@ -44,7 +49,7 @@ def launch_at_script_end(launch: Launch) -> Callable[[], object]:
     frame = _script_frame()
     # A test run imports handlers and then ends, in some editors as a script that returns: it must not wait there.
     if frame is None or is_at_prompt() or "_pytest" in sys.modules:
-        return bool
+        return _do_nothing
     if not _waiting:
         _remove_hook = _when_code_returns(frame.f_code, _launch_all)
     _waiting.append(launch)
@@ -82,6 +87,7 @@ if sys.version_info >= (3, 12):
 
     def _when_code_returns(code: CodeType, call: Callable[[], object]) -> Callable[[], object]:
         monitoring = sys.monitoring
+        # Debuggers, coverage and profilers have the smaller numbers (Python's documentation of sys.monitoring).
         tool = next(number for number in (4, 3, 2, 1, 0) if monitoring.get_tool(number) is None)
         monitoring.use_tool_id(tool, "webhooks")
 
@@ -103,7 +109,7 @@ else:
     def _when_code_returns(code: CodeType, call: Callable[[], object]) -> Callable[[], object]:
         former = sys.getprofile()
         if former is not None and not callable(former):  # a profiler that is written in C cannot share
-            return bool
+            return _do_nothing
         return_value = dis.opmap["RETURN_VALUE"]
 
         def profile(frame: FrameType, event: Any, arg: Any) -> None:

@@ -16,9 +16,10 @@ from starlette.types import Scope
 from .payload import WebhookPayload
 from .redact import REDACTED, Headers, secret_parts
 
+# A scheduled delivery waits for its next attempt, or for newer events. A newer event replaced a superseded delivery.
 UNFINISHED = ("queued", "running", "scheduled")
 FINISHED = ("succeeded", "failed", "superseded")
-FINAL = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})  # the last stages of a Job
+FINAL_STAGES = frozenset({"COMPLETED", "CANCELED", "ERROR", "DELETED"})  # the last stages of a Job
 
 # The parts of an ASGI scope that a handler's request keeps. The others belong to the application that received it.
 _REQUEST_KEYS = (
@@ -67,7 +68,7 @@ class Delivery:
 
     Attributes:
         endpoint: the path that the event was posted to, such as `/webhooks/trigger_training`.
-        payload: the event; `None` only where the handler takes no payload and the body was none.
+        payload: the event; `None` only where the handler takes no payload and the body was not a payload.
         id: 16 hexadecimal digits that grow with time, also sent as `X-Delivery-Id`.
         received_at: the time of arrival, in UTC.
         attempt: 1 for the first run of the handler.
@@ -133,12 +134,6 @@ class Delivery:
             self.rebuild_request(None, {})
         assert self._scope is not None
         return self._scope
-
-    @property
-    def is_unverified(self) -> bool:
-        """Whether a request brought this delivery, and no secret was asked of it."""
-        names = [name.lower() for name, _ in self.headers]
-        return self.source is None and self.replay_of is None and b"x-webhook-secret" not in names
 
     @property
     def missing_credentials(self) -> tuple[str, ...]:

@@ -80,11 +80,11 @@ class Endpoint:
         return self._format.format(**{name: redact(value) for name, value in found.groupdict().items()})
 
     def read_payload(self, body: bytes) -> WebhookPayload | None:
-        """Return the payload in a body, or `None` if it has none and the handler takes none.
+        """Return the payload in a body, or `None` if there is no payload and the handler takes none.
 
         Raises:
-            RefusedError: the handler takes a payload, and the body is none: 400 or 422, with each field and reason,
-                and never with the input.
+            RefusedError: 400 or 422: the handler takes a payload, and the body is not a payload. The text has each
+                field and reason, and never the input.
         """
         try:
             return parse_payload(body)
@@ -112,7 +112,7 @@ def named(endpoints: Mapping[str, Endpoint], name: str) -> tuple[str, Endpoint]:
     """Return the path that a name stands for, with or without `/webhooks/`, and its endpoint.
 
     Raises:
-        LookupError: there is none, and the text lists the handlers; or the name has a parameter without its value.
+        LookupError: there is no such endpoint, and the text lists the handlers; or a parameter has no value.
     """
     path = PREFIX + name.removeprefix(PREFIX).strip("/")
     if path in endpoints and endpoints[path].template:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
 
 from .deliveries.runner import call_within
-from .delivery import FINAL, Delivery, GiveUp, StartedJob
+from .delivery import FINAL_STAGES, Delivery, GiveUp, StartedJob
 from .settings import Settings, load_settings
 
 ANSWER_SECONDS = 120.0  # for one call of the Hub, with the upload of files
@@ -236,7 +236,7 @@ class _Launch:
         return [info for info in listed if _delivery_id(info) and any(_is_of(labels, info) for labels in wanted)]
 
     def cancel(self, info: JobInfo) -> None:
-        if info.status.stage not in FINAL:
+        if info.status.stage not in FINAL_STAGES:
             with contextlib.suppress(JobRefusedError):  # Most likely the Job has ended since it was listed.
                 _answer(lambda: cancel_job(job_id=info.id, namespace=self.job.namespace, token=self.token))
 
@@ -250,7 +250,7 @@ def _decide(labels: Mapping[str, str], found: Collection[JobInfo]) -> tuple[JobI
     older = [info for info in found if _delivery_id(info) < delivery_id]
     # A start without an answer may leave two Jobs of this delivery. Keep the oldest that has not ended.
     own = [info for info in found if _is_of(labels, info)]
-    own.sort(key=lambda info: (info.status.stage in FINAL, str(info.created_at)))
+    own.sort(key=lambda info: (info.status.stage in FINAL_STAGES, str(info.created_at)))
     return (own[0] if own else None), [*older, *own[1:]]
 
 

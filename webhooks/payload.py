@@ -85,7 +85,7 @@ class WebhookPayloadRepo(ObjectId):
     owner: ObjectId
     head_sha: str | None = Field(default=None, alias="headSha")
     subdomain: str | None = None
-    tags: list[str] | None = Field(default=None, fail_fast=True)
+    tags: list[str] | None = Field(default=None, fail_fast=True)  # one error for a long list, not thousands
 
     @property
     def headSha(self) -> str | None:
@@ -168,7 +168,7 @@ def parse_payload(body: bytes) -> WebhookPayload:
     it becomes a question mark. A byte order mark, UTF-16 and UTF-32 are taken, too: PowerShell writes them.
 
     Raises:
-        pydantic.ValidationError: the bytes are no JSON (its only error is of type `json_invalid`), or no payload.
+        pydantic.ValidationError: the bytes are not JSON (its only error is of type `json_invalid`), or not a payload.
     """
     try:
         return WebhookPayload.model_validate_json(body)

@@ -56,8 +56,8 @@ def check_sender(settings: Settings, headers: Iterable[tuple[bytes, bytes]]) -> 
         if is_from_web_page(headers):
             raise RefusedError(
                 403,
-                "This request comes from a web page. Any page that is open in a browser could send it, so that is "
-                "not allowed as long as no secret is needed: set WEBHOOK_SECRET.",
+                "This request comes from a web page. Any open page could have sent it, so it is refused while no "
+                "secret is needed. Set WEBHOOK_SECRET.",
             )
         return
     sent = next((value for name, value in headers if name.lower() == b"x-webhook-secret"), None)

@@ -46,7 +46,7 @@ _shared_server: WebhooksServer | None = None
 class WebhooksServer:
     """A Gradio app that answers the Hub's webhooks.
 
-    One that the script itself makes and never launches starts when the script ends.
+    A server that the script itself makes and never launches starts when the script ends.
 
     Args:
         ui: a `gr.Blocks` to show instead of the landing page.
@@ -104,7 +104,7 @@ class WebhooksServer:
         self._owner_link: str | None = None
         self._catch_up_line: str | None = None
         self.fastapi_app: FastAPI | None = None
-        self._cancel_autostart: Callable[[], object] = bool
+        self._cancel_autostart: Callable[[], object] = lambda: None
         if is_called_by_script():
             self._start_at_script_end()
 
@@ -188,7 +188,7 @@ class WebhooksServer:
         """Register a function that is called with each delivery that has failed for good, and its error.
 
         It is a `def` or an `async def` that takes a `Delivery` and a text: the traceback, as the dashboard shows it.
-        It runs as a handler does, for at most 30 seconds. What it raises is one line in the console.
+        It runs as a handler does. What it raises is a line in the console.
         """
         self._failure_listeners.append(function)
         return function
@@ -235,7 +235,7 @@ class WebhooksServer:
 
         Raises:
             LookupError: there is no such handler.
-            ValueError: the handler takes a payload, and this is none.
+            ValueError: the handler takes a payload, and this is not a payload.
             NotTakenError: too many deliveries are waiting, or the log cannot be written.
             TimeoutError: the log does not respond; what it still writes will run.
             SetupError: the server is not running.

@@ -29,7 +29,7 @@ def check_number(name: str, value: float, minimum: float, *, is_whole: bool = Fa
     """Return a number that was given for a parameter.
 
     Raises:
-        SetupError: it is no number, too small, or not whole; the text names parameter and value.
+        SetupError: it is not a number, too small, or not whole; the text names parameter and value.
     """
     kinds = int if is_whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not minimum <= value < math.inf:

@@ -27,7 +27,7 @@ from .. import samples
 from ..deliveries import log
 from ..deliveries.engine import Engine
 from ..deliveries.processing import NotTakenError
-from ..delivery import FINAL, UNFINISHED, Delivery
+from ..delivery import FINAL_STAGES, UNFINISHED, Delivery
 from ..endpoints import Endpoint, find
 from ..responses import RefusedError
 from ..settings import Settings
@@ -127,7 +127,7 @@ class Dashboard:
         with self._reading() as database:
             record, row, related = log.find(database, id), queries.listed(database, id), queries.related(database, id)
         self.job_watch.look(row.jobs)
-        is_over = record.status not in UNFINISHED and all(job.stage in FINAL for job in row.jobs)
+        is_over = record.status not in UNFINISHED and all(job.stage in FINAL_STAGES for job in row.jobs)
         values = {"record": record, "row": row, "delivery": record.delivery, "is_over": is_over, **related}
         return self.show(request, "delivery.html", {**values, "command": self._curl(record.delivery)})
 

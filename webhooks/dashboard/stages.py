@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from huggingface_hub import HfApi
 from huggingface_hub.errors import JobNotFoundError
 
-from ..delivery import FINAL, StartedJob
+from ..delivery import FINAL_STAGES, StartedJob
 
 MAX_JOBS = 10  # of a page, to ask the Hub for
 REFRESH_SECONDS = 10.0  # until the Hub is asked again about the same Job
@@ -32,7 +32,7 @@ class JobWatch:
     def look(self, jobs: Iterable[StartedJob]) -> None:
         now = time.monotonic()
         self._next_at = {id: at for id, at in self._next_at.items() if at > now}
-        for job in [job for job in jobs if self._token and job.stage not in FINAL][:MAX_JOBS]:
+        for job in [job for job in jobs if self._token and job.stage not in FINAL_STAGES][:MAX_JOBS]:
             if job.id not in self._next_at:
                 self._next_at[job.id] = now + RETRY_SECONDS
                 threading.Thread(target=self._ask, args=(job,), daemon=True).start()

@@ -55,6 +55,10 @@ _VERSION = max(_MIGRATIONS)
 T = TypeVar("T")
 
 
+def no_step() -> None:
+    """Write nothing. A step."""
+
+
 class NotWrittenError(Exception):
     """The disk does not take a step, and nothing of it is in the log."""
 
@@ -144,7 +148,7 @@ class Database:
         is_new = self._one("SELECT count(*) FROM sqlite_schema") == 0
         version = self._one("PRAGMA user_version")
         if not is_new and self._one("PRAGMA application_id") != _APPLICATION_ID:
-            raise sqlite3.DatabaseError("it is of another program")
+            raise sqlite3.DatabaseError("another program wrote it")
         if version > _VERSION:
             raise SetupError(
                 f"A newer version of webhooks/ wrote the delivery log {self.path} (schema {version}, this one knows "
@@ -228,7 +232,7 @@ class Database:
         """
         self._later.append(_Write(step))
         if len(self._later) == 1 and self._loop:
-            self._loop.call_later(within, self._queue.put, _Write(bool))  # wakes the thread
+            self._loop.call_later(within, self._queue.put, _Write(no_step))  # wakes the thread
 
     def close(self, last: Callable[[], object]) -> None:
         """Write everything that waits, then a last step, and nothing afterwards."""

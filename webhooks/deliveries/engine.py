@@ -18,7 +18,7 @@ from starlette.responses import Response
 from ..delivery import FINISHED, UNFINISHED, Delivery, continue_after
 from ..endpoints import Endpoint, find, named
 from ..redact import REDACTED, Redactor
-from .database import STUCK_SECONDS, Database, NotWrittenError
+from .database import STUCK_SECONDS, Database, NotWrittenError, no_step
 from .log import DeliveryLog, counts, reading
 from .processing import UNWRITABLE, Call, FailureListener, NotTakenError, Pending, Processor, debounce_key
 from .runner import Runner, quoted_traceback
@@ -105,7 +105,7 @@ class Engine:
         await asyncio.wait((pending.response,), timeout=reply_within)
         return pending.response.result() if pending.response.done() else pending.accepted()
 
-    def deliver(self, path: str, body: bytes, source: str = "code", also: Callable[[], object] = bool) -> str:
+    def deliver(self, path: str, body: bytes, source: str = "code", also: Callable[[], object] = no_step) -> str:
         """Record an event that did not come over HTTP, run its handler, and return the delivery's id.
 
         Args:
@@ -116,7 +116,7 @@ class Engine:
 
         Raises:
             LookupError: no handler is registered at the path.
-            RefusedError: the handler takes a payload, and the body is none.
+            RefusedError: the handler takes a payload, and the body is not a payload.
             NotTakenError: too many deliveries are waiting, or the log cannot be written.
         """
         path, endpoint = named(self._endpoints, path)
@@ -132,7 +132,7 @@ class Engine:
         """Run a recorded delivery again as a new one, and return the new one's id.
 
         Raises:
-            KeyError: the log has none with this id.
+            KeyError: the log has no delivery with this id.
             NotTakenError: too many deliveries are waiting, or the log cannot be written.
         """
         if reason := self._refusal():
@@ -195,7 +195,7 @@ class Engine:
 
     # Begin and end
 
-    def _accept(self, endpoint: Endpoint, delivery: Delivery, also: Callable[[], object] = bool) -> Pending:
+    def _accept(self, endpoint: Endpoint, delivery: Delivery, also: Callable[[], object] = no_step) -> Pending:
         key = debounce_key(delivery.endpoint, delivery.payload) if endpoint.debounce else None
         if reason := self._refusal(key):
             raise NotTakenError(reason)
@@ -263,7 +263,7 @@ class Engine:
         try:
             if task := self._tasks.get(delivery_id):
                 await asyncio.wait((task,))
-            await self.database.write(bool)  # with it everything that nobody waits for
+            await self.database.write(no_step)  # with it everything that nobody waits for
         finally:
             self.processor.skip_waits.clear()
 
@@ -283,7 +283,7 @@ class Engine:
         for pending in self._pending.values():
             if pending.status == "arriving" and pending.task:
                 pending.task.cancel()  # its sender is told that it was not taken, so it must not be written
-        self.processor.log_successes()
+        self.processor.report_successes()
         return all_ended
 
     async def _wait_for_tasks(self, seconds: float) -> None:

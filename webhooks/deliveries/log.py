@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from ..delivery import FINAL, Delivery, StartedJob, new_id
+from ..delivery import FINAL_STAGES, Delivery, StartedJob, new_id
 from ..payload import WebhookPayload, parse_payload
 
 KEEP = 10_000  # finished deliveries
@@ -183,7 +183,7 @@ class DeliveryLog:
     def set_stage(self, job_id: str, stage: str) -> None:
         """Set the stage of a Job, unless it has a final one: responses of the Hub may come late."""
         row = self._execute("SELECT stage FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        if row and row["stage"] not in FINAL:
+        if row and row["stage"] not in FINAL_STAGES:
             self._execute("UPDATE jobs SET stage = ? WHERE id = ?", (stage, job_id))
 
     # Start and stop
@@ -249,7 +249,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a log to read it, while another thread writes.
 
     Raises:
-        OSError, sqlite3.Error: the file is gone, or is no log.
+        OSError, sqlite3.Error: the file is gone, or is not a log.
     """
     if not path.stat().st_size:  # SQLite would delete the journal beside an empty file that took the log's place
         raise OSError(f"{path} is empty")
@@ -267,7 +267,7 @@ def find(database: sqlite3.Connection, delivery_id: str) -> Record:
     """Return a delivery.
 
     Raises:
-        KeyError: the log has none with this id.
+        KeyError: the log has no delivery with this id.
     """
     row = database.execute("SELECT * FROM deliveries WHERE number = ?", (number(delivery_id),)).fetchone()
     if row is None:
@@ -311,7 +311,7 @@ def number(delivery_id: str) -> int:
     """Return the primary key of a delivery.
 
     Raises:
-        KeyError: this is no id of a delivery.
+        KeyError: this is not the id of a delivery.
     """
     if not (isinstance(delivery_id, str) and _ID.fullmatch(delivery_id)):
         raise KeyError(delivery_id)

@@ -20,14 +20,14 @@ from ..console import escaped, title
 from ..delivery import UNFINISHED, Delivery
 from ..endpoints import Endpoint, find
 from ..payload import WebhookPayload
-from .database import Database, NotWrittenError
+from .database import Database, NotWrittenError, no_step
 from .log import DeliveryLog
 from .runner import MAX_RETRY_AFTER_SECONDS, Result, Runner
 
 logger = logging.getLogger("webhooks")
 
-MAX_INTERRUPTIONS = 5  # deaths of the process during the attempts of one delivery
-LOG_SECONDS = 0.05  # from a success to its line in the console
+MAX_INTERRUPTIONS = 5  # ends of the process during the attempts of one delivery
+REPORT_SECONDS = 0.05  # from a success to its line in the console
 UNWRITABLE = "The delivery log cannot be written."
 MAX_BACKOFF_SECONDS = 300.0
 
@@ -88,7 +88,7 @@ class Pending:
     debounce_key: str | None = None
     due_at: float = 0.0
     scope: Scope | None = None
-    also: Callable[[], object] = bool
+    also: Callable[[], object] = no_step
     failure: str | None = None
     recorded: asyncio.Future[None] = field(default_factory=_future)
     response: asyncio.Future[Response] = field(default_factory=_future)
@@ -165,7 +165,7 @@ class Processor:
         self.skip_waits = asyncio.Event()
         self._endpoints, self._database, self._log, self._runner = endpoints, database, log, runner
         self._secret, self._failure_listeners = secret, failure_listeners
-        self._successes: list[str] = []  # to be logged
+        self._successes: list[str] = []  # to be reported
 
     async def process(self, pending: Pending, call: Call | None) -> None:
         """Write a delivery down, run its handler, write down how that ended, and if need be wait and run it again.
@@ -240,7 +240,7 @@ class Processor:
             self.pending.pop(pending.id, None)  # the sender may send the next one as soon as it has the response
         pending.respond(result.response if is_over else pending.accepted())
         if result.error is None:
-            self._log_success(delivery, result)
+            self._report_success(delivery, result)
             return
         then = "for good" if is_over else f"again in {wait:.1f} s"
         logger.error("%s: failed after %.2f s, %s\n%s", title(delivery), result.seconds, then, result.error)
@@ -252,16 +252,18 @@ class Processor:
 
         The log may have it from the time before a secret was set. A proxy on this machine may have brought it.
         """
-        is_forwarded = any(name.lower() == b"x-forwarded-for" for name, _ in delivery.headers)
-        return self.is_open_to_strangers or (delivery.is_unverified and (self._secret is not None or is_forwarded))
+        names = [name.lower() for name, _ in delivery.headers]
+        is_unverified = not (delivery.source or delivery.replay_of) and b"x-webhook-secret" not in names
+        may_be_remote = self._secret is not None or b"x-forwarded-for" in names
+        return self.is_open_to_strangers or (is_unverified and may_be_remote)
 
-    def _log_success(self, delivery: Delivery, result: Result) -> None:
-        """Log the successes of a moment as one record: a record for each would cost a tenth of the rate."""
+    def _report_success(self, delivery: Delivery, result: Result) -> None:
+        """Write the successes of a moment to the console together: a line for each would cost a tenth of the rate."""
         self._successes.append(f"{title(delivery)}: succeeded in {result.seconds:.2f} s")
         if len(self._successes) == 1:
-            asyncio.get_running_loop().call_later(LOG_SECONDS, self.log_successes)
+            asyncio.get_running_loop().call_later(REPORT_SECONDS, self.report_successes)
 
-    def log_successes(self) -> None:
+    def report_successes(self) -> None:
         if self._successes:
             logger.info("%s", "\n".join(self._successes))
             self._successes.clear()
@@ -290,7 +292,7 @@ class Processor:
         if endpoint is None:
             await self._fail(pending, f"No handler is registered at {pending.path} any more.", delivery)
         elif endpoint.invoker().takes_payload and delivery.payload is None:
-            reason = f"The handler at {pending.path} takes a payload now, and the body of this delivery is none."
+            reason = f"The handler at {pending.path} takes a payload now, and this delivery's body is not a payload."
             await self._fail(pending, reason, delivery)
         else:
             return endpoint, delivery, record.failures

@@ -48,7 +48,6 @@ MAX_THREADS = 10_000  # more than may wait; each is used again
 MAX_ERROR_LENGTH = 32 * 1024  # characters of a traceback that the log keeps
 MAX_RESPONSE_SIZE = 64 * 1024  # bytes of a response that the log keeps
 MAX_RETRY_AFTER_SECONDS = 3600.0
-NOTIFY_SECONDS = 30.0  # for a function that is told of a failure
 THREAD_RETRY_SECONDS = 0.5  # when the machine gives no more threads
 
 # Frames at the start of a traceback that are not the user's: this package, and what it calls a handler through.
@@ -145,7 +144,7 @@ class Runner:
         self.calls: dict[asyncio.Future[Any], str] = {}
         self._redact = redact
         self._threads = ThreadPoolExecutor(MAX_THREADS, "webhook handler")
-        self._threads.submit(bool)  # a thread that can take calls when the machine gives no more
+        self._threads.submit(lambda: None)  # a thread that can take calls when the machine gives no more
         self._short_calls: deque[Callable[[], object]] = deque()
         self._is_thread_free = False
         self._async_loop = HandlerLoop("webhook async handlers")
@@ -173,7 +172,7 @@ class Runner:
 
         invoker = endpoint.invoker()
         respond, end = functools.partial(call_back, on_response), functools.partial(call_back, finish)
-        cancel: Callable[[], object] = bool  # a thread cannot be stopped
+        cancel: Callable[[], object] | None = None  # a thread cannot be stopped
         if invoker.is_async or isinstance(invoker, FastAPIInvoker):
             handler_loop = self._async_loop if invoker.is_async else self._sync_loop
             cancel = handler_loop.start(self._run_on_loop(invoker, delivery, respond, end))
@@ -184,16 +183,18 @@ class Runner:
                 return await returned
             await asyncio.wait((returned,), timeout=endpoint.timeout)
         except asyncio.CancelledError:
-            cancel()
+            if cancel:
+                cancel()
             raise
         if returned.done():
             return returned.result()
-        cancel()
+        if cancel:
+            cancel()
         timeout = TimeoutError(f"The handler took longer than its timeout of {endpoint.timeout:g} seconds.")
         return self._failure(delivery, timeout, began)
 
     async def notify(self, function: Callable[..., Any], delivery: Delivery, error: str) -> None:
-        """Call a function with a failed delivery and its error. What the function raises is one line in the log."""
+        """Call a function with a failed delivery and its error. What the function raises is a line in the console."""
         ended: Future[None] = Future()
 
         def call() -> None:
@@ -213,9 +214,7 @@ class Runner:
         waiting = asyncio.wrap_future(ended)
         self.calls[waiting] = delivery.id
         waiting.add_done_callback(self.calls.pop)
-        if not (await asyncio.wait((waiting,), timeout=NOTIFY_SECONDS))[0]:
-            with self._reporting(function, delivery):
-                raise TimeoutError(f"still runs after {NOTIFY_SECONDS:g} seconds")
+        await asyncio.wait((waiting,))
 
     @contextlib.contextmanager
     def _reporting(self, listener: Callable[..., Any], delivery: Delivery) -> Iterator[None]:

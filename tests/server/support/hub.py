@@ -36,7 +36,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from support.repos import Repo, RepoApi, object_id, timestamp
-from webhooks.delivery import FINAL
+from webhooks.delivery import FINAL_STAGES
 
 LABEL = re.compile(r"[A-Za-z0-9_-]{0,100}")  # what `HfApi.update_job_labels` says of keys and values
 TELEMETRY = "/api/agent-harnesses"  # the client asks for it once a process; an answer would land in its cache
@@ -387,7 +387,7 @@ class Hub:
 
     async def _cancel_job(self, request: Request) -> Response:
         job = self._job(request)
-        if job.stage not in FINAL:
+        if job.stage not in FINAL_STAGES:
             job.stage = "CANCELED"
         return JSONResponse(job.info())
 
