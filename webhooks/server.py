@@ -474,8 +474,11 @@ def shared_server() -> WebhooksServer:
 
 def _close_all() -> bool:
     """Close all servers of the process at once, and return whether every handler ended."""
-    with ThreadPoolExecutor() as threads:
+    threads = ThreadPoolExecutor()
+    try:
         return all(threads.map(WebhooksServer.close, [*_running.values()]))
+    finally:
+        threads.shutdown(wait=False)  # a second signal ends the wait
 
 
 def _leave(folder: Path) -> None:

@@ -226,6 +226,7 @@ def test_endless_handlers_run_at_the_next_start(run: Run) -> None:
     assert "Another process already works with the delivery log" in second.output
     server.popen.terminate()
     server.wait_for("Stopping")
+    wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 503)
     server.popen.terminate()  # a second signal does not wait ten seconds for the handlers
     assert server.wait_for_exit(timeout=8) == 0
     assert "the script goes on" not in server.output
