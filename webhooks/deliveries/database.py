@@ -275,9 +275,10 @@ class Database:
                 break
         else:
             self._queue.put(None)  # for the next call
-        while batch and self._later:  # a step that comes meanwhile would set no timer
-            batch.insert(0, self._later.pop())
-        return batch
+        later: list[_Write] = []
+        while batch and self._later:  # to its end: a step that comes meanwhile has set no timer
+            later.append(self._later.popleft())
+        return later + batch
 
     def _commit(self, batch: list[_Write]) -> None:
         try:

@@ -237,9 +237,10 @@ class Runner:
         loops = (self._async_loop, self._sync_loop)
         for loop in loops:
             loop.stop()
-        for loop in loops:
-            loop.thread.join(1.0)
-        return not any(loop.thread.is_alive() for loop in loops)
+        threads = [loop.thread for loop in loops if loop.thread is not threading.current_thread()]  # a handler's own
+        for thread in threads:
+            thread.join(1.0)
+        return not any(thread.is_alive() for thread in threads)
 
     def _call_in_thread(self, call: Callable[[], object]) -> None:
         self._short_calls.append(functools.partial(contextvars.copy_context().run, call))

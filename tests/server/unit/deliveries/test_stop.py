@@ -63,6 +63,18 @@ def test_interrupted_handler_runs_at_the_next_start(harness: EngineHarness) -> N
     assert [attempt.error for attempt in record.attempts] == [STOPPED, None]
 
 
+def test_async_handler_can_stop_the_engine(harness: EngineHarness) -> None:
+    stopped: list[bool] = []
+
+    async def handler() -> None:
+        stopped.append(engine.stop(0))
+
+    engine = harness.start().engine
+    harness.send(harness.add(handler))
+    wait_until(lambda: stopped)
+    assert stopped == [False]  # its own handler still runs
+
+
 # Disks
 
 
